@@ -1,0 +1,52 @@
+//! Every bound of the product: its unit, its reason, its source.
+//!
+//! Every loop, queue, buffer and retry names its bound here. A full one sheds, counts, and says so. Relations between bounds
+//! are asserted at compile time at the end.
+
+/// Longest key, in bytes. protocol.txt, *Keys*; the same for binary keys.
+pub const KEY_BYTES_MAX: usize = 250;
+
+/// Longest command line without a newline, in bytes, for every command but `get` and `gets`. memcached 1.6 closes past this.
+pub const LINE_BYTES_MAX: usize = 2048;
+
+/// Longest line of a `get`, `gets`, `gat` or `gats` with many keys, in bytes. memcached has no bound; ours keeps memory bounded:
+/// 1 MiB is 4,000 keys of the longest kind.
+pub const MULTI_GET_LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Most tokens (flags included) of a meta command. memcached 1.6, `MAX_TOKENS` and its meta flag table.
+pub const META_TOKENS_MAX: usize = 24;
+
+/// Longest opaque token of a meta command, in bytes, its letter not counted. protocol.txt, *Meta Commands*.
+pub const META_OPAQUE_BYTES_MAX: usize = 32;
+
+/// Default largest item (key, value and header), in bytes: memcached's `-I 1m`.
+pub const ITEM_BYTES_DEFAULT: usize = 1 << 20;
+
+/// Largest value that `--max_item_size` may allow, in bytes.
+pub const ITEM_BYTES_MAX: usize = 128 << 20;
+
+/// Values longer than this arrive in segments leased by the connection that reads them, and leave from there; shorter
+/// ones are copied once. Chosen below the smallest segment.
+pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
+
+/// Smallest and largest segment, in bytes. At least 256 segments per shard are needed for a good hit ratio (engine.md 2c).
+pub const SEGMENT_BYTES_MIN: usize = 64 << 10;
+/// See [`SEGMENT_BYTES_MIN`].
+pub const SEGMENT_BYTES_MAX: usize = 1 << 20;
+
+/// Most data cores of a node.
+pub const CORES_MAX: usize = 256;
+
+/// Requests of one connection that are parsed and prefetched before the first is executed. The gain of prefetching stops
+/// at 32, the line-fill buffers (engine.md 3, *Batches*).
+pub const BATCH_COMMANDS_MAX: usize = 16;
+
+const _: () = assert!(INLINE_VALUE_BYTES_MAX < SEGMENT_BYTES_MIN);
+const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
+const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);
+
+/// What an item counts against `--max_item_size`, in bytes: key, value and memcached's header of 48 bytes, CAS, and ends, so that
+/// the largest value that fits is about the same as on memcached with the same `-I`.
+pub const fn item_total_bytes(key_bytes: usize, value_bytes: usize) -> usize {
+    key_bytes + value_bytes + 48 + 8 + 3
+}

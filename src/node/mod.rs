@@ -1,0 +1,1 @@
+//! The control plane: options, start and stop, statistics.

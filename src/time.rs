@@ -1,0 +1,123 @@
+//! Time as the product sees it: milliseconds since the Unix epoch, handed in by the caller, never read here.
+//!
+//! ```text
+//!   exptime of a client          Expiry of an item (absolute, seconds)
+//!   0                         -> never
+//!   1 ..= 2,592,000           -> now + exptime
+//!   above 2,592,000           -> exptime itself, a Unix time; in the past means expired
+//!   negative                  -> expired at once
+//! ```
+//!
+//! Lives here: `Instant`, `Seconds`, `Expiry`, the exptime rule. Not here: any clock (`runtime/`), timers.
+//! The rule is that of memcached's doc/protocol.txt, *Expiration times*.
+
+/// A moment: milliseconds since the Unix epoch, from the clock of the turn (`Instant` is read once per turn of a core).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant {
+    /// Milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+}
+
+impl Instant {
+    /// The moment `unix` whole seconds after the epoch.
+    pub const fn from_seconds(unix: u32) -> Self {
+        Self { unix_ms: unix as u64 * 1000 }
+    }
+
+    /// The second that this moment lies in.
+    pub const fn seconds(self) -> Seconds {
+        Seconds((self.unix_ms / 1000) as u32)
+    }
+
+    /// This moment moved later by `ms` milliseconds.
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self { unix_ms: self.unix_ms.saturating_add(ms) }
+    }
+}
+
+/// Whole seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seconds(pub u32);
+
+/// When an item stops being readable, in Unix seconds; 0 is never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Expiry(pub u32);
+
+impl Expiry {
+    /// The item stays until it is evicted or deleted.
+    pub const NEVER: Self = Self(0);
+    /// The item is stored and already unreadable (negative exptime, or an absolute one in the past).
+    pub const PAST: Self = Self(1);
+
+    /// Whether an item with this expiry is unreadable at `now`. Exact to the second: readable while `now < expiry`.
+    pub const fn expired(self, now: Seconds) -> bool {
+        self.0 != 0 && self.0 <= now.0
+    }
+
+    /// Seconds left, `None` for never. 0 when expired.
+    pub const fn remaining(self, now: Seconds) -> Option<u32> {
+        if self.0 == 0 { None } else { Some(self.0.saturating_sub(now.0)) }
+    }
+}
+
+/// An expiration time as the client sent it, before the rule above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exptime(pub i64);
+
+impl Exptime {
+    /// Never.
+    pub const NEVER: Self = Self(0);
+    /// Largest relative exptime: 30 days, in seconds. protocol.txt, *Expiration times*.
+    pub const RELATIVE_MAX: i64 = 60 * 60 * 24 * 30;
+
+    /// The absolute expiry that this exptime means at `now`.
+    pub const fn expiry(self, now: Seconds) -> Expiry {
+        if self.0 == 0 {
+            Expiry::NEVER
+        } else if self.0 < 0 {
+            Expiry::PAST
+        } else if self.0 <= Self::RELATIVE_MAX {
+            Expiry(now.0.saturating_add(self.0 as u32))
+        } else if self.0 <= now.0 as i64 {
+            Expiry::PAST
+        } else if self.0 > u32::MAX as i64 {
+            Expiry(u32::MAX)
+        } else {
+            Expiry(self.0 as u32)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Seconds = Seconds(1_700_000_000);
+
+    #[test]
+    fn the_thirty_day_border_switches_from_relative_to_absolute() {
+        assert_eq!(Exptime(2_592_000).expiry(NOW), Expiry(NOW.0 + 2_592_000));
+        assert_eq!(Exptime(2_592_001).expiry(NOW), Expiry::PAST);
+    }
+
+    #[test]
+    fn zero_is_never_and_negative_is_at_once() {
+        assert_eq!(Exptime(0).expiry(NOW), Expiry::NEVER);
+        assert!(Exptime(-1).expiry(NOW).expired(NOW));
+        assert!(!Expiry::NEVER.expired(Seconds(u32::MAX)));
+    }
+
+    #[test]
+    fn an_absolute_time_is_kept_if_it_is_ahead_and_past_otherwise() {
+        assert_eq!(Exptime(NOW.0 as i64).expiry(NOW), Expiry::PAST);
+        assert_eq!(Exptime(NOW.0 as i64 + 1).expiry(NOW), Expiry(NOW.0 + 1));
+        assert_eq!(Exptime(i64::MAX).expiry(NOW), Expiry(u32::MAX));
+    }
+
+    #[test]
+    fn an_item_is_readable_up_to_the_second_before_its_expiry() {
+        let expiry = Exptime(1).expiry(NOW);
+        assert!(!expiry.expired(NOW));
+        assert!(expiry.expired(Seconds(NOW.0 + 1)));
+    }
+}
