@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::command::{Command, Reply};
+use crate::key::Key;
 use crate::time::Instant;
 
 /// What an engine must know of the node.
@@ -73,9 +74,9 @@ impl Engine {
         Self {}
     }
 
-    /// Fetches into the cache what the commands with these hashes will need. Changes nothing.
+    /// Fetches into the cache what commands on these keys (at most `limits::BATCH_COMMANDS_MAX`) will need. Changes nothing.
     #[inline]
-    pub fn prepare(&mut self, _commands: &[Command<'_>]) {}
+    pub fn prepare<'k>(&mut self, _keys: impl Iterator<Item = &'k Key<'k>>) {}
 
     /// Executes one command. Never panics on what a client can send.
     ///

@@ -27,6 +27,10 @@ pub(super) fn resume<'a>(_session: &mut Session, _head: &'a [u8], _body: &'a Arc
     todo!()
 }
 
+pub(super) fn refuse<'a>(_session: &mut Session, _head: &'a [u8], _rest: usize) -> Step<'a> {
+    todo!()
+}
+
 pub(super) fn encode(_head: Head, _key: &[u8], _reply: &Reply<'_>, _output: &mut Buffer) {
     todo!()
 }

@@ -212,6 +212,20 @@ impl Session {
         }
     }
 
+    /// The step of a large store for which no memory could be had, instead of `resume`: the reply is
+    /// `Error::OutOfMemory`, and the `rest` bytes of value and line end that are still to come are swallowed.
+    pub fn refuse<'a>(&mut self, head: &'a [u8], rest: usize) -> Step<'a> {
+        match self.state {
+            State::Binary => binary::refuse(self, head, rest),
+            _ => text::refuse(self, head, rest),
+        }
+    }
+
+    /// What the session was told of the node.
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
     /// Whether this connection speaks binary (its errors at close look different).
     pub fn is_binary(&self) -> bool {
         matches!(self.state, State::Binary | State::Swallow { binary: true, .. })
