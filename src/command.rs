@@ -35,6 +35,12 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
     /// A large value in leased segments.
     Body(&'a Arc<Body>),
+    /// A value that was announced and not kept: longer than `--max_item_size` allows, or no memory to receive it. The
+    /// engine stores nothing, does what `Store::remove_on_failure` says, and answers `TooLarge` or else `OutOfMemory`.
+    Dropped {
+        /// The announced length.
+        bytes: usize,
+    },
 }
 
 impl std::fmt::Debug for Value<'_> {
@@ -47,11 +53,12 @@ impl Value<'_> {
     /// No bytes.
     pub const EMPTY: Value<'static> = Value::Bytes(&[]);
 
-    /// Length in bytes.
+    /// Length in bytes; of a dropped value, the announced one.
     pub fn len(&self) -> usize {
         match self {
             Value::Bytes(bytes) => bytes.len(),
             Value::Body(body) => body.len(),
+            Value::Dropped { bytes } => *bytes,
         }
     }
 
@@ -60,11 +67,12 @@ impl Value<'_> {
         self.len() == 0
     }
 
-    /// All bytes as one vector, for tests and rare paths.
+    /// All bytes as one vector, for tests and rare paths. Empty for a dropped value.
     pub fn to_vec(&self) -> Vec<u8> {
         match self {
             Value::Bytes(bytes) => bytes.to_vec(),
             Value::Body(body) => body.to_vec(),
+            Value::Dropped { .. } => Vec::new(),
         }
     }
 }

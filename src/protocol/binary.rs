@@ -1,11 +1,8 @@
 //! The binary protocol of memcached.
 
-use std::sync::Arc;
-
 use super::{Session, Step};
-use crate::arena::Body;
 use crate::buffer::Buffer;
-use crate::command::Reply;
+use crate::command::{Reply, Value};
 
 /// First byte of every binary request.
 pub const REQUEST_MAGIC: u8 = 0x80;
@@ -23,11 +20,7 @@ pub(super) fn step<'a>(_session: &mut Session, _input: &'a [u8]) -> Step<'a> {
     todo!()
 }
 
-pub(super) fn resume<'a>(_session: &mut Session, _head: &'a [u8], _body: &'a Arc<Body>) -> Step<'a> {
-    todo!()
-}
-
-pub(super) fn refuse<'a>(_session: &mut Session, _head: &'a [u8], _rest: usize) -> Step<'a> {
+pub(super) fn resume<'a>(_session: &mut Session, _head: &'a [u8], _value: Value<'a>) -> Step<'a> {
     todo!()
 }
 

@@ -26,12 +26,15 @@ use std::sync::Arc;
 
 use crate::arena::Body;
 use crate::buffer::Buffer;
-use crate::command::{Command, Control, Reply};
+use crate::command::{Command, Control, Reply, Value};
 
 pub mod binary;
 pub mod meta;
 pub mod scan;
 pub mod text;
+
+/// What `version` answers: the memcached release whose behaviour is offered. Clients compare it (Dalli wants 1.6 or later).
+pub const VERSION: &str = "1.6.45";
 
 /// What a session must know of the node.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +89,9 @@ enum State {
     Fresh,
     /// Between two text or meta commands.
     Text,
+    /// Within a line longer than `limits::LINE_BYTES_MAX`, whose first `scanned` bytes hold no newline. Kept so that a long
+    /// line that comes in small pieces is scanned once.
+    Line { scanned: u32 },
     /// Within the keys of a text read that was validated as a whole.
     Keys(text::Keys),
     /// Between two binary packets.
@@ -189,15 +195,12 @@ impl Session {
         }
         match self.state {
             State::Fresh | State::Text => text::step(self, input),
+            State::Line { scanned } => text::step_line(self, scanned, input),
             State::Keys(keys) => text::step_keys(self, keys, input),
             State::Binary => binary::step(self, input),
             State::Swallow { remaining, binary } => {
                 let consumed = remaining.min(input.len() as u64) as usize;
-                self.state = match remaining - consumed as u64 {
-                    0 if binary => State::Binary,
-                    0 => State::Text,
-                    remaining => State::Swallow { remaining, binary },
-                };
+                self.swallow(remaining - consumed as u64, binary);
                 Step::Skip { consumed }
             }
         }
@@ -207,18 +210,29 @@ impl Session {
     /// `head`; everything given has been used up.
     pub fn resume<'a>(&mut self, head: &'a [u8], body: &'a Arc<Body>, tail: &'a [u8]) -> Step<'a> {
         match self.state {
-            State::Binary => binary::resume(self, head, body),
-            _ => text::resume(self, head, body, tail),
+            State::Binary => binary::resume(self, head, Value::Body(body)),
+            _ => text::resume(self, head, Value::Body(body), tail),
         }
     }
 
-    /// The step of a large store for which no memory could be had, instead of `resume`: the reply is
-    /// `Error::OutOfMemory`, and the `rest` bytes of value and line end that are still to come are swallowed.
+    /// The step of a large store for which no memory could be had, instead of `resume`: a command whose value is
+    /// [`Value::Dropped`], to be executed and answered like any other (`Error::OutOfMemory`). The `rest` bytes of value and
+    /// line end that are still to come are swallowed.
     pub fn refuse<'a>(&mut self, head: &'a [u8], rest: usize) -> Step<'a> {
-        match self.state {
-            State::Binary => binary::refuse(self, head, rest),
-            _ => text::refuse(self, head, rest),
-        }
+        let binary = self.is_binary();
+        let value = Value::Dropped { bytes: 0 };
+        let step = if binary { binary::resume(self, head, value) } else { text::resume(self, head, value, text::LINE_END) };
+        self.swallow(rest as u64, binary);
+        step
+    }
+
+    /// Skips the next `bytes` of the input.
+    fn swallow(&mut self, bytes: u64, binary: bool) {
+        self.state = match bytes {
+            0 if binary => State::Binary,
+            0 => State::Text,
+            remaining => State::Swallow { remaining, binary },
+        };
     }
 
     /// What the session was told of the node.

@@ -1,36 +1,680 @@
 //! The classic text protocol of memcached.
+//!
+//! ```text
+//!   get a bb ccc\r\n             one line, validated as a whole, then one step per key:
+//!   |----|  |-|  |----|          consumed: `get a `, `bb `, `ccc\r\n`; the session remembers how much of the line is left
+//! ```
+//!
+//! ```text
+//!   set k 5 60 3\r\nabc\r\n      |--- head ---|body|tail|      up to INLINE_VALUE_BYTES_MAX one step over everything;
+//!                                                              beyond, the value is received elsewhere: `Step::Body`
+//! ```
+//!
+//! Rules easily missed: words are split at spaces only, so that a tab belongs to its word. `noreply` hides everything that is
+//! found wrong behind the count of words. A refused store whose length can be read takes its data with it, lest the data be
+//! executed as commands; with an unreadable length nobody knows where the data ends.
+//!
+//! Lives here: lines to commands, replies to lines. Not here: what a command does, the meta commands (`meta`).
+//! Words and answers follow memcached's doc/protocol.txt and the behaviour of its releases 1.6.18 to 1.6.45.
 
-use std::sync::Arc;
-
-use super::{Session, Step};
-use crate::arena::Body;
+use super::{Framing, Session, State, Step, VERSION, meta, scan};
 use crate::buffer::Buffer;
-use crate::command::Reply;
+use crate::command::{Arithmetic, Command, Control, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
+use crate::key::Key;
+use crate::limits::{INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX, LINE_BYTES_MAX, MULTI_GET_LINE_BYTES_MAX, item_total_bytes};
+use crate::time::Exptime;
 
 /// What a text reply must remember of its request.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Head {}
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// How a read shows its item.
+    read: Read,
+    /// `END` follows: this is the last key of a read.
+    end: bool,
+    /// Nothing is written.
+    noreply: bool,
+}
+
+/// How a read shows its item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Read {
+    /// The command is no read.
+    #[default]
+    No,
+    /// `get`, `gat`: without the CAS.
+    Plain,
+    /// `gets`, `gats`: with the CAS.
+    Cas,
+    /// `gets`, `gats` where CAS is switched off (`-C`): always 0.
+    CasZero,
+}
 
 /// The rest of a `get a b c` line that was validated as a whole.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Keys {}
-
-pub(super) fn step<'a>(_session: &mut Session, _input: &'a [u8]) -> Step<'a> {
-    todo!()
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// Bytes of the line from the next key to the end of the last one.
+    keys_bytes: u32,
+    /// Bytes behind the last key: spaces and line end.
+    tail_bytes: u32,
+    read: Read,
+    /// Exptime that each item gets (`gat`, `gats`).
+    touch: Option<Exptime>,
 }
 
-pub(super) fn step_keys<'a>(_session: &mut Session, _keys: Keys, _input: &'a [u8]) -> Step<'a> {
-    todo!()
+/// What ends every line that is written, and every value that is read.
+pub(super) const LINE_END: &[u8] = b"\r\n";
+
+/// One step from the front of the input, between two commands.
+#[inline]
+pub(super) fn step<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
+    match single_get(input) {
+        Some(step) => step,
+        None => step_line(session, 0, input),
+    }
 }
 
-pub(super) fn resume<'a>(_session: &mut Session, _head: &'a [u8], _body: &'a Arc<Body>, _tail: &'a [u8]) -> Step<'a> {
-    todo!()
+/// `get` with one key and nothing unusual, which is most of all requests: one pass over the key.
+#[inline]
+fn single_get(input: &[u8]) -> Option<Step<'_>> {
+    let (word, rest) = input.split_first_chunk::<4>()?;
+    if word != b"get " {
+        return None;
+    }
+    let end = scan::blank(rest, 0)?;
+    if end == 0 || end > KEY_BYTES_MAX || rest.get(end..end + 2)? != LINE_END {
+        return None;
+    }
+    Some(Step::Command {
+        command: Command { key: Key::new(&rest[..end]), verb: Verb::Get(Get::default()), value: Value::EMPTY },
+        framing: framing(Head { read: Read::Plain, end: true, noreply: false }),
+        consumed: 4 + end + 2,
+    })
 }
 
-pub(super) fn refuse<'a>(_session: &mut Session, _head: &'a [u8], _rest: usize) -> Step<'a> {
-    todo!()
+/// A step over a line whose first `scanned` bytes hold no newline.
+pub(super) fn step_line<'a>(session: &mut Session, scanned: u32, input: &'a [u8]) -> Step<'a> {
+    let newline = scan::newline(input, scanned as usize);
+    let line_bytes = newline.unwrap_or(input.len());
+    if line_bytes > LINE_BYTES_MAX {
+        let line_bytes_max = if is_multi_get(input) { MULTI_GET_LINE_BYTES_MAX } else { LINE_BYTES_MAX };
+        if line_bytes > line_bytes_max {
+            return hang_up(line_bytes_max + 1);
+        }
+    }
+    let Some(newline) = newline else {
+        if input.len() > LINE_BYTES_MAX {
+            session.state = State::Line { scanned: input.len() as u32 };
+        }
+        return Step::Incomplete { needed: input.len() + 1 };
+    };
+    session.state = State::Text;
+    let line = scan::line(input, newline);
+    let consumed = newline + 1;
+    if is_meta(line) {
+        return meta::step(session, input, consumed);
+    }
+    if let [b'g', ..] = line
+        && let Some(step) = read(session, line, consumed)
+    {
+        return step;
+    }
+    dispatch(session, input, line, consumed)
 }
 
-pub(super) fn encode(_head: Head, _key: &[u8], _reply: &Reply<'_>, _output: &mut Buffer) {
-    todo!()
+/// Whether a line longer than all others may be: a read with many keys.
+fn is_multi_get(input: &[u8]) -> bool {
+    let start = scan::word_start(input, 0);
+    let rest = &input[start..];
+    start <= LEADING_SPACES_MAX && READS.iter().any(|word| rest.starts_with(word) && rest.get(word.len()) == Some(&b' '))
 }
+
+/// Whether the line is a meta command: `m`, one of its letters, and a space or the end.
+fn is_meta(line: &[u8]) -> bool {
+    matches!(line, [b'm', b'g' | b's' | b'd' | b'a' | b'n' | b'e'] | [b'm', b'g' | b's' | b'd' | b'a' | b'n' | b'e', b' ', ..])
+}
+
+/// The connection is closed without a word, as memcached does.
+fn hang_up<'a>(consumed: usize) -> Step<'a> {
+    Step::Reply { reply: Reply::Bye, framing: framing(Head::default()), consumed, close: true }
+}
+
+fn framing<'a>(head: Head) -> Framing<'a> {
+    Framing { head: super::Head::Text(head), words: &[] }
+}
+
+/// The step of an answer that needs nobody.
+fn answer<'a>(reply: Reply<'a>, noreply: bool, consumed: usize) -> Step<'a> {
+    Step::Reply { reply, framing: framing(Head { noreply, ..Head::default() }), consumed, close: false }
+}
+
+/// The step of a line that is refused with these words.
+fn refuse<'a>(line: &'static str, noreply: bool, consumed: usize) -> Step<'a> {
+    answer(Reply::Error(Error::Line(line)), noreply, consumed)
+}
+
+fn control<'a>(control: Control<'a>, noreply: bool, consumed: usize) -> Step<'a> {
+    Step::Control { control, framing: framing(Head { noreply, ..Head::default() }), consumed }
+}
+
+/// `get`, `gets`, `gat`, `gats`; `None` for any other word.
+fn read<'a>(session: &mut Session, line: &'a [u8], consumed: usize) -> Option<Step<'a>> {
+    let word_end = scan::word_end(line, 0);
+    let with_cas = if session.options.cas_disabled { Read::CasZero } else { Read::Cas };
+    let (read, touches) = match &line[..word_end] {
+        b"get" => (Read::Plain, false),
+        b"gets" => (with_cas, false),
+        b"gat" => (Read::Plain, true),
+        b"gats" => (with_cas, true),
+        _ => return None,
+    };
+    let mut start = scan::word_start(line, word_end);
+    if start == line.len() {
+        return Some(refuse(ERROR, false, consumed));
+    }
+    let mut touch = None;
+    if touches {
+        let end = scan::word_end(line, start);
+        match scan::signed(&line[start..end]) {
+            Some(exptime) => touch = Some(Exptime(exptime)),
+            None => return Some(refuse(BAD_EXPTIME, false, consumed)),
+        }
+        start = scan::word_start(line, end);
+    }
+    // The whole line is looked at before the first key is answered: one bad key drops all.
+    let mut keys_end = start;
+    let mut from = start;
+    while from < line.len() {
+        keys_end = scan::word_end(line, from);
+        if keys_end - from > KEY_BYTES_MAX {
+            return Some(refuse(BAD_FORMAT, false, consumed));
+        }
+        from = scan::word_start(line, keys_end);
+    }
+    if keys_end == start {
+        // `gat 10`: a read of no keys.
+        let head = Head { read, end: true, noreply: false };
+        return Some(Step::Reply { reply: Reply::NotFound, framing: framing(head), consumed, close: false });
+    }
+    let keys = Keys { keys_bytes: (keys_end - start) as u32, tail_bytes: (consumed - keys_end) as u32, read, touch };
+    Some(next_key(session, keys, &line[start..keys_end], start))
+}
+
+/// The step of the next key of a read; the input starts with that key.
+pub(super) fn step_keys<'a>(session: &mut Session, keys: Keys, input: &'a [u8]) -> Step<'a> {
+    let line_bytes = (keys.keys_bytes + keys.tail_bytes) as usize;
+    if input.len() < line_bytes {
+        return Step::Incomplete { needed: line_bytes };
+    }
+    next_key(session, keys, &input[..keys.keys_bytes as usize], 0)
+}
+
+/// One key from the front of `text`, which lies `before` bytes behind the front of the input.
+#[inline]
+fn next_key<'a>(session: &mut Session, keys: Keys, text: &'a [u8], before: usize) -> Step<'a> {
+    let end = scan::word_end(text, 0);
+    let next = scan::word_start(text, end);
+    let last = next == text.len();
+    let mut consumed = before + next;
+    if last {
+        consumed += keys.tail_bytes as usize;
+        session.state = State::Text;
+    } else {
+        session.state = State::Keys(Keys { keys_bytes: (text.len() - next) as u32, ..keys });
+    }
+    Step::Command {
+        command: Command {
+            key: Key::new(&text[..end]),
+            verb: Verb::Get(Get { touch: keys.touch, ..Get::default() }),
+            value: Value::EMPTY,
+        },
+        framing: framing(Head { read: keys.read, end: last, noreply: false }),
+        consumed,
+    }
+}
+
+type Words<'a> = scan::Words<'a, WORDS_MAX>;
+
+/// Every line but the reads.
+fn dispatch<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], consumed: usize) -> Step<'a> {
+    let words = Words::split(line);
+    match words.at(0) {
+        b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => store_line(session, input, &words, consumed),
+        b"delete" => delete(&words, consumed),
+        b"incr" => arithmetic(&words, consumed, false),
+        b"decr" => arithmetic(&words, consumed, true),
+        b"touch" => touch(&words, consumed),
+        b"version" => answer(Reply::Version(VERSION), false, consumed),
+        b"quit" => hang_up(consumed),
+        // A read behind leading spaces.
+        b"get" | b"gets" | b"gat" | b"gats" => {
+            let start = scan::word_start(line, 0);
+            match read(session, &line[start..], consumed - start) {
+                Some(step) => behind(step, start),
+                None => refuse(ERROR, false, consumed),
+            }
+        }
+        _ => administer(session, line, &words, consumed),
+    }
+}
+
+/// The same step with `skipped` more bytes consumed in front.
+fn behind(mut step: Step<'_>, skipped: usize) -> Step<'_> {
+    match &mut step {
+        Step::Command { consumed, .. } | Step::Reply { consumed, .. } => *consumed += skipped,
+        Step::Control { .. } | Step::Skip { .. } | Step::Body { .. } | Step::Incomplete { .. } => {}
+    }
+    step
+}
+
+/// A store as its line tells it.
+#[derive(Clone, Copy)]
+struct StoreLine<'a> {
+    key: &'a [u8],
+    store: Store,
+    length: usize,
+    noreply: bool,
+}
+
+/// Why the line of a store is refused.
+enum StoreFault {
+    /// The count of words is wrong: nothing of the line is looked at.
+    Words,
+    /// The length cannot be read: what follows is taken as commands.
+    Length { noreply: bool },
+    /// Something else is wrong: the data goes with the line.
+    Field { noreply: bool, length: usize },
+}
+
+fn parse_store<'a>(words: &Words<'a>) -> Result<StoreLine<'a>, StoreFault> {
+    let (mode, compares) = match words.at(0) {
+        b"set" => (StoreMode::Set, false),
+        b"add" => (StoreMode::Add, false),
+        b"replace" => (StoreMode::Replace, false),
+        b"append" => (StoreMode::Append, false),
+        b"prepend" => (StoreMode::Prepend, false),
+        _ => (StoreMode::Set, true),
+    };
+    let least = if compares { 6 } else { 5 };
+    if words.count != least && words.count != least + 1 {
+        return Err(StoreFault::Words);
+    }
+    let noreply = words.last() == NOREPLY;
+    let length = match scan::unsigned(words.at(4)) {
+        Some(length) if length <= LENGTH_MAX => length as usize,
+        _ => return Err(StoreFault::Length { noreply }),
+    };
+    let fault = StoreFault::Field { noreply, length };
+    let key = words.at(1);
+    let (Some(client_flags), Some(exptime)) = (scan::unsigned32(words.at(2)), scan::signed(words.at(3))) else {
+        return Err(fault);
+    };
+    if key.len() > KEY_BYTES_MAX {
+        return Err(fault);
+    }
+    let compare = match compares {
+        true => match scan::unsigned(words.at(5)) {
+            Some(cas) => Some(cas),
+            None => return Err(fault),
+        },
+        false => None,
+    };
+    let store = Store {
+        mode,
+        client_flags,
+        exptime: Exptime(exptime),
+        compare,
+        remove_on_failure: mode == StoreMode::Set && !compares,
+        ..Store::default()
+    };
+    Ok(StoreLine { key, store, length, noreply })
+}
+
+/// `set`, `add`, `replace`, `append`, `prepend`, `cas`.
+fn store_line<'a>(session: &mut Session, input: &'a [u8], words: &Words<'a>, head_bytes: usize) -> Step<'a> {
+    let line = match parse_store(words) {
+        Ok(line) => line,
+        Err(StoreFault::Words) => return refuse(ERROR, false, head_bytes),
+        Err(StoreFault::Length { noreply }) => return refuse(BAD_FORMAT, noreply, head_bytes),
+        Err(StoreFault::Field { noreply, length }) => {
+            session.swallow((length + LINE_END.len()) as u64, false);
+            return refuse(BAD_FORMAT, noreply, head_bytes);
+        }
+    };
+    if item_total_bytes(line.key.len(), line.length) > session.options.item_bytes_max as usize {
+        session.swallow((line.length + LINE_END.len()) as u64, false);
+        return store(&line, Value::Dropped { bytes: line.length }, head_bytes);
+    }
+    if line.length > INLINE_VALUE_BYTES_MAX {
+        return Step::Body { head: head_bytes, body: line.length, tail: LINE_END.len() };
+    }
+    let value_end = head_bytes + line.length;
+    let consumed = value_end + LINE_END.len();
+    let Some(tail) = input.get(value_end..consumed) else {
+        return Step::Incomplete { needed: consumed };
+    };
+    if tail != LINE_END {
+        return refuse(BAD_DATA, line.noreply, consumed);
+    }
+    store(&line, Value::Bytes(&input[head_bytes..value_end]), consumed)
+}
+
+fn store<'a>(line: &StoreLine<'a>, value: Value<'a>, consumed: usize) -> Step<'a> {
+    Step::Command {
+        command: Command { key: Key::new(line.key), verb: Verb::Store(line.store), value },
+        framing: framing(Head { noreply: line.noreply, ..Head::default() }),
+        consumed,
+    }
+}
+
+/// The step of a large store whose value has arrived or was dropped; `head` is its line, `tail` what came behind the value.
+pub(super) fn resume<'a>(session: &mut Session, head: &'a [u8], value: Value<'a>, tail: &'a [u8]) -> Step<'a> {
+    let line = scan::line(head, head.len().saturating_sub(1));
+    if is_meta(line) {
+        return meta::resume(session, head, value, tail);
+    }
+    // `step` has accepted this very line when it asked for the body.
+    let Ok(line) = parse_store(&Words::split(line)) else {
+        return refuse(BAD_FORMAT, false, head.len());
+    };
+    if tail != LINE_END {
+        return refuse(BAD_DATA, line.noreply, head.len());
+    }
+    store(&line, value, head.len())
+}
+
+/// `delete K [0] [noreply]`.
+fn delete<'a>(words: &Words<'a>, consumed: usize) -> Step<'a> {
+    if !(2..=4).contains(&words.count) {
+        return refuse(ERROR, false, consumed);
+    }
+    let noreply = words.count > 2 && words.last() == NOREPLY;
+    let valid = match words.count {
+        2 => true,
+        3 => noreply || words.at(2) == b"0",
+        _ => noreply && words.at(2) == b"0",
+    };
+    if !valid {
+        return refuse(DELETE_USAGE, noreply, consumed);
+    }
+    keyed(words.at(1), Verb::Delete(Delete::default()), noreply, consumed)
+}
+
+/// The step of a command without value.
+fn keyed<'a>(key: &'a [u8], verb: Verb, noreply: bool, consumed: usize) -> Step<'a> {
+    if key.len() > KEY_BYTES_MAX {
+        return refuse(BAD_FORMAT, noreply, consumed);
+    }
+    Step::Command {
+        command: Command { key: Key::new(key), verb, value: Value::EMPTY },
+        framing: framing(Head { noreply, ..Head::default() }),
+        consumed,
+    }
+}
+
+/// `incr K n [noreply]`, `decr K n [noreply]`.
+fn arithmetic<'a>(words: &Words<'a>, consumed: usize, decrement: bool) -> Step<'a> {
+    if words.count != 3 && words.count != 4 {
+        return refuse(ERROR, false, consumed);
+    }
+    let noreply = words.last() == NOREPLY;
+    if words.at(1).len() > KEY_BYTES_MAX {
+        return refuse(BAD_FORMAT, noreply, consumed);
+    }
+    match scan::unsigned(words.at(2)) {
+        Some(delta) => {
+            let verb = Verb::Arithmetic(Arithmetic { delta, decrement, ..Arithmetic::default() });
+            keyed(words.at(1), verb, noreply, consumed)
+        }
+        None => refuse(BAD_DELTA, noreply, consumed),
+    }
+}
+
+/// `touch K exptime [noreply]`.
+fn touch<'a>(words: &Words<'a>, consumed: usize) -> Step<'a> {
+    if words.count != 3 && words.count != 4 {
+        return refuse(ERROR, false, consumed);
+    }
+    let noreply = words.last() == NOREPLY;
+    if words.at(1).len() > KEY_BYTES_MAX {
+        return refuse(BAD_FORMAT, noreply, consumed);
+    }
+    match scan::signed(words.at(2)) {
+        Some(exptime) => keyed(words.at(1), Verb::Touch(Exptime(exptime)), noreply, consumed),
+        None => refuse(BAD_EXPTIME, noreply, consumed),
+    }
+}
+
+/// Commands to the node.
+fn administer<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed: usize) -> Step<'a> {
+    match (words.at(0), words.count) {
+        (b"flush_all", 1..=3) => flush_all(session, words, consumed),
+        (b"verbosity", 2 | 3) => {
+            let noreply = words.last() == NOREPLY;
+            match scan::unsigned32(words.at(1)) {
+                Some(level) => control(Control::Verbosity { level }, noreply, consumed),
+                None => refuse(BAD_FORMAT, noreply, consumed),
+            }
+        }
+        (b"stats", _) => stats(session, line, words, consumed),
+        (b"cache_memlimit", 2 | 3) => {
+            let noreply = words.last() == NOREPLY;
+            match scan::unsigned32(words.at(1)) {
+                Some(megabytes) if megabytes < MEGABYTES_MIN => refuse(MEMLIMIT_TOO_SMALL, noreply, consumed),
+                Some(megabytes) => control(Control::CacheMemlimit { megabytes: megabytes.into() }, noreply, consumed),
+                None => refuse(ERROR, noreply, consumed),
+            }
+        }
+        (b"lru_crawler", 2..) => lru_crawler(session, line, words, consumed),
+        (b"slabs" | b"lru" | b"extstore", 2..) | (b"watch", _) => {
+            control(Control::Tune { line: words_behind(line, 0) }, false, consumed)
+        }
+        (b"shutdown", 1) => control(Control::Shutdown { graceful: false }, false, consumed),
+        (b"shutdown", 2) if words.at(1) == b"graceful" => control(Control::Shutdown { graceful: true }, false, consumed),
+        (b"shutdown", _) => refuse("CLIENT_ERROR invalid shutdown mode", false, consumed),
+        #[cfg(feature = "debugtime")]
+        (b"debugtime", 2..) => control(Control::DebugTime { words: words_behind(line, 1) }, false, consumed),
+        // Somebody points a browser here, or a page makes one do so: answer nothing that could do as a page.
+        _ if is_http(line) => hang_up(consumed),
+        _ => refuse(ERROR, false, consumed),
+    }
+}
+
+/// `flush_all [delay] [noreply]`.
+fn flush_all<'a>(session: &Session, words: &Words<'a>, consumed: usize) -> Step<'a> {
+    let noreply = words.count > 1 && words.last() == NOREPLY;
+    if session.options.flush_disabled {
+        return refuse("CLIENT_ERROR flush_all not allowed", noreply, consumed);
+    }
+    if words.count == 1 + usize::from(noreply) {
+        return control(Control::FlushAll { delay: Exptime::NEVER }, noreply, consumed);
+    }
+    match scan::signed(words.at(1)) {
+        Some(delay) => control(Control::FlushAll { delay: Exptime(delay.max(0)) }, noreply, consumed),
+        None => refuse(BAD_EXPTIME, noreply, consumed),
+    }
+}
+
+/// `stats [group ...]`.
+fn stats<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed: usize) -> Step<'a> {
+    if session.options.dump_disabled {
+        match words.at(1) {
+            b"cachedump" => return refuse("CLIENT_ERROR stats cachedump not allowed", false, consumed),
+            b"detail" => return refuse("CLIENT_ERROR stats detail not allowed", false, consumed),
+            _ => {}
+        }
+    }
+    control(Control::Stats { group: words_behind(line, 1) }, false, consumed)
+}
+
+/// `lru_crawler ...`.
+fn lru_crawler<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed: usize) -> Step<'a> {
+    if session.options.dump_disabled {
+        match words.at(1) {
+            b"metadump" => return refuse("ERROR metadump not allowed", false, consumed),
+            b"mgdump" => return refuse("ERROR key dump not allowed", false, consumed),
+            _ => {}
+        }
+    }
+    control(Control::LruCrawler { words: words_behind(line, 1) }, false, consumed)
+}
+
+/// The line from word `index` on, without spaces around.
+fn words_behind(line: &[u8], index: usize) -> &[u8] {
+    let mut from = scan::word_start(line, 0);
+    for _ in 0..index {
+        from = scan::word_start(line, scan::word_end(line, from));
+    }
+    line[from..].trim_ascii_end()
+}
+
+/// Whether the last word says that this is an HTTP request.
+fn is_http(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
+    let start = memchr::memrchr(b' ', line).map_or(0, |space| space + 1);
+    line[start..].starts_with(b"HTTP/")
+}
+
+/// Writes the reply of one text command.
+#[inline]
+pub(super) fn encode(head: Head, key: &[u8], reply: &Reply<'_>, output: &mut Buffer) {
+    if head.noreply {
+        return;
+    }
+    match (reply, head.read) {
+        (Reply::Item(item), _) => encode_item(head, key, item, output),
+        (Reply::NotFound, Read::Plain | Read::Cas | Read::CasZero) => {
+            if head.end {
+                output.put(b"END\r\n");
+            }
+        }
+        // A read that failed in the middle of a line counts as a miss; at its end the error stands in for `END`.
+        (Reply::Error(_), Read::Plain | Read::Cas | Read::CasZero) if !head.end => {}
+        _ => encode_line(reply, output),
+    }
+}
+
+/// `VALUE key flags length [cas]`, the value, and `END` if it is the last.
+#[inline]
+fn encode_item(head: Head, key: &[u8], item: &Item<'_>, output: &mut Buffer) {
+    // ` flags length cas\r\n` is written from its end; 1 + 10 + 1 + 20 + 1 + 20 + 2 bytes at most.
+    let mut numbers = [0u8; 64];
+    let mut at = numbers.len() - LINE_END.len();
+    numbers[at..].copy_from_slice(LINE_END);
+    match head.read {
+        Read::Cas => at = prepend_number(&mut numbers, at, item.cas),
+        Read::CasZero => at = prepend_number(&mut numbers, at, 0),
+        Read::Plain | Read::No => {}
+    }
+    at = prepend_number(&mut numbers, at, item.value.len() as u64);
+    at = prepend_number(&mut numbers, at, item.client_flags.into());
+    let end: &[u8] = if head.end { b"\r\nEND\r\n" } else { LINE_END };
+    let value_bytes = if let Value::Bytes(bytes) = item.value { bytes.len() } else { 0 };
+    output.bytes.reserve(b"VALUE ".len() + key.len() + (numbers.len() - at) + value_bytes + end.len());
+    output.put(b"VALUE ");
+    output.put(key);
+    output.put(&numbers[at..]);
+    match item.value {
+        Value::Bytes(bytes) => output.put(bytes),
+        Value::Body(body) => output.put_body(body.clone()),
+        Value::Dropped { .. } => debug_assert!(false, "an item has a value"),
+    }
+    output.put(end);
+}
+
+/// Writes a space and `number` in front of `at`. Returns where they start.
+#[inline]
+fn prepend_number(buffer: &mut [u8; 64], mut at: usize, mut number: u64) -> usize {
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    at -= 1;
+    buffer[at] = b' ';
+    at
+}
+
+/// Every reply but a value.
+fn encode_line(reply: &Reply<'_>, output: &mut Buffer) {
+    let line: &[u8] = match reply {
+        Reply::Stored(_) => b"STORED\r\n",
+        Reply::Touched(_) => b"TOUCHED\r\n",
+        Reply::Deleted => b"DELETED\r\n",
+        Reply::NotStored => b"NOT_STORED\r\n",
+        Reply::Exists => b"EXISTS\r\n",
+        Reply::NotFound => b"NOT_FOUND\r\n",
+        Reply::Ok => b"OK\r\n",
+        Reply::Reset => b"RESET\r\n",
+        Reply::Noop => b"MN\r\n",
+        Reply::Bye => b"",
+        Reply::Text(text) => text,
+        Reply::Number { number, .. } => {
+            output.put_number(*number);
+            LINE_END
+        }
+        Reply::Version(version) => {
+            output.put(b"VERSION ");
+            output.put(version.as_bytes());
+            LINE_END
+        }
+        Reply::Stats(rows) => {
+            rows.iter().for_each(|(name, value)| put_stat(name, value, output));
+            b"END\r\n"
+        }
+        Reply::Error(error) => {
+            output.put(error_line(*error).as_bytes());
+            LINE_END
+        }
+        Reply::Item(_) | Reply::Busy => {
+            debug_assert!(false, "an item has its own encoder, and Busy is asked again");
+            b"SERVER_ERROR out of memory\r\n"
+        }
+    };
+    output.put(line);
+}
+
+fn put_stat(name: &str, value: &str, output: &mut Buffer) {
+    output.put(b"STAT ");
+    output.put(name.as_bytes());
+    output.put(b" ");
+    output.put(value.as_bytes());
+    output.put(LINE_END);
+}
+
+/// The words of an error, without the line end. The same for meta commands.
+pub(super) fn error_line(error: Error) -> &'static str {
+    match error {
+        Error::TooLarge => "SERVER_ERROR object too large for cache",
+        Error::OutOfMemory => "SERVER_ERROR out of memory storing object",
+        Error::NonNumeric => "CLIENT_ERROR cannot increment or decrement non-numeric value",
+        Error::Line(line) => line,
+        Error::Binary { text, .. } => text,
+    }
+}
+
+/// Words of a line that are told apart: `cas` with `noreply`, and one too many.
+const WORDS_MAX: usize = 7;
+
+/// Largest length of a data block that is believed. memcached: `INT_MAX - 2`.
+const LENGTH_MAX: u64 = i32::MAX as u64 - 2;
+
+/// Least megabytes of `cache_memlimit`. memcached 1.6.
+const MEGABYTES_MIN: u32 = 8;
+
+/// Spaces in front of a line longer than others. memcached 1.6.
+const LEADING_SPACES_MAX: usize = 100;
+
+/// Commands whose line may be long.
+const READS: [&[u8]; 4] = [b"get", b"gets", b"gat", b"gats"];
+
+const NOREPLY: &[u8] = b"noreply";
+const ERROR: &str = "ERROR";
+pub(super) const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
+pub(super) const BAD_DATA: &str = "CLIENT_ERROR bad data chunk";
+const BAD_DELTA: &str = "CLIENT_ERROR invalid numeric delta argument";
+const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
+const DELETE_USAGE: &str = "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]";
+const MEMLIMIT_TOO_SMALL: &str = "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m";
