@@ -1,0 +1,95 @@
+//! Transcripts: what a client sends and what it must be answered, one behaviour per file.
+//!
+//! ```text
+//!   # add stores only when the key is absent            comment; the first one says the behaviour
+//!   > add k 0 0 1\r\n1\r\n                              sent: neighbouring `>` lines are one send
+//!   < STORED\r\n                                        expected, exactly and in order
+//!   > add k 0 0 1\r\n2\r\n
+//!   < NOT_STORED\r\n
+//! ```
+//!
+//! ```text
+//!   bytes     \r \n \t \0 \s (space) \\ \xHH       line ends are written out: the end of a line in the file means nothing
+//!             \{a*1048576}                         the text 1,048,576 times
+//!             \{=name}                             expected: a number, which is remembered; `\{name}` then stands for it
+//!             \{*}                                 expected: any bytes but a newline, up to what is written behind
+//!             \{**}                                expected: any bytes, up to what is written behind
+//!   = closed                                       the server closes the connection
+//!   = quiet                                        nothing arrives and the connection stays (the end of a file says so too)
+//!   @other NAME                                    from here on another connection to the same server; `@other main` is back
+//!   @clock +N                                      the clock moves by N seconds: in memory only
+//!   @max_item_size N                               an option of the server (in memory, and `-I` of the original); also
+//!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C)
+//!   @node                                          needs the control plane (stats, ...): not run in memory
+//!   @differs REASON                                we differ from the original on purpose: not run against it
+//! ```
+//!
+//! Binary packets have readable lines. Words are `field=value`; what is not named is 0 or empty; lengths are computed:
+//!
+//! ```text
+//!   >! set key=hello extras=00000000_00000e10 value=world opaque=0x07 cas=\{c}      also vbucket=, datatype=
+//!   <! set opaque=7 cas=\{=c}                     also status=, key=, value=, extras=, vbucket= ; `*` stands for anything
+//!   >! 0x77 magic=0x81 key_bytes=9 extras_bytes=1 total_bytes=99     opcodes by name or number; header fields overridden
+//!   <! stat key=* value=* many                    any number of such packets (also none), while they match
+//! ```
+//! Numbers are decimal or 0x; `extras=` is hex, where `_` means nothing; `key=` and `value=` take the escapes above.
+//!
+//! Every transcript runs in memory (whole, byte by byte, cut at seeded places), over TCP against a node, and against the
+//! original memcached where one is installed, so that every expectation is checked against it.
+//! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED_BIN, PBCACHE_BIN.
+//!
+//! Lives here: the tests. In `transcripts/`: the format (`format.rs`, `packet.rs`), who answers (`memory.rs`, `tcp.rs`), the data.
+
+#[path = "transcripts/format.rs"]
+mod format;
+#[path = "transcripts/memory.rs"]
+mod memory;
+#[path = "transcripts/packet.rs"]
+mod packet;
+#[path = "transcripts/run.rs"]
+mod run;
+#[path = "transcripts/tcp.rs"]
+mod tcp;
+
+/// The tests of one folder.
+macro_rules! folder {
+    ($folder:ident) => {
+        mod $folder {
+            use crate::memory::Cut;
+            use crate::run;
+
+            #[test]
+            #[ignore = "the engine is not there yet"]
+            fn in_memory() {
+                run::in_memory(stringify!($folder), Cut::Whole);
+            }
+
+            #[test]
+            #[ignore = "the engine is not there yet"]
+            fn in_memory_byte_by_byte() {
+                run::in_memory(stringify!($folder), Cut::Bytes);
+            }
+
+            #[test]
+            #[ignore = "the engine is not there yet"]
+            fn in_memory_cut_at_random() {
+                run::in_memory(stringify!($folder), Cut::Random { seed: run::seed() });
+            }
+
+            #[test]
+            fn against_memcached() {
+                run::against_memcached(stringify!($folder));
+            }
+
+            #[test]
+            #[ignore = "the runtime does not serve yet"]
+            fn against_a_node() {
+                run::against_node(stringify!($folder));
+            }
+        }
+    };
+}
+
+folder!(text);
+folder!(meta);
+folder!(binary);
