@@ -45,6 +45,13 @@ impl Buffer {
         self.bodies.push(Inset { offset: self.bytes.len(), body });
     }
 
+    /// Moves another buffer's content behind this one's.
+    pub fn append(&mut self, other: &mut Buffer) {
+        let start = self.bytes.len();
+        self.bytes.append(&mut other.bytes);
+        self.bodies.extend(other.bodies.drain(..).map(|inset| Inset { offset: start + inset.offset, body: inset.body }));
+    }
+
     /// Appends a number in decimal. About 3 ns.
     #[inline]
     pub fn put_number(&mut self, mut number: u64) {

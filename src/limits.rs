@@ -41,6 +41,23 @@ pub const CORES_MAX: usize = 256;
 /// at 32, the line-fill buffers (engine.md 3, *Batches*).
 pub const BATCH_COMMANDS_MAX: usize = 16;
 
+/// Output of one connection in one turn after which its further requests wait, in bytes: a slow reader holds at most this and one
+/// reply. 64 KiB is 500 replies of 100-byte values.
+pub const OUTPUT_TURN_BYTES_MAX: usize = 64 << 10;
+
+/// Replies of one connection that may wait for other cores at once.
+pub const REPLIES_WAITING_MAX: usize = 1024;
+
+/// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
+pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
+
+/// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
+pub const STARVED_MS_MAX: u64 = 1000;
+
+/// Requests in a row to one other core after which a connection moves there. High enough that a random stream over two cores
+/// moves once in 2^64 requests.
+pub const STEERING_STREAK_MIN: u32 = 64;
+
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < SEGMENT_BYTES_MIN);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);

@@ -1,0 +1,521 @@
+//! One client's conversation: bytes in, commands out to their cores, replies in the order of the requests.
+//!
+//! ```text
+//!   received bytes --> (input: what was cut) --> Session::step --> batch of up to 16 --> prepare --> execute
+//!                                                                                     |
+//!   replies:  | Ready | Waiting (core 1) | Ready | Ready |   <------------------------+
+//!                ^ first slot                          only while something waits; else replies go straight to the output
+//! ```
+//!
+//! Back-pressure: a conversation is *blocked* when its output is full, a link is full, no memory is free, or a control request is
+//! under way. It then keeps its unparsed bytes, and whoever owns the socket stops reading and calls `receive` again later.
+//!
+//! Lives here: the conversation, without I/O. Not here: sockets (`pump`, `streams`), the links themselves (`core`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::context::Context;
+use super::message::{ReplyBytes, Ticket};
+use crate::arena::Body;
+use crate::buffer::Buffer;
+use crate::command::{Command, Control, Error, Reply};
+use crate::limits;
+use crate::protocol::{self, Framing, Session, Step};
+use crate::shard::{Place, ShardId};
+use crate::time::Instant;
+
+/// The state of one client's conversation.
+pub struct Connection {
+    /// Tells this connection from earlier ones with the same index.
+    pub generation: u32,
+    session: Session,
+    /// Bytes received and not yet parsed.
+    input: Vec<u8>,
+    /// Least length of `input` with which another step can be made.
+    needed: usize,
+    replies: VecDeque<Slot>,
+    /// Number of the first slot in `replies`.
+    first_slot: u32,
+    /// Bytes of the replies that are ready before their turn.
+    stash: Vec<u8>,
+    receiving: Option<Box<Receiving>>,
+    control_pending: bool,
+    closing: bool,
+    blocked: bool,
+    /// Since when a command waits for memory.
+    starved_since: Option<Instant>,
+    /// The core that the last commands went to, if it is not this one, and how many in a row.
+    foreign: (ShardId, u32),
+}
+
+enum Slot {
+    Waiting,
+    /// A range of `stash`.
+    Ready {
+        start: usize,
+        end: usize,
+    },
+    /// A large reply, or one with bodies.
+    Carried(Box<Buffer>),
+}
+
+/// A large value on its way in.
+struct Receiving {
+    head: Vec<u8>,
+    body: Option<Body>,
+    length: usize,
+    filled: usize,
+    tail: ArrayVec<u8, 2>,
+    tail_bytes: usize,
+    complete: Option<Arc<Body>>,
+}
+
+/// What a conversation wants of its socket after some bytes were handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// More bytes.
+    Read,
+    /// No more bytes for now; call `receive` again, with none, in a later turn.
+    Blocked,
+    /// Nothing more is read; close when `Connection::is_drained` and the output was sent.
+    Closing,
+}
+
+/// Why parsing stopped.
+enum Stop {
+    Incomplete(usize),
+    Blocked,
+    Body { head: usize, body: usize, tail: usize },
+    Close,
+}
+
+/// What became of one command.
+enum Outcome {
+    Done,
+    Blocked,
+}
+
+/// One step made ahead of execution.
+struct Planned<'a> {
+    session_before: Session,
+    offset_before: usize,
+    step: Step<'a>,
+}
+
+impl Connection {
+    /// A new conversation.
+    pub fn new(generation: u32, options: protocol::Options) -> Self {
+        Self {
+            generation,
+            session: Session::new(options),
+            input: Vec::new(),
+            needed: 1,
+            replies: VecDeque::new(),
+            first_slot: 0,
+            stash: Vec::new(),
+            receiving: None,
+            control_pending: false,
+            closing: false,
+            blocked: false,
+            starved_since: None,
+            foreign: (ShardId(0), 0),
+        }
+    }
+
+    /// Bytes that wait to be parsed.
+    pub fn input_bytes(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Whether the conversation cannot go on by itself.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Whether it waits for the control plane's answer only: no use in trying again before.
+    pub fn waits_for_control(&self) -> bool {
+        self.control_pending
+    }
+
+    /// Whether every request has been answered into the output.
+    pub fn is_drained(&self) -> bool {
+        self.replies.is_empty() && !self.control_pending
+    }
+
+    /// Whether it ends when it is drained.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// No more requests will come (the client closed its side); what is complete is still answered.
+    pub fn end_of_input(&mut self) {
+        if !self.blocked {
+            self.closing = true;
+        } else {
+            // What is there is handled first; `receive` closes when it runs dry.
+            self.needed = usize::MAX;
+        }
+    }
+
+    /// The core that this conversation belongs to, if its last commands all went to one other core. Only at a request boundary
+    /// with nothing pending.
+    pub fn belongs_to(&self) -> Option<ShardId> {
+        let (core, streak) = self.foreign;
+        let settled = streak >= limits::STEERING_STREAK_MIN;
+        let movable = self.is_drained() && self.receiving.is_none() && !self.blocked && !self.closing;
+        (settled && movable).then_some(core)
+    }
+
+    /// The parts that move to another core.
+    pub fn into_parts(mut self) -> (Session, Vec<u8>) {
+        (self.session, std::mem::take(&mut self.input))
+    }
+
+    /// A conversation that comes from another core.
+    pub fn from_parts(generation: u32, session: Session, input: Vec<u8>) -> Self {
+        Self { session, input, ..Self::new(generation, session.options()) }
+    }
+
+    /// Handles `fresh` bytes behind what is waiting. Replies that are due go to `output`.
+    pub fn receive(&mut self, id: u32, fresh: &[u8], context: &mut Context, output: &mut Buffer) -> Flow {
+        if self.closing {
+            return Flow::Closing;
+        }
+        let ended = self.needed == usize::MAX;
+        self.blocked = false;
+        let output_start = output.total_bytes();
+        if self.input.is_empty() {
+            let consumed = self.advance(id, fresh, context, output, output_start);
+            if consumed < fresh.len() && !self.closing {
+                self.input.extend_from_slice(&fresh[consumed..]);
+            }
+        } else {
+            self.input.extend_from_slice(fresh);
+            if self.input.len() >= self.needed || ended || self.receiving.is_some() {
+                let mut input = std::mem::take(&mut self.input);
+                let consumed = self.advance(id, &input, context, output, output_start);
+                input.drain(..consumed);
+                if !self.closing && !input.is_empty() {
+                    self.input = input;
+                }
+            }
+        }
+        if self.blocked {
+            if ended {
+                self.needed = usize::MAX;
+            }
+            return Flow::Blocked;
+        }
+        self.closing |= ended;
+        if self.closing { Flow::Closing } else { Flow::Read }
+    }
+
+    /// Parses and executes from the front of `input`; returns how much was used up.
+    fn advance(&mut self, id: u32, input: &[u8], context: &mut Context, output: &mut Buffer, output_start: usize) -> usize {
+        let mut at = 0;
+        loop {
+            if self.receiving.is_some() {
+                at += self.fill_body(&input[at..], context);
+                match self.finish_body(id, context, output) {
+                    Some(Outcome::Done) => {}
+                    Some(Outcome::Blocked) => {
+                        self.blocked = true;
+                        return at;
+                    }
+                    None => return at,
+                }
+            }
+            match self.parse(id, input, &mut at, context, output, output_start) {
+                Stop::Incomplete(needed) => {
+                    self.needed = needed;
+                    return at;
+                }
+                Stop::Blocked => {
+                    self.blocked = true;
+                    return at;
+                }
+                Stop::Close => {
+                    self.closing = true;
+                    return at;
+                }
+                Stop::Body { head, body, tail } => {
+                    self.receiving = Some(Box::new(Receiving::new(&input[at..at + head], body, tail)));
+                    at += head;
+                }
+            }
+        }
+    }
+
+    /// Steps over whole requests in batches: parse up to 16, let the engine prefetch, execute in order.
+    fn parse(
+        &mut self,
+        id: u32,
+        input: &[u8],
+        at: &mut usize,
+        context: &mut Context,
+        output: &mut Buffer,
+        output_start: usize,
+    ) -> Stop {
+        loop {
+            let mut batch: ArrayVec<Planned<'_>, { limits::BATCH_COMMANDS_MAX }> = ArrayVec::new();
+            let mut stop = None;
+            let mut end = *at;
+            while !batch.is_full() && stop.is_none() {
+                let (session_before, offset_before) = (self.session, end);
+                let step = self.session.step(&input[end..]);
+                match &step {
+                    Step::Command { consumed, .. } => end += consumed,
+                    Step::Reply { consumed, close, .. } => {
+                        end += consumed;
+                        if *close {
+                            stop = Some(Stop::Close);
+                        }
+                    }
+                    Step::Control { consumed, .. } => {
+                        end += consumed;
+                        stop = Some(Stop::Blocked);
+                    }
+                    Step::Skip { consumed } => {
+                        end += consumed;
+                        continue;
+                    }
+                    &Step::Incomplete { needed } => {
+                        stop = Some(Stop::Incomplete(needed));
+                        break;
+                    }
+                    &Step::Body { head, body, tail } => {
+                        stop = Some(Stop::Body { head, body, tail });
+                        break;
+                    }
+                }
+                batch.push(Planned { session_before, offset_before, step });
+            }
+            if batch.len() > 1 {
+                context.shard.engine.prepare(batch.iter().filter_map(|planned| match &planned.step {
+                    Step::Command { command, .. } => Some(&command.key),
+                    _ => None,
+                }));
+            }
+            for planned in batch {
+                let full = output.total_bytes() - output_start >= limits::OUTPUT_TURN_BYTES_MAX
+                    || self.replies.len() >= limits::REPLIES_WAITING_MAX;
+                if full || matches!(self.take_step(id, planned.step, context, output), Outcome::Blocked) {
+                    self.session = planned.session_before;
+                    *at = planned.offset_before;
+                    return Stop::Blocked;
+                }
+            }
+            *at = end;
+            match stop {
+                Some(stop) => return stop,
+                None => continue,
+            }
+        }
+    }
+
+    fn take_step(&mut self, id: u32, step: Step<'_>, context: &mut Context, output: &mut Buffer) -> Outcome {
+        match step {
+            Step::Command { command, framing, .. } => self.execute(id, &command, &framing, context, output),
+            Step::Reply { reply, framing, .. } => {
+                self.answer(&framing, b"", &reply, output);
+                Outcome::Done
+            }
+            Step::Control { control, framing, .. } => self.ask_control(id, &control, &framing, context),
+            Step::Skip { .. } | Step::Incomplete { .. } | Step::Body { .. } => Outcome::Done,
+        }
+    }
+
+    fn execute(
+        &mut self,
+        id: u32,
+        command: &Command<'_>,
+        framing: &Framing<'_>,
+        context: &mut Context,
+        output: &mut Buffer,
+    ) -> Outcome {
+        match context.shard.route(command.key.hash) {
+            Place::Here => {
+                self.foreign.1 = 0;
+                let reply = context.shard.execute(command, context.now);
+                if let Reply::Busy = reply {
+                    if !self.starved_too_long(context.now) {
+                        return Outcome::Blocked;
+                    }
+                    self.answer(framing, command.key.bytes, &Reply::Error(Error::OutOfMemory), output);
+                } else if self.replies.is_empty() {
+                    protocol::encode(framing, command.key.bytes, &reply, output);
+                } else {
+                    self.stash_reply(framing, command.key.bytes, &reply);
+                }
+                self.starved_since = None;
+                Outcome::Done
+            }
+            Place::Core(core) => {
+                let ticket = self.next_ticket(id);
+                if !context.links.request(core, ticket, command, framing) {
+                    return Outcome::Blocked;
+                }
+                self.replies.push_back(Slot::Waiting);
+                self.foreign = if self.foreign.0 == core { (core, self.foreign.1 + 1) } else { (core, 1) };
+                Outcome::Done
+            }
+        }
+    }
+
+    /// Whether a command has waited for memory for as long as it may.
+    fn starved_too_long(&mut self, now: Instant) -> bool {
+        let since = *self.starved_since.get_or_insert(now);
+        now.unix_ms.saturating_sub(since.unix_ms) >= limits::STARVED_MS_MAX
+    }
+
+    /// Control requests are barriers: nothing before is unanswered, nothing behind is parsed until the answer is there. So
+    /// `flush_all` takes effect between its neighbours, on all cores.
+    fn ask_control(&mut self, id: u32, control: &Control<'_>, framing: &Framing<'_>, context: &mut Context) -> Outcome {
+        if !self.replies.is_empty() {
+            return Outcome::Blocked;
+        }
+        let ticket = self.next_ticket(id);
+        context.ask_control(ticket, control, framing);
+        self.replies.push_back(Slot::Waiting);
+        self.control_pending = true;
+        Outcome::Done
+    }
+
+    fn next_ticket(&self, connection: u32) -> Ticket {
+        let slot = self.first_slot.wrapping_add(self.replies.len() as u32);
+        Ticket { connection, generation: self.generation, slot }
+    }
+
+    fn answer(&mut self, framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut Buffer) {
+        if self.replies.is_empty() {
+            protocol::encode(framing, key, reply, output);
+        } else {
+            self.stash_reply(framing, key, reply);
+        }
+    }
+
+    /// Keeps a reply whose turn has not come.
+    fn stash_reply(&mut self, framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>) {
+        let start = self.stash.len();
+        let mut buffer = Buffer { bytes: std::mem::take(&mut self.stash), bodies: Vec::new() };
+        protocol::encode(framing, key, reply, &mut buffer);
+        let slot = if buffer.bodies.is_empty() {
+            Slot::Ready { start, end: buffer.bytes.len() }
+        } else {
+            let bytes = buffer.bytes.split_off(start);
+            buffer.bodies.iter_mut().for_each(|inset| inset.offset -= start);
+            Slot::Carried(Box::new(Buffer { bytes, bodies: std::mem::take(&mut buffer.bodies) }))
+        };
+        self.stash = buffer.bytes;
+        self.replies.push_back(slot);
+    }
+
+    /// Puts a reply from elsewhere into its slot. `flush` moves it on.
+    pub fn fill(&mut self, slot: u32, reply: ReplyBytes<'_>) {
+        let index = slot.wrapping_sub(self.first_slot) as usize;
+        debug_assert!(index < self.replies.len());
+        let Some(place) = self.replies.get_mut(index) else { return };
+        *place = match reply {
+            ReplyBytes::Inline(bytes) => {
+                let start = self.stash.len();
+                self.stash.extend_from_slice(bytes);
+                Slot::Ready { start, end: self.stash.len() }
+            }
+            ReplyBytes::Carried(buffer) => Slot::Carried(buffer),
+        };
+    }
+
+    /// The control plane has answered: the barrier is lifted.
+    pub fn control_answered(&mut self, close: bool) {
+        self.control_pending = false;
+        self.closing |= close;
+    }
+
+    /// Moves the replies whose turn has come to the output.
+    pub fn flush(&mut self, output: &mut Buffer) {
+        while let Some(slot) = self.replies.front_mut() {
+            match slot {
+                Slot::Waiting => return,
+                &mut Slot::Ready { start, end } => output.put(&self.stash[start..end]),
+                Slot::Carried(buffer) => output.append(buffer),
+            }
+            self.replies.pop_front();
+            self.first_slot = self.first_slot.wrapping_add(1);
+        }
+        self.stash.clear();
+        if self.stash.capacity() > limits::STASH_KEPT_BYTES_MAX {
+            self.stash = Vec::new();
+        }
+    }
+
+    /// Takes what belongs to the large value from `bytes`; returns how much. Leases its memory first.
+    fn fill_body(&mut self, bytes: &[u8], context: &mut Context) -> usize {
+        let Some(receiving) = &mut self.receiving else { return 0 };
+        if receiving.body.is_none() && receiving.complete.is_none() {
+            receiving.body = Body::lease(&context.arena, receiving.length);
+            if receiving.body.is_none() {
+                context.arena.want(receiving.length + context.arena.segment_bytes());
+                return 0;
+            }
+        }
+        receiving.fill(bytes)
+    }
+
+    /// Executes the store of a large value that is complete. `None`: more bytes are needed.
+    fn finish_body(&mut self, id: u32, context: &mut Context, output: &mut Buffer) -> Option<Outcome> {
+        let receiving = self.receiving.as_mut()?;
+        if receiving.body.is_none() && receiving.complete.is_none() {
+            if !self.starved_too_long(context.now) {
+                return Some(Outcome::Blocked);
+            }
+            let receiving = self.receiving.take()?;
+            self.starved_since = None;
+            let step = self.session.refuse(&receiving.head, receiving.length + receiving.tail_bytes);
+            return Some(self.take_step(id, step, context, output));
+        }
+        if !receiving.is_complete() {
+            return None;
+        }
+        let mut receiving = self.receiving.take()?;
+        let body = match (receiving.complete.take(), receiving.body.take()) {
+            (Some(body), _) => body,
+            (None, Some(body)) => Arc::new(body),
+            (None, None) => return None,
+        };
+        let session_before = self.session;
+        let full = self.replies.len() >= limits::REPLIES_WAITING_MAX;
+        let step = self.session.resume(&receiving.head, &body, &receiving.tail);
+        if full || matches!(self.take_step(id, step, context, output), Outcome::Blocked) {
+            self.session = session_before;
+            receiving.complete = Some(body);
+            self.receiving = Some(receiving);
+            return Some(Outcome::Blocked);
+        }
+        Some(Outcome::Done)
+    }
+}
+
+impl Receiving {
+    fn new(head: &[u8], length: usize, tail_bytes: usize) -> Self {
+        Self { head: head.to_vec(), body: None, length, filled: 0, tail: ArrayVec::new(), tail_bytes, complete: None }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.filled == self.length && self.tail.len() == self.tail_bytes
+    }
+
+    fn fill(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.length - self.filled);
+        if let Some(body) = &mut self.body {
+            body.write(self.filled, &bytes[..count]);
+            self.filled += count;
+        }
+        let rest = &bytes[count..];
+        let tail = rest.len().min(self.tail_bytes - self.tail.len());
+        self.tail.extend(rest[..tail].iter().copied());
+        count + tail
+    }
+}

@@ -1,0 +1,281 @@
+//! One bounded byte queue from one core to another: single producer, single consumer, no lock.
+//!
+//! ```text
+//!              head (consumer)               tail (producer, published once a turn)
+//!                v                             v
+//!   | free      | record | record | record    |  free                |  skip to the start |
+//!                 record = length u32 | kind u32 | payload, padded to 8 bytes, never split
+//! ```
+//!
+//! A record never wraps: what does not fit before the end is preceded by a skip record. The producer keeps its own tail and the
+//! last head it saw, the consumer the reverse, so that the shared lines move between the cores once a turn, not once a record.
+//!
+//! Lives here: the queue. Not here: what a record means (`message`), waking the other core (`pump`).
+//! Unsafe lives here: both ends write and read one shared block of memory; the two positions keep them apart.
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes before the payload of a record.
+pub const RECORD_HEAD_BYTES: usize = 8;
+
+const KIND_SKIP: u32 = u32::MAX;
+
+#[repr(align(128))]
+struct Position(AtomicUsize);
+
+struct Queue {
+    words: Box<[UnsafeCell<u64>]>,
+    mask: usize,
+    head: Position,
+    tail: Position,
+}
+
+// SAFETY: `Producer` writes only the bytes between tail and head + capacity, `Consumer` reads only those between head and tail,
+// and each position is moved by one side only, with release, and read by the other with acquire.
+unsafe impl Sync for Queue {}
+// SAFETY: as above; the memory is plain.
+unsafe impl Send for Queue {}
+
+/// The sending end. Not cloned: there is one.
+pub struct Producer {
+    queue: Arc<Queue>,
+    tail: usize,
+    published: usize,
+    head_seen: usize,
+}
+
+/// The receiving end. Not cloned: there is one.
+pub struct Consumer {
+    queue: Arc<Queue>,
+    head: usize,
+    released: usize,
+    tail_seen: usize,
+}
+
+/// A queue of `capacity_bytes`, a power of two of at least 1 KiB.
+///
+/// # Panics
+/// If the capacity is not such a number: a mistake of the caller.
+pub fn queue(capacity_bytes: usize) -> (Producer, Consumer) {
+    assert!(capacity_bytes.is_power_of_two() && capacity_bytes >= 1024);
+    let queue = Arc::new(Queue {
+        words: (0..capacity_bytes / 8).map(|_| UnsafeCell::new(0)).collect(),
+        mask: capacity_bytes - 1,
+        head: Position(AtomicUsize::new(0)),
+        tail: Position(AtomicUsize::new(0)),
+    });
+    let producer = Producer { queue: queue.clone(), tail: 0, published: 0, head_seen: 0 };
+    (producer, Consumer { queue, head: 0, released: 0, tail_seen: 0 })
+}
+
+impl Queue {
+    fn capacity(&self) -> usize {
+        self.mask + 1
+    }
+
+    fn pointer(&self, position: usize) -> *mut u8 {
+        let offset = position & self.mask;
+        // `UnsafeCell<u64>` has the layout of `u64`, so the block is contiguous bytes.
+        self.words[offset / 8].get().cast()
+    }
+}
+
+impl Producer {
+    /// Largest payload that any record of this queue may have: a quarter of the capacity, so that a skip never starves it.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.queue.capacity() / 4 - RECORD_HEAD_BYTES
+    }
+
+    /// Room for one more record of the largest size, skip included.
+    pub fn has_room(&mut self) -> bool {
+        let needed = self.queue.capacity() / 2;
+        if self.free() < needed {
+            self.head_seen = self.queue.head.0.load(Ordering::Acquire);
+        }
+        self.free() >= needed
+    }
+
+    fn free(&self) -> usize {
+        self.queue.capacity() - (self.tail - self.head_seen)
+    }
+
+    /// Space for the payload of a new record, 8-byte aligned, or `None` when the queue is full. Visible to the consumer after
+    /// `publish`; the bytes are whatever was there.
+    pub fn reserve(&mut self, kind: u32, payload_bytes: usize) -> Option<&mut [u8]> {
+        debug_assert!(payload_bytes <= self.payload_bytes_max());
+        let record = (RECORD_HEAD_BYTES + payload_bytes).next_multiple_of(8);
+        let to_end = self.queue.capacity() - (self.tail & self.queue.mask);
+        let needed = if to_end < record { to_end + record } else { record };
+        if self.free() < needed {
+            self.head_seen = self.queue.head.0.load(Ordering::Acquire);
+            if self.free() < needed {
+                return None;
+            }
+        }
+        if to_end < record {
+            self.write_head(to_end, KIND_SKIP);
+            self.tail += to_end;
+        }
+        self.write_head(RECORD_HEAD_BYTES + payload_bytes, kind);
+        // SAFETY: `needed` bytes from tail on are free, so the consumer does not read them before `publish`; the record does not
+        // cross the end of the block; `&mut self` makes this the only reference.
+        let payload = unsafe {
+            let start = self.queue.pointer(self.tail).add(RECORD_HEAD_BYTES);
+            std::slice::from_raw_parts_mut(start, payload_bytes)
+        };
+        self.tail += record;
+        Some(payload)
+    }
+
+    fn write_head(&mut self, length: usize, kind: u32) {
+        // SAFETY: at least 8 bytes are free at an 8-byte aligned tail (records are multiples of 8).
+        unsafe { self.queue.pointer(self.tail).cast::<u64>().write(length as u64 | (kind as u64) << 32) };
+    }
+
+    /// Lets the consumer see everything reserved so far. Returns whether there was anything new.
+    pub fn publish(&mut self) -> bool {
+        if self.tail == self.published {
+            return false;
+        }
+        self.queue.tail.0.store(self.tail, Ordering::Release);
+        self.published = self.tail;
+        true
+    }
+}
+
+impl Consumer {
+    /// The oldest record: kind and payload. Stays until `pop`.
+    pub fn peek(&mut self) -> Option<(u32, &mut [u8])> {
+        loop {
+            if self.head == self.tail_seen {
+                self.tail_seen = self.queue.tail.0.load(Ordering::Acquire);
+                if self.head == self.tail_seen {
+                    return None;
+                }
+            }
+            let (length, kind) = self.read_head();
+            if kind != KIND_SKIP {
+                // SAFETY: the record lies between head and tail, so the producer does not write it before `release`; `&mut self`
+                // makes this the only reference.
+                let payload = unsafe {
+                    let start = self.queue.pointer(self.head).add(RECORD_HEAD_BYTES);
+                    std::slice::from_raw_parts_mut(start, length - RECORD_HEAD_BYTES)
+                };
+                return Some((kind, payload));
+            }
+            self.head += length;
+        }
+    }
+
+    /// Drops the record that `peek` showed.
+    pub fn pop(&mut self) {
+        let (length, _) = self.read_head();
+        self.head += length.next_multiple_of(8);
+    }
+
+    fn read_head(&self) -> (usize, u32) {
+        // SAFETY: head < tail, so a published head word lies there, 8-byte aligned.
+        let word = unsafe { self.queue.pointer(self.head).cast::<u64>().read() };
+        (word as u32 as usize, (word >> 32) as u32)
+    }
+
+    /// Gives the space of all popped records back to the producer. Once a turn is enough.
+    pub fn release(&mut self) {
+        if self.head != self.released {
+            self.queue.head.0.store(self.head, Ordering::Release);
+            self.released = self.head;
+        }
+    }
+
+    /// Whether a record waits, looking at the shared position.
+    pub fn is_empty(&self) -> bool {
+        self.head == self.queue.tail.0.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_arrive_in_order_and_whole_across_the_wrap() {
+        let (mut producer, mut consumer) = queue(1024);
+        let (mut sent, mut received) = (0u64, 0u64);
+        while received < 10_000 {
+            while sent < 10_000 {
+                let length = 8 + (sent * 37 % 240) as usize;
+                let Some(payload) = producer.reserve(sent as u32, length) else { break };
+                payload.fill(sent as u8);
+                payload[..8].copy_from_slice(&sent.to_le_bytes());
+                sent += 1;
+            }
+            producer.publish();
+            while let Some((kind, payload)) = consumer.peek() {
+                assert_eq!(kind, received as u32);
+                assert_eq!(payload.len(), 8 + (received * 37 % 240) as usize);
+                assert_eq!(payload[..8], received.to_le_bytes());
+                assert!(payload[8..].iter().all(|&byte| byte == received as u8));
+                consumer.pop();
+                received += 1;
+            }
+            consumer.release();
+        }
+    }
+
+    #[test]
+    fn nothing_is_seen_before_publish_and_a_full_queue_refuses() {
+        let (mut producer, mut consumer) = queue(1024);
+        assert!(producer.reserve(1, 100).is_some());
+        assert!(consumer.peek().is_none());
+        producer.publish();
+        assert!(consumer.peek().is_some());
+        while producer.reserve(1, 100).is_some() {}
+        assert!(!producer.has_room());
+        consumer.pop();
+        assert!(producer.reserve(1, 100).is_none(), "space returns with release, not with pop");
+        consumer.release();
+        assert!(producer.reserve(1, 100).is_some());
+    }
+
+    #[test]
+    fn two_threads_agree() {
+        let (mut producer, mut consumer) = queue(4096);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..100_000u64 {
+                    loop {
+                        if let Some(payload) = producer.reserve(7, 8 + (number % 50) as usize) {
+                            payload[..8].copy_from_slice(&number.to_le_bytes());
+                            break;
+                        }
+                        producer.publish();
+                        std::thread::yield_now();
+                    }
+                    if number % 16 == 0 {
+                        producer.publish();
+                    }
+                }
+                producer.publish();
+            });
+            let mut expected = 0u64;
+            while expected < 100_000 {
+                match consumer.peek() {
+                    Some((_, payload)) => {
+                        assert_eq!(payload[..8], expected.to_le_bytes());
+                        consumer.pop();
+                        expected += 1;
+                    }
+                    None => {
+                        consumer.release();
+                        std::thread::yield_now();
+                    }
+                }
+                if expected % 64 == 0 {
+                    consumer.release();
+                }
+            }
+        });
+    }
+}
