@@ -48,6 +48,20 @@ pub const OUTPUT_TURN_BYTES_MAX: usize = 64 << 10;
 /// Replies of one connection that may wait for other cores at once.
 pub const REPLIES_WAITING_MAX: usize = 1024;
 
+/// Capacity of a connection's buffer for cut requests that is kept when it is empty, in bytes.
+pub const INPUT_KEPT_BYTES_MAX: usize = 1 << 10;
+
+/// Unparsed input of a blocked connection above which its socket is no longer read, in bytes.
+pub const INPUT_PAUSE_BYTES: usize = 64 << 10;
+
+/// Inbound links of one core, all peers together, in bytes; divided among the peers.
+pub const LINKS_BYTES_PER_CORE: usize = 2 << 20;
+
+/// Capacity of one link between two cores, in bytes.
+pub const LINK_BYTES_MIN: usize = 16 << 10;
+/// See [`LINK_BYTES_MIN`].
+pub const LINK_BYTES_MAX: usize = 256 << 10;
+
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 

@@ -45,6 +45,8 @@ pub struct Connection {
     control_pending: bool,
     closing: bool,
     blocked: bool,
+    /// The client closed its side; what is complete is still answered.
+    ended: bool,
     /// Since when a command waits for memory.
     starved_since: Option<Instant>,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
@@ -120,6 +122,7 @@ impl Connection {
             control_pending: false,
             closing: false,
             blocked: false,
+            ended: false,
             starved_since: None,
             foreign: (ShardId(0), 0),
         }
@@ -150,14 +153,10 @@ impl Connection {
         self.closing
     }
 
-    /// No more requests will come (the client closed its side); what is complete is still answered.
+    /// No more requests will come: the client closed its side. What is complete is still answered.
     pub fn end_of_input(&mut self) {
-        if !self.blocked {
-            self.closing = true;
-        } else {
-            // What is there is handled first; `receive` closes when it runs dry.
-            self.needed = usize::MAX;
-        }
+        self.ended = true;
+        self.closing |= !self.blocked;
     }
 
     /// The core that this conversation belongs to, if its last commands all went to one other core. Only at a request boundary
@@ -184,7 +183,6 @@ impl Connection {
         if self.closing {
             return Flow::Closing;
         }
-        let ended = self.needed == usize::MAX;
         self.blocked = false;
         let output_start = output.total_bytes();
         if self.input.is_empty() {
@@ -194,22 +192,20 @@ impl Connection {
             }
         } else {
             self.input.extend_from_slice(fresh);
-            if self.input.len() >= self.needed || ended || self.receiving.is_some() {
+            if self.input.len() >= self.needed {
                 let mut input = std::mem::take(&mut self.input);
                 let consumed = self.advance(id, &input, context, output, output_start);
                 input.drain(..consumed);
-                if !self.closing && !input.is_empty() {
+                if !input.is_empty() || input.capacity() <= limits::INPUT_KEPT_BYTES_MAX {
                     self.input = input;
                 }
             }
         }
         if self.blocked {
-            if ended {
-                self.needed = usize::MAX;
-            }
+            self.needed = 0;
             return Flow::Blocked;
         }
-        self.closing |= ended;
+        self.closing |= self.ended;
         if self.closing { Flow::Closing } else { Flow::Read }
     }
 
@@ -225,7 +221,10 @@ impl Connection {
                         self.blocked = true;
                         return at;
                     }
-                    None => return at,
+                    None => {
+                        self.needed = 1;
+                        return at;
+                    }
                 }
             }
             match self.parse(id, input, &mut at, context, output, output_start) {

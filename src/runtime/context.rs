@@ -1,0 +1,264 @@
+//! What the conversations of one core work with: its shard, its links, the time of the turn, the way to the control plane.
+//!
+//! Lives here: the context and the links of a core. Not here: one client's conversation (`connection`), I/O (`pump`, `streams`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use crossbeam_channel::Sender;
+
+use super::clock::Clock;
+use super::link::{self, Consumer, Producer};
+use super::message::{self, Ticket};
+use crate::arena::Arena;
+use crate::command::{Command, Control};
+use crate::limits;
+use crate::protocol::{self, Framing, Head};
+use crate::shard::{Shard, ShardId};
+use crate::time::Instant;
+
+/// What one core's conversations share.
+pub struct Context {
+    /// The core's items and counters.
+    pub shard: Shard,
+    /// To and from the other cores.
+    pub links: Links,
+    /// The node's memory, for large values.
+    pub arena: Arc<Arena>,
+    /// The time of this turn.
+    pub now: Instant,
+    /// What new sessions are told.
+    pub protocol: protocol::Options,
+    /// Requests to the control plane.
+    pub control: Sender<ControlRequest>,
+}
+
+/// A request to the node, on its way to the control plane. Control traffic may allocate.
+pub struct ControlRequest {
+    /// The core that asks.
+    pub core: ShardId,
+    /// Where the answer goes.
+    pub ticket: Ticket,
+    /// What is asked.
+    pub control: OwnedControl,
+    /// How to write the answer.
+    pub framing: Head,
+}
+
+/// [`Control`] with its words owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnedControl {
+    /// See [`Control::FlushAll`].
+    FlushAll { delay: crate::time::Exptime },
+    /// See [`Control::Stats`].
+    Stats { group: Vec<u8> },
+    /// See [`Control::Verbosity`].
+    Verbosity { level: u32 },
+    /// See [`Control::CacheMemlimit`].
+    CacheMemlimit { megabytes: u64 },
+    /// See [`Control::LruCrawler`].
+    LruCrawler { words: Vec<u8> },
+    /// See [`Control::Tune`].
+    Tune { line: Vec<u8> },
+    /// See [`Control::Shutdown`].
+    Shutdown { graceful: bool },
+    /// See [`Control::DebugTime`].
+    DebugTime { words: Vec<u8> },
+}
+
+impl From<&Control<'_>> for OwnedControl {
+    fn from(control: &Control<'_>) -> Self {
+        match *control {
+            Control::FlushAll { delay } => Self::FlushAll { delay },
+            Control::Stats { group } => Self::Stats { group: group.to_vec() },
+            Control::Verbosity { level } => Self::Verbosity { level },
+            Control::CacheMemlimit { megabytes } => Self::CacheMemlimit { megabytes },
+            Control::LruCrawler { words } => Self::LruCrawler { words: words.to_vec() },
+            Control::Tune { line } => Self::Tune { line: line.to_vec() },
+            Control::Shutdown { graceful } => Self::Shutdown { graceful },
+            Control::DebugTime { words } => Self::DebugTime { words: words.to_vec() },
+        }
+    }
+}
+
+impl Context {
+    /// Sends a request to the control plane.
+    pub fn ask_control(&self, ticket: Ticket, control: &Control<'_>, framing: &Framing<'_>) {
+        let request = ControlRequest { core: self.shard.id, ticket, control: control.into(), framing: framing.head };
+        // The channel closes only when the node ends; the connection is then closed too.
+        let _ = self.control.send(request);
+    }
+}
+
+/// What the cores of a node share. Plain atomics; nothing here is touched per request.
+pub struct Shared {
+    /// The clock.
+    pub clock: Clock,
+    /// One per core.
+    pub cores: Box<[CoreState]>,
+    /// Client connections of the node.
+    pub connections: AtomicU32,
+    /// Most client connections.
+    pub connections_max: u32,
+}
+
+/// What the others must know of a core.
+#[repr(align(128))]
+#[derive(Default)]
+pub struct CoreState {
+    /// `AWAKE`, or `WAITING` when the core sleeps and wants to be woken.
+    pub sleep: AtomicU32,
+    /// Client connections of the core.
+    pub connections: AtomicU32,
+    /// File descriptor of the core's ring, for wake-up messages, + 1; 0 where there is none.
+    pub ring: AtomicU32,
+    /// File descriptor of the core's doorbell (an eventfd) + 1.
+    pub doorbell: AtomicU32,
+}
+
+/// The core looks at its links and its control channel by itself.
+pub const AWAKE: u32 = 0;
+/// The core sleeps.
+pub const WAITING: u32 = 1;
+
+impl CoreState {
+    /// Says that this core is about to sleep. It must then look once more at everything that could have woken it.
+    pub fn prepare_to_wait(&self) {
+        self.sleep.store(WAITING, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that this core is awake.
+    pub fn awake(&self) {
+        if self.sleep.load(Ordering::Relaxed) != AWAKE {
+            self.sleep.store(AWAKE, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the core must be woken; true for one caller per sleep. Call after publishing what it should see.
+    pub fn claim_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.sleep.load(Ordering::Relaxed) == WAITING && self.sleep.swap(AWAKE, Ordering::AcqRel) == WAITING
+    }
+
+    /// Wakes the core through its doorbell if it sleeps. A system call; from any thread.
+    pub fn ring_doorbell(&self) {
+        if self.claim_wake() {
+            self.write_doorbell();
+        }
+    }
+
+    /// Writes the doorbell whether the core sleeps or not.
+    pub fn write_doorbell(&self) {
+        if let Some(fd) = self.doorbell.load(Ordering::Acquire).checked_sub(1) {
+            super::sys::write_eventfd(fd as i32);
+        }
+    }
+}
+
+/// One core's ends of the links.
+pub struct Links {
+    id: ShardId,
+    /// Per peer; `None` for the core itself.
+    peers: Box<[Option<Peer>]>,
+    /// The states of all cores.
+    pub shared: Arc<Shared>,
+}
+
+/// The four ends that join this core to one other.
+pub struct Peer {
+    /// Commands and connections for the peer.
+    pub requests_out: Producer,
+    /// Replies to the peer's commands.
+    pub replies_out: Producer,
+    /// Commands and connections from the peer.
+    pub requests_in: Consumer,
+    /// Replies to our commands.
+    pub replies_in: Consumer,
+    /// Since when the peer's oldest command waits for memory.
+    pub starved_since: Option<Instant>,
+}
+
+impl Links {
+    /// The links of a whole node, one `Links` per core. Each pair of cores gets its part of `limits::LINKS_BYTES_PER_CORE`.
+    pub fn mesh(shared: &Arc<Shared>) -> Vec<Links> {
+        let cores = shared.cores.len();
+        let share = limits::LINKS_BYTES_PER_CORE / (2 * cores);
+        let capacity = (share + 1).next_power_of_two() / 2;
+        let capacity = capacity.clamp(limits::LINK_BYTES_MIN, limits::LINK_BYTES_MAX);
+        let mut peers: Vec<Vec<Option<Peer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
+        for a in 0..cores {
+            for b in a + 1..cores {
+                let (a_asks, b_hears) = link::queue(capacity);
+                let (b_asks, a_hears) = link::queue(capacity);
+                let (a_replies, b_gets) = link::queue(capacity);
+                let (b_replies, a_gets) = link::queue(capacity);
+                peers[a][b] = Some(Peer::new(a_asks, a_replies, a_hears, a_gets));
+                peers[b][a] = Some(Peer::new(b_asks, b_replies, b_hears, b_gets));
+            }
+        }
+        let ids = (0..cores as u16).map(ShardId);
+        ids.zip(peers).map(|(id, peers)| Links { id, peers: peers.into(), shared: shared.clone() }).collect()
+    }
+
+    /// Other cores of this node, with this core's own place empty.
+    pub fn peers_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The ends to one other core, taken out so that the rest of the context can be used meanwhile; `put_back` returns them.
+    pub fn take(&mut self, core: usize) -> Option<Peer> {
+        self.peers[core].take()
+    }
+
+    /// See `take`.
+    pub fn put_back(&mut self, core: usize, peer: Peer) {
+        self.peers[core] = Some(peer);
+    }
+
+    /// Sends a command to its core. False when that link is full: wait a turn.
+    #[inline]
+    pub fn request(&mut self, core: ShardId, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
+        match &mut self.peers[core.0 as usize] {
+            Some(peer) => message::write_request(&mut peer.requests_out, ticket, command, framing),
+            None => false,
+        }
+    }
+
+    /// Sends a boxed value to another core.
+    pub fn hand_over<T: Send>(&mut self, core: ShardId, value: Box<T>) -> Result<(), Box<T>> {
+        match &mut self.peers[core.0 as usize] {
+            Some(peer) => message::write_box(&mut peer.requests_out, message::HANDOVER, value),
+            None => Err(value),
+        }
+    }
+
+    /// Publishes what this turn wrote and calls `wake` with every core that must be woken for it.
+    pub fn publish(&mut self, mut wake: impl FnMut(&CoreState)) {
+        for (core, peer) in self.peers.iter_mut().enumerate() {
+            let Some(peer) = peer else { continue };
+            peer.requests_in.release();
+            peer.replies_in.release();
+            let news = peer.requests_out.publish() | peer.replies_out.publish();
+            if news && self.shared.cores[core].claim_wake() {
+                wake(&self.shared.cores[core]);
+            }
+        }
+    }
+
+    /// Whether a record waits on any link.
+    pub fn has_inbound(&self) -> bool {
+        self.peers.iter().flatten().any(|peer| !peer.requests_in.is_empty() || !peer.replies_in.is_empty())
+    }
+
+    /// This core's own state.
+    pub fn own_state(&self) -> &CoreState {
+        &self.shared.cores[self.id.0 as usize]
+    }
+}
+
+impl Peer {
+    fn new(requests_out: Producer, replies_out: Producer, requests_in: Consumer, replies_in: Consumer) -> Self {
+        Self { requests_out, replies_out, requests_in, replies_in, starved_since: None }
+    }
+}

@@ -1,0 +1,254 @@
+//! One core at work: its conversations, its context, its links and its inbox, without the sockets.
+//!
+//! ```text
+//!   socket bytes --> receive --> Connection --> shard, or link to the owning core
+//!   links        --> pull    --> execute for others / fill the slots of our own   --> dirty connections --> flush --> output
+//!   inbox        --> answer_control, run: questions of the control plane, executed here between two turns
+//! ```
+//!
+//! Both engines of I/O drive the same core: `pump` (own io_uring) and `streams` (stock glommio).
+//!
+//! Lives here: what happens between the sockets and the shard. Not here: system calls.
+//! Unsafe lives here: records of the links are read as what `message` wrote.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use slab::Slab;
+
+use super::connection::{Connection, Flow};
+use super::context::{Context, ControlRequest, Links, Peer, Shared};
+use super::message::{self, ReplyBytes, Ticket};
+use crate::arena::Arena;
+use crate::buffer::Buffer;
+use crate::command::{Error, Reply};
+use crate::limits;
+use crate::protocol::{self, Session};
+use crate::shard::{Shard, ShardId};
+
+/// A message of the control plane to a core.
+pub enum ToCore {
+    /// The answer to a `ControlRequest`: bytes of the client's protocol.
+    Answer {
+        /// Whose answer.
+        ticket: Ticket,
+        /// What to send.
+        bytes: Vec<u8>,
+        /// Close the connection behind it.
+        close: bool,
+    },
+    /// Something to do on the core, between two turns. Must be short.
+    Run(Box<dyn FnOnce(&mut Core) + Send>),
+    /// Stop accepting, answer what is in flight, close.
+    Drain,
+}
+
+/// A connection on its way to another core.
+pub struct Handover {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Its session so far; a fresh one when it was just accepted.
+    pub session: Session,
+    /// Bytes received and not yet parsed.
+    pub input: Vec<u8>,
+}
+
+/// One core without its sockets.
+pub struct Core {
+    /// What the conversations work with.
+    pub context: Context,
+    /// The conversations.
+    pub connections: Slab<Connection>,
+    /// Connections that arrived from other cores and wait to be adopted.
+    pub adopted: Vec<Handover>,
+    /// Connections whose replies may have come due.
+    pub dirty: Vec<u32>,
+    /// Set once the control plane asked to drain.
+    pub draining: bool,
+    inbox: Receiver<ToCore>,
+    generations: u32,
+    scratch: Buffer,
+}
+
+/// What a core is made of.
+pub struct Parts {
+    /// Its items and place.
+    pub shard: Shard,
+    /// Its links.
+    pub links: Links,
+    /// The node's memory.
+    pub arena: Arc<Arena>,
+    /// What sessions are told.
+    pub protocol: protocol::Options,
+    /// To the control plane.
+    pub control: Sender<ControlRequest>,
+    /// From the control plane.
+    pub inbox: Receiver<ToCore>,
+}
+
+impl Core {
+    /// A core without connections.
+    pub fn new(parts: Parts) -> Self {
+        let now = parts.links.shared.clock.now();
+        let Parts { shard, links, arena, protocol, control, inbox } = parts;
+        Self {
+            context: Context { shard, links, arena, now, protocol, control },
+            connections: Slab::new(),
+            adopted: Vec::new(),
+            dirty: Vec::new(),
+            draining: false,
+            inbox,
+            generations: 0,
+            scratch: Buffer::with_capacity(limits::OUTPUT_TURN_BYTES_MAX),
+        }
+    }
+
+    /// Which core this is.
+    pub fn id(&self) -> ShardId {
+        self.context.shard.id
+    }
+
+    /// What all cores share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.context.links.shared
+    }
+
+    /// Reads the clock for the turn that begins.
+    pub fn begin_turn(&mut self) {
+        self.context.now = self.context.links.shared.clock.now();
+    }
+
+    /// Opens a conversation; its index is free again after `close`.
+    pub fn open(&mut self, session: Option<Session>, input: Vec<u8>) -> u32 {
+        self.generations = self.generations.wrapping_add(1);
+        let session = session.unwrap_or_else(|| Session::new(self.context.protocol));
+        self.connections.insert(Connection::from_parts(self.generations, session, input)) as u32
+    }
+
+    /// Ends a conversation. Replies that are still under way to it are dropped when they come.
+    pub fn close(&mut self, id: u32) -> Option<Connection> {
+        self.connections.try_remove(id as usize)
+    }
+
+    /// Handles bytes of a connection; replies that are due go to `output`.
+    #[inline]
+    pub fn receive(&mut self, id: u32, bytes: &[u8], output: &mut Buffer) -> Flow {
+        match self.connections.get_mut(id as usize) {
+            Some(connection) => connection.receive(id, bytes, &mut self.context, output),
+            None => Flow::Closing,
+        }
+    }
+
+    /// Moves the due replies of a connection to `output`.
+    pub fn flush(&mut self, id: u32, output: &mut Buffer) {
+        if let Some(connection) = self.connections.get_mut(id as usize) {
+            connection.flush(output);
+        }
+    }
+
+    /// Handles what the other cores sent: executes their commands, places their replies, takes their connections. Bounded by
+    /// the capacity of the links. Returns whether there was anything.
+    pub fn pull(&mut self) -> bool {
+        let mut any = false;
+        for index in 0..self.context.links.peers_count() {
+            let Some(mut peer) = self.context.links.take(index) else { continue };
+            any |= self.pull_replies(&mut peer);
+            any |= self.pull_requests(&mut peer);
+            self.context.links.put_back(index, peer);
+        }
+        any
+    }
+
+    fn pull_replies(&mut self, peer: &mut Peer) -> bool {
+        let mut any = false;
+        while let Some((_, payload)) = peer.replies_in.peek() {
+            // SAFETY: replies links carry only records of `write_reply`; each is taken once and popped below.
+            let (ticket, bytes) = unsafe { message::take_reply(payload) };
+            self.place(ticket, bytes);
+            peer.replies_in.pop();
+            any = true;
+        }
+        any
+    }
+
+    fn pull_requests(&mut self, peer: &mut Peer) -> bool {
+        let mut any = false;
+        while peer.replies_out.has_room() {
+            let Some((kind, payload)) = peer.requests_in.peek() else { break };
+            if kind == message::HANDOVER {
+                // SAFETY: records of this kind are boxes of `Handover`; taken once and popped below.
+                self.adopted.push(*unsafe { message::take_box::<Handover>(payload) });
+            } else {
+                // SAFETY: the other kind on this link are records of `write_request`, dropped and popped below.
+                let request = unsafe { message::read_request(payload) };
+                let context = &mut self.context;
+                let mut reply = context.shard.execute(&request.command, context.now);
+                if let Reply::Busy = reply {
+                    let since = *peer.starved_since.get_or_insert(context.now);
+                    if context.now.unix_ms.saturating_sub(since.unix_ms) < limits::STARVED_MS_MAX {
+                        break;
+                    }
+                    reply = Reply::Error(Error::OutOfMemory);
+                }
+                peer.starved_since = None;
+                self.scratch.clear();
+                protocol::encode(&request.framing, request.command.key.bytes, &reply, &mut self.scratch);
+                let written = message::write_reply(&mut peer.replies_out, request.ticket, &mut self.scratch);
+                debug_assert!(written, "has_room was asked above");
+                // SAFETY: once, and nothing borrowed from the record is used below.
+                unsafe { message::drop_request(payload) };
+            }
+            peer.requests_in.pop();
+            any = true;
+        }
+        any
+    }
+
+    /// Puts a reply into the slot that waits for it, unless its connection has gone.
+    fn place(&mut self, ticket: Ticket, bytes: ReplyBytes<'_>) {
+        let Some(connection) = self.connections.get_mut(ticket.connection as usize) else { return };
+        if connection.generation != ticket.generation {
+            return;
+        }
+        connection.fill(ticket.slot, bytes);
+        if self.dirty.last() != Some(&ticket.connection) {
+            self.dirty.push(ticket.connection);
+        }
+    }
+
+    /// Handles the control plane's messages. Returns whether there were any.
+    pub fn pull_inbox(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(message) = self.inbox.try_recv() {
+            any = true;
+            match message {
+                ToCore::Answer { ticket, bytes, close } => {
+                    if let Some(connection) = self.connections.get_mut(ticket.connection as usize)
+                        && connection.generation == ticket.generation
+                    {
+                        connection.control_answered(close);
+                        self.place(ticket, ReplyBytes::Carried(Box::new(Buffer { bytes, bodies: Vec::new() })));
+                    }
+                }
+                ToCore::Run(task) => task(self),
+                ToCore::Drain => self.draining = true,
+            }
+        }
+        any
+    }
+
+    /// Whether something waits that a sleeping core would have to be woken for.
+    pub fn has_inbound(&self) -> bool {
+        !self.inbox.is_empty() || self.context.links.has_inbound()
+    }
+
+    /// The least loaded core, if it has at least two connections fewer than this one: a new connection goes there.
+    pub fn better_home(&self) -> Option<ShardId> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let cores = &self.shared().cores;
+        let own = cores[self.id().0 as usize].connections.load(Relaxed);
+        let (index, least) = cores.iter().map(|core| core.connections.load(Relaxed)).enumerate().min_by_key(|&(_, n)| n)?;
+        (least + 1 < own).then_some(ShardId(index as u16))
+    }
+}

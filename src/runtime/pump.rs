@@ -1,0 +1,761 @@
+//! The pump: one task of the core's executor that owns an io_uring and drives the core with it, turn by turn.
+//!
+//! ```text
+//!   turn:  completions -> receive (parse, execute, encode into the turn's output) -> links, inbox, blocked ones, upkeep
+//!          -> one send per connection with output -> wake-ups for other cores -> enter (submits, waits)
+//!
+//!   sends: MSG_DONTWAIT | MSG_WAITALL and CQE_SKIP_SUCCESS: complete during `enter`, and only the ones that did not go out
+//!          whole report. So the turn's output is free again as soon as `enter` returns; what is left over goes to a backlog.
+//!
+//!   idle:  wait in the own ring, at most 1 ms at a time -> after 20 ms without traffic park in glommio, woken by an eventfd
+//! ```
+//!
+//! Lives here: sockets and the order of a turn. Not here: what bytes mean (`core`, `connection`), the ring itself (`ring`).
+//! Unsafe lives here: submissions point into the turn's output, which is not touched between the push and the `enter`.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::time::Duration;
+
+use io_uring::{opcode, squeue, types};
+
+use super::backlog::Backlog;
+use super::connection::Flow;
+use super::context::CoreState;
+use super::core::{Core, Handover};
+use super::listener::{self, Listener};
+use super::park::Doorbell;
+use super::ring::{BUFFER_GROUP, Completion, Kind, Mark, Ring};
+use super::sys;
+use crate::buffer::Buffer;
+use crate::limits;
+use crate::protocol::Session;
+use crate::shard::ShardId;
+
+/// Longest wait in the own ring while traffic may come back at once; glommio's tasks on this core are late by as much.
+const WAIT: Duration = Duration::from_millis(1);
+/// Waits without traffic after which the core parks in glommio.
+const WAITS_BEFORE_PARK: u32 = 20;
+/// Wait when only blocked conversations remain: memory or a link is expected within microseconds.
+const WAIT_BLOCKED: Duration = Duration::from_micros(50);
+/// Items that upkeep may touch in one turn.
+const UPKEEP_BUDGET: u32 = 64;
+/// Milliseconds that a draining core gives its clients to take their answers.
+const DRAIN_MS_MAX: u64 = 5000;
+
+/// One connection's socket.
+struct Socket {
+    fd: OwnedFd,
+    generation: u32,
+    /// A multishot receive is armed.
+    receiving: bool,
+    /// Its cancellation is under way: to pause, or to move.
+    cancelling: bool,
+    /// In the list of blocked ones.
+    blocked: bool,
+    /// In the list of those to be closed.
+    closing: bool,
+    moving_to: Option<ShardId>,
+    /// Range of this turn's output, if any.
+    output: Option<(u32, u32)>,
+    backlog: Option<Box<Backlog>>,
+    /// Unix second of the last traffic.
+    active_s: u32,
+}
+
+/// The sockets of one core and the ring that moves their bytes.
+pub struct Pump {
+    core: Core,
+    ring: Ring,
+    doorbell: Rc<Doorbell>,
+    doorbell_value: Box<u64>,
+    listeners: Vec<Listener>,
+    sockets: Vec<Option<Socket>>,
+    /// Completions of the last `enter`.
+    completions: Vec<Completion>,
+    /// Output of this turn.
+    output: Buffer,
+    /// Connections with a range of `output`, in order.
+    senders: Vec<u32>,
+    /// Connections that could not go on.
+    blocked: Vec<u32>,
+    /// Connections to be closed when their output is out.
+    closers: Vec<u32>,
+    /// Backlogs of closed connections whose last send has not ended.
+    graveyard: Vec<(Mark, Box<Backlog>)>,
+    idle_waits: u32,
+    idle_timeout_s: u32,
+    drain_deadline_ms: Option<u64>,
+    swept_s: u32,
+}
+
+impl Pump {
+    /// A pump over `listeners`, set up on the thread that will run it.
+    ///
+    /// # Errors
+    /// When the ring or the doorbell cannot be had.
+    pub fn new(core: Core, listeners: Vec<Listener>, idle_timeout_s: u32) -> io::Result<Self> {
+        let mut ring = Ring::new()?;
+        let doorbell = Doorbell::new()?;
+        ring.register_eventfd(doorbell.signal_fd())?;
+        let state = core.context.links.own_state();
+        state.ring.store(ring.fd() as u32 + 1, Release);
+        state.doorbell.store(doorbell.bell_fd() as u32 + 1, Release);
+        let mut pump = Self {
+            core,
+            ring,
+            doorbell,
+            doorbell_value: Box::new(0),
+            listeners,
+            sockets: Vec::new(),
+            completions: Vec::with_capacity(1024),
+            output: Buffer::with_capacity(4 * limits::OUTPUT_TURN_BYTES_MAX),
+            senders: Vec::new(),
+            blocked: Vec::new(),
+            closers: Vec::new(),
+            graveyard: Vec::new(),
+            idle_waits: 0,
+            idle_timeout_s,
+            drain_deadline_ms: None,
+            swept_s: 0,
+        };
+        (0..pump.listeners.len()).for_each(|index| pump.arm_accept(index));
+        pump.arm_doorbell();
+        pump.ring.enter(0, None)?;
+        Ok(pump)
+    }
+
+    /// Runs until the control plane asked to drain and the connections are gone.
+    ///
+    /// # Errors
+    /// A broken ring.
+    pub async fn run(mut self) -> io::Result<()> {
+        let helpers = self.doorbell.clone().start();
+        let executor = glommio::executor();
+        while !self.finished() {
+            let busy = self.turn();
+            self.wait(busy).await?;
+            if executor_needs_turn(&executor) {
+                executor.yield_if_needed().await;
+            }
+        }
+        for helper in helpers {
+            helper.cancel().await;
+        }
+        Ok(())
+    }
+
+    /// Handles what the last `enter` brought. Returns whether there is more to do at once.
+    fn turn(&mut self) -> bool {
+        self.core.begin_turn();
+        let mut completions = std::mem::take(&mut self.completions);
+        let mut any = !completions.is_empty();
+        for completion in completions.drain(..) {
+            self.handle_completion(completion);
+        }
+        self.completions = completions;
+        any |= self.core.pull();
+        any |= self.core.pull_inbox();
+        self.adopt();
+        self.flush_dirty();
+        self.retry_blocked();
+        let now = self.core.context.now;
+        let more_upkeep = self.core.context.shard.engine.tick(now, UPKEEP_BUDGET);
+        if now.seconds().0 != self.swept_s {
+            self.sweep();
+        }
+        if any {
+            self.idle_waits = 0;
+        }
+        self.push_sends();
+        self.wake_others();
+        self.ring.publish_buffers();
+        more_upkeep
+    }
+
+    /// Submits, waits if there is nothing to do, and collects the completions.
+    async fn wait(&mut self, busy: bool) -> io::Result<()> {
+        if busy || !self.closers.is_empty() {
+            self.ring.enter(0, None)?;
+        } else if !self.blocked.is_empty() {
+            self.ring.enter(1, Some(WAIT_BLOCKED))?;
+        } else {
+            self.core.context.links.own_state().prepare_to_wait();
+            if self.core.has_inbound() {
+                self.ring.enter(0, None)?;
+            } else if self.idle_waits < WAITS_BEFORE_PARK || self.drain_deadline_ms.is_some() {
+                self.idle_waits += 1;
+                self.ring.enter(1, Some(WAIT))?;
+            } else {
+                self.park().await?;
+            }
+            self.core.context.links.own_state().awake();
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Sleeps in glommio until a completion or the doorbell, or the tick of a second.
+    async fn park(&mut self) -> io::Result<()> {
+        self.ring.signal_completions(true);
+        self.ring.enter(0, None)?;
+        if !self.ring.has_completions() && !self.core.has_inbound() {
+            self.doorbell.wait().await;
+            self.ring.enter(0, None)?;
+        }
+        self.ring.signal_completions(false);
+        Ok(())
+    }
+
+    /// Takes the completions. Sends that did not go out whole are handled at once, because the turn's output is reused.
+    fn collect(&mut self) {
+        let (completions, sockets) = (&mut self.completions, &mut self.sockets);
+        let (output, closers) = (&mut self.output, &mut self.closers);
+        let mut leftovers = false;
+        self.ring.completions(|_, completion| {
+            if completion.mark.kind() != Kind::Send {
+                completions.push(completion);
+                return;
+            }
+            let id = completion.mark.index();
+            let Some(socket) = sockets.get_mut(id as usize).and_then(Option::as_mut) else { return };
+            let Some((start, end)) = socket.output else { return };
+            match completion.result {
+                sent if sent >= 0 => {
+                    let rest = &output.bytes[start as usize + sent as usize..end as usize];
+                    socket.backlog.get_or_insert_with(Backlog::new).put(rest);
+                    leftovers = true;
+                }
+                error if error == -libc::EAGAIN => {
+                    let rest = &output.bytes[start as usize..end as usize];
+                    socket.backlog.get_or_insert_with(Backlog::new).put(rest);
+                    leftovers = true;
+                }
+                _ => close_later(socket, id, closers),
+            }
+        });
+        let senders = std::mem::take(&mut self.senders);
+        for &id in &senders {
+            let Some(socket) = self.sockets[id as usize].as_mut() else { continue };
+            socket.output = None;
+            if leftovers && socket.backlog.is_some() {
+                self.send_backlog(id);
+            }
+        }
+        self.senders = senders;
+        self.senders.clear();
+        self.output.clear();
+        self.close_drained();
+    }
+
+    fn handle_completion(&mut self, completion: Completion) {
+        let (mark, result) = (completion.mark, completion.result);
+        match mark.kind() {
+            Kind::Receive => self.handle_receive(completion),
+            Kind::Accept => self.handle_accept(completion),
+            Kind::Backlog => self.handle_backlog(mark, result),
+            Kind::Doorbell => self.arm_doorbell(),
+            Kind::Send | Kind::Wake | Kind::Cancel => {}
+        }
+    }
+
+    fn handle_receive(&mut self, completion: Completion) {
+        let (mark, result) = (completion.mark, completion.result);
+        let id = mark.index();
+        let live = match self.sockets.get_mut(id as usize).and_then(Option::as_mut) {
+            Some(socket) if mark.is_of(socket.generation) => {
+                if !completion.more() {
+                    socket.receiving = false;
+                    socket.cancelling = false;
+                }
+                true
+            }
+            _ => false,
+        };
+        if let Some(buffer) = completion.buffer() {
+            if live && result > 0 {
+                let bodies_start = self.output.bodies.len();
+                let start = self.output.bytes.len();
+                let received = self.ring.received(buffer, result as usize);
+                self.core.context.shard.counters.bytes_read += result as u64;
+                let flow = self.core.receive(id, received, &mut self.output);
+                self.ring.recycle(buffer);
+                self.emit(id, start, bodies_start);
+                self.follow(id, flow);
+                return;
+            }
+            self.ring.recycle(buffer);
+        }
+        if !live {
+            return;
+        }
+        match -result {
+            0 => self.handle_end(id),
+            libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.go_on(id),
+            _ => self.close_now(id),
+        }
+    }
+
+    /// After some bytes were handled: arms, pauses, moves or closes as the conversation wants.
+    fn follow(&mut self, id: u32, flow: Flow) {
+        let Some(socket) = self.sockets[id as usize].as_mut() else { return };
+        socket.active_s = self.core.context.now.seconds().0;
+        match flow {
+            Flow::Read if socket.receiving => {
+                if self.core.context.links.peers_count() > 1 {
+                    self.consider_moving(id);
+                }
+            }
+            Flow::Read => self.go_on(id),
+            Flow::Blocked => {
+                let connection = &self.core.connections[id as usize];
+                if !socket.blocked && socket.backlog.is_none() && !connection.waits_for_control() {
+                    socket.blocked = true;
+                    self.blocked.push(id);
+                }
+                if socket.receiving && !socket.cancelling && connection.input_bytes() > limits::INPUT_PAUSE_BYTES {
+                    socket.cancelling = true;
+                    self.cancel(Mark::new(Kind::Receive, self.sockets_generation(id), id));
+                }
+            }
+            Flow::Closing => close_later(socket, id, &mut self.closers),
+        }
+    }
+
+    /// The receive ended without end of input: move, stay paused, or arm it again.
+    fn go_on(&mut self, id: u32) {
+        let Some(socket) = self.sockets[id as usize].as_mut() else { return };
+        if socket.receiving || socket.closing {
+            return;
+        }
+        let connection = &self.core.connections[id as usize];
+        if let Some(core) = socket.moving_to.take() {
+            if connection.belongs_to() == Some(core) && socket.backlog.is_none() && socket.output.is_none() {
+                self.move_to(id, core);
+                return;
+            }
+        }
+        if !connection.is_blocked() || connection.input_bytes() <= limits::INPUT_PAUSE_BYTES {
+            self.arm_receive(id);
+        }
+    }
+
+    fn handle_end(&mut self, id: u32) {
+        let Some(connection) = self.core.connections.get_mut(id as usize) else { return };
+        connection.end_of_input();
+        if let Some(socket) = self.sockets[id as usize].as_mut()
+            && connection.is_closing()
+        {
+            close_later(socket, id, &mut self.closers);
+        }
+    }
+
+    /// Notes the output that a conversation wrote behind `start`, to be sent at the end of the turn.
+    fn emit(&mut self, id: u32, start: usize, bodies_start: usize) {
+        let Some(socket) = self.sockets[id as usize].as_mut() else {
+            self.output.bytes.truncate(start);
+            self.output.bodies.truncate(bodies_start);
+            return;
+        };
+        let end = self.output.bytes.len();
+        let has_bodies = self.output.bodies.len() > bodies_start;
+        if end == start && !has_bodies {
+            return;
+        }
+        self.core.context.shard.counters.bytes_written += (end - start) as u64;
+        if socket.backlog.is_none() && !has_bodies {
+            match &mut socket.output {
+                None => {
+                    socket.output = Some((start as u32, end as u32));
+                    self.senders.push(id);
+                    return;
+                }
+                Some((_, previous)) if *previous as usize == start => {
+                    *previous = end as u32;
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+        let backlog = socket.backlog.get_or_insert_with(Backlog::new);
+        if let Some((start, end)) = socket.output.take() {
+            backlog.put(&self.output.bytes[start as usize..end as usize]);
+        }
+        for inset in &self.output.bodies[bodies_start..] {
+            self.core.context.shard.counters.bytes_written += inset.body.len() as u64;
+        }
+        backlog.take_from(&mut self.output, start, bodies_start);
+        self.send_backlog(id);
+    }
+
+    /// One send per connection with output. Points into `output`, which stays as it is until `enter` has returned.
+    fn push_sends(&mut self) {
+        let base = self.output.bytes.as_ptr();
+        for index in 0..self.senders.len() {
+            let id = self.senders[index];
+            let Some(socket) = &self.sockets[id as usize] else { continue };
+            let Some((start, end)) = socket.output else { continue };
+            // SAFETY: the range was written this turn, so it lies inside the output.
+            let bytes = unsafe { base.add(start as usize) };
+            let entry = opcode::Send::new(types::Fd(socket.fd.as_raw_fd()), bytes, end - start)
+                .flags(libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(Mark::new(Kind::Send, socket.generation, id).0);
+            // SAFETY: DONTWAIT sends end within the next `enter`; the output is cleared only in `collect`, behind it.
+            unsafe { self.ring.push(&entry) };
+        }
+    }
+
+    fn send_backlog(&mut self, id: u32) {
+        let Some(socket) = self.sockets[id as usize].as_mut() else { return };
+        let Some(backlog) = &mut socket.backlog else { return };
+        if backlog.sending || backlog.is_empty() {
+            return;
+        }
+        backlog.sending = true;
+        let mark = Mark::new(Kind::Backlog, socket.generation, id);
+        let entry = opcode::SendMsg::new(types::Fd(socket.fd.as_raw_fd()), backlog.message())
+            .flags(libc::MSG_NOSIGNAL as u32)
+            .build()
+            .user_data(mark.0);
+        // SAFETY: the backlog is boxed and lives until this send has ended, in the socket or in the graveyard.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn handle_backlog(&mut self, mark: Mark, result: i32) {
+        let id = mark.index();
+        let socket = self.sockets.get_mut(id as usize).and_then(Option::as_mut);
+        let Some(socket) = socket.filter(|socket| mark.is_of(socket.generation)) else {
+            self.graveyard.retain(|(buried, _)| *buried != mark);
+            return;
+        };
+        let Some(backlog) = &mut socket.backlog else { return };
+        backlog.sending = false;
+        match result {
+            sent if sent >= 0 => backlog.advance(sent as usize),
+            error if error == -libc::EAGAIN || error == -libc::EINTR => {}
+            _ => {
+                self.close_now(id);
+                return;
+            }
+        }
+        socket.active_s = self.core.context.now.seconds().0;
+        if !backlog.is_empty() {
+            self.send_backlog(id);
+            return;
+        }
+        socket.backlog = None;
+        if self.core.connections[id as usize].is_blocked() {
+            self.resume(id);
+        } else {
+            self.go_on(id);
+        }
+    }
+
+    /// Lets a conversation go on with what it has.
+    fn resume(&mut self, id: u32) {
+        let (start, bodies_start) = (self.output.bytes.len(), self.output.bodies.len());
+        self.core.flush(id, &mut self.output);
+        let flow = self.core.receive(id, &[], &mut self.output);
+        self.emit(id, start, bodies_start);
+        self.follow(id, flow);
+    }
+
+    fn retry_blocked(&mut self) {
+        let mut blocked = std::mem::take(&mut self.blocked);
+        for id in blocked.drain(..) {
+            let Some(socket) = self.sockets[id as usize].as_mut() else { continue };
+            socket.blocked = false;
+            if socket.backlog.is_none() {
+                self.resume(id);
+            }
+        }
+        if self.blocked.is_empty() {
+            self.blocked = blocked;
+        }
+    }
+
+    fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.core.dirty);
+        for id in dirty.drain(..) {
+            let Some(connection) = self.core.connections.get(id as usize) else { continue };
+            if connection.is_blocked() && self.sockets[id as usize].as_ref().is_some_and(|s| s.backlog.is_none()) {
+                self.resume(id);
+                continue;
+            }
+            let (start, bodies_start) = (self.output.bytes.len(), self.output.bodies.len());
+            self.core.flush(id, &mut self.output);
+            self.emit(id, start, bodies_start);
+            if self.core.connections[id as usize].is_closing()
+                && let Some(socket) = self.sockets[id as usize].as_mut()
+            {
+                close_later(socket, id, &mut self.closers);
+            }
+        }
+        self.core.dirty = dirty;
+    }
+
+    fn wake_others(&mut self) {
+        let ring = &mut self.ring;
+        self.core.context.links.publish(|state: &CoreState| match state.ring.load(Relaxed).checked_sub(1) {
+            Some(fd) => {
+                let entry = opcode::MsgRingData::new(types::Fd(fd as RawFd), 0, Mark::new(Kind::Wake, 0, 0).0, None)
+                    .build()
+                    .flags(squeue::Flags::SKIP_SUCCESS)
+                    .user_data(Mark::new(Kind::Cancel, 0, 0).0);
+                // SAFETY: the entry points nowhere.
+                unsafe { ring.push(&entry) };
+            }
+            None => state.write_doorbell(),
+        });
+    }
+
+    fn handle_accept(&mut self, completion: Completion) {
+        let index = completion.mark.index() as usize;
+        if !completion.more() && self.drain_deadline_ms.is_none() {
+            self.arm_accept(index);
+        }
+        if completion.result < 0 {
+            self.core.context.shard.counters.accept_errors += (completion.result != -libc::ECANCELED) as u64;
+            return;
+        }
+        // SAFETY: a fresh descriptor that the kernel gave to this completion alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
+        let Some(listener) = self.listeners.get(index) else { return };
+        let counters = &mut self.core.context.shard.counters;
+        match listener::admit(&fd, listener, self.core.context.links.shared.as_ref()) {
+            listener::Admission::Stranger => counters.strangers_refused += 1,
+            listener::Admission::Full => counters.rejected_connections += 1,
+            listener::Admission::Welcome => {
+                counters.total_connections += 1;
+                let home = if listener.balanced { self.core.better_home() } else { None };
+                self.settle(fd, home);
+            }
+        }
+    }
+
+    /// Gives an accepted connection to its core.
+    fn settle(&mut self, fd: OwnedFd, home: Option<ShardId>) {
+        let target = home.unwrap_or(self.core.id());
+        self.core.shared().cores[target.0 as usize].connections.fetch_add(1, Relaxed);
+        let session = Session::new(self.core.context.protocol);
+        let handover = Handover { fd, session, input: Vec::new() };
+        match home {
+            Some(core) => self.send_handover(core, handover),
+            None => self.adopt_one(handover),
+        }
+    }
+
+    /// Sends a connection to another core, or keeps it if that link is full.
+    fn send_handover(&mut self, core: ShardId, handover: Handover) {
+        if let Err(handover) = self.core.context.links.hand_over(core, Box::new(handover)) {
+            let cores = &self.core.shared().cores;
+            cores[core.0 as usize].connections.fetch_sub(1, Relaxed);
+            cores[self.core.id().0 as usize].connections.fetch_add(1, Relaxed);
+            self.adopt_one(*handover);
+        }
+    }
+
+    fn adopt(&mut self) {
+        for handover in std::mem::take(&mut self.core.adopted) {
+            self.adopt_one(handover);
+        }
+    }
+
+    fn adopt_one(&mut self, handover: Handover) {
+        let has_input = !handover.input.is_empty();
+        let id = self.core.open(Some(handover.session), handover.input);
+        let socket = Socket {
+            fd: handover.fd,
+            generation: self.core.connections[id as usize].generation,
+            receiving: false,
+            cancelling: false,
+            blocked: false,
+            closing: false,
+            moving_to: None,
+            output: None,
+            backlog: None,
+            active_s: self.core.context.now.seconds().0,
+        };
+        let index = id as usize;
+        if self.sockets.len() <= index {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        self.sockets[index] = Some(socket);
+        if has_input {
+            self.resume(id);
+        } else {
+            self.arm_receive(id);
+        }
+    }
+
+    /// Starts to move a connection whose requests keep going to one other core: first its receive must end.
+    fn consider_moving(&mut self, id: u32) {
+        let Some(core) = self.core.connections[id as usize].belongs_to() else { return };
+        let Some(socket) = self.sockets[id as usize].as_mut() else { return };
+        if socket.cancelling || socket.backlog.is_some() || self.drain_deadline_ms.is_some() {
+            return;
+        }
+        socket.moving_to = Some(core);
+        socket.cancelling = true;
+        let mark = Mark::new(Kind::Receive, socket.generation, id);
+        self.cancel(mark);
+    }
+
+    fn move_to(&mut self, id: u32, core: ShardId) {
+        let Some(socket) = self.sockets[id as usize].take() else { return };
+        let Some(connection) = self.core.close(id) else { return };
+        let (session, input) = connection.into_parts();
+        let cores = &self.core.shared().cores;
+        cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
+        cores[core.0 as usize].connections.fetch_add(1, Relaxed);
+        self.core.context.shard.counters.connections_moved += 1;
+        self.send_handover(core, Handover { fd: socket.fd, session, input });
+    }
+
+    fn sockets_generation(&self, id: u32) -> u32 {
+        self.sockets[id as usize].as_ref().map_or(0, |socket| socket.generation)
+    }
+
+    fn arm_receive(&mut self, id: u32) {
+        let Some(socket) = self.sockets[id as usize].as_mut() else { return };
+        socket.receiving = true;
+        let entry = opcode::RecvMulti::new(types::Fd(socket.fd.as_raw_fd()), BUFFER_GROUP)
+            .build()
+            .user_data(Mark::new(Kind::Receive, socket.generation, id).0);
+        // SAFETY: the entry points nowhere; the buffers are the ring's.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn arm_accept(&mut self, index: usize) {
+        let fd = self.listeners[index].fd.as_raw_fd();
+        let entry = opcode::AcceptMulti::new(types::Fd(fd))
+            .flags(libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(Mark::new(Kind::Accept, 0, index as u32).0);
+        // SAFETY: the entry points nowhere.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn arm_doorbell(&mut self) {
+        let value: *mut u64 = &mut *self.doorbell_value;
+        let entry = opcode::Read::new(types::Fd(self.doorbell.bell_fd()), value.cast(), 8)
+            .build()
+            .user_data(Mark::new(Kind::Doorbell, 0, 0).0);
+        // SAFETY: the value is boxed and lives as long as the pump, which drops its ring first (field order).
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn cancel(&mut self, mark: Mark) {
+        let entry = opcode::AsyncCancel::new(mark.0)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Mark::new(Kind::Cancel, 0, 0).0);
+        // SAFETY: the entry points nowhere.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    /// Closes the connections that have nothing more to send.
+    fn close_drained(&mut self) {
+        if self.closers.is_empty() {
+            return;
+        }
+        let mut closers = std::mem::take(&mut self.closers);
+        closers.retain(|&id| {
+            let Some(socket) = self.sockets[id as usize].as_ref() else { return false };
+            let waiting = self.core.connections.get(id as usize).is_some_and(|connection| !connection.is_drained());
+            if socket.backlog.is_none() && !waiting {
+                self.close_now(id);
+                return false;
+            }
+            // Waiting for a core, a reader, or the control plane: its completion calls `close_later` again.
+            if let Some(socket) = self.sockets[id as usize].as_mut() {
+                socket.closing = false;
+            }
+            false
+        });
+        self.closers.append(&mut closers);
+    }
+
+    fn close_now(&mut self, id: u32) {
+        let Some(mut socket) = self.sockets[id as usize].take() else { return };
+        self.core.close(id);
+        let shared = self.core.shared();
+        shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
+        shared.connections.fetch_sub(1, AcqRel);
+        let sending = socket.backlog.as_ref().is_some_and(|backlog| backlog.sending);
+        if socket.receiving || sending {
+            sys::shutdown(socket.fd.as_raw_fd());
+        }
+        if let Some(backlog) = socket.backlog.take().filter(|_| sending) {
+            self.graveyard.push((Mark::new(Kind::Backlog, socket.generation, id), backlog));
+        }
+    }
+
+    /// Once a second: idle connections, and the end of a drain.
+    fn sweep(&mut self) {
+        let now = self.core.context.now;
+        self.swept_s = now.seconds().0;
+        if self.core.draining && self.drain_deadline_ms.is_none() {
+            self.begin_drain();
+        }
+        if self.idle_timeout_s == 0 {
+            return;
+        }
+        for id in 0..self.sockets.len() as u32 {
+            let Some(socket) = &self.sockets[id as usize] else { continue };
+            if socket.active_s.saturating_add(self.idle_timeout_s) <= now.seconds().0 {
+                self.core.context.shard.counters.idle_kicks += 1;
+                self.close_now(id);
+            }
+        }
+    }
+
+    fn begin_drain(&mut self) {
+        self.drain_deadline_ms = Some(self.core.context.now.unix_ms + DRAIN_MS_MAX);
+        for index in 0..self.listeners.len() {
+            self.cancel(Mark::new(Kind::Accept, 0, index as u32));
+        }
+    }
+
+    /// Whether a drain has ended: every connection answered and closed, or out of time.
+    fn finished(&mut self) -> bool {
+        if self.core.draining && self.drain_deadline_ms.is_none() {
+            self.begin_drain();
+        }
+        let Some(deadline_ms) = self.drain_deadline_ms else { return false };
+        self.listeners.clear();
+        let out_of_time = self.core.context.now.unix_ms >= deadline_ms;
+        for id in 0..self.sockets.len() as u32 {
+            let Some(socket) = &self.sockets[id as usize] else { continue };
+            let connection = &self.core.connections[id as usize];
+            let idle = connection.is_drained() && !connection.is_blocked() && socket.backlog.is_none();
+            if (idle && socket.output.is_none()) || out_of_time {
+                self.close_now(id);
+            }
+        }
+        let gone = self.sockets.iter().all(Option::is_none) && self.graveyard.is_empty();
+        gone || self.core.context.now.unix_ms >= deadline_ms + WAIT.as_millis() as u64 * 100
+    }
+}
+
+fn close_later(socket: &mut Socket, id: u32, closers: &mut Vec<u32>) {
+    if !socket.closing {
+        socket.closing = true;
+        closers.push(id);
+    }
+}
+
+/// Whether glommio wants its turn: its timers and the tasks behind them.
+fn executor_needs_turn(_executor: &glommio::ExecutorProxy) -> bool {
+    true
+}
+
+/// Whether an address may connect. Checked before a byte is read.
+pub fn allowed(address: IpAddr, ranges: &[ipnet::IpNet]) -> bool {
+    ranges.iter().any(|range| range.contains(&address))
+}

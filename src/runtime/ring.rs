@@ -1,0 +1,299 @@
+//! One io_uring of our own, with a ring of provided receive buffers.
+//!
+//! ```text
+//!   turn n:    push push push ... -> enter (submits all, runs deferred work, waits) -> completions
+//!
+//!   receive buffers:  | 0 | 1 | 2 | ... | 63 |   16 KiB each; the kernel picks one per receive, `recycle` gives it back,
+//!                                                `publish_buffers` tells the kernel once a turn
+//! ```
+//!
+//! Flags: SINGLE_ISSUER and DEFER_TASKRUN (completions are produced when this thread enters, never by interrupting it),
+//! COOP_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL. Needs Linux 6.1.
+//!
+//! Lives here: the ring, its buffers, the marks of completions. Not here: what a completion means (`pump`).
+//! Unsafe lives here: submission entries carry raw pointers, and the kernel writes into the buffers.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, squeue};
+
+/// Receive buffers of one core. All are free again at the end of every turn.
+const BUFFERS_COUNT: u16 = 64;
+/// Bytes of one receive buffer: a hundred pipelined gets, or a set of a value that is copied.
+const BUFFER_BYTES: usize = 16 << 10;
+/// The only buffer group.
+pub const BUFFER_GROUP: u16 = 0;
+/// Submission entries: one turn's sends and re-arms; a full queue is submitted at once.
+const SUBMISSIONS_COUNT: u32 = 1024;
+/// Completion entries: above the number of events of one turn; beyond it the kernel keeps a list.
+const COMPLETIONS_COUNT: u32 = 8192;
+
+/// What a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A connection on a listener.
+    Accept,
+    /// Received bytes.
+    Receive,
+    /// A send of this turn's output that did not go out whole.
+    Send,
+    /// A send of the backlog.
+    Backlog,
+    /// The doorbell was rung.
+    Doorbell,
+    /// Another core woke this one.
+    Wake,
+    /// A cancellation; tells nothing.
+    Cancel,
+}
+
+/// The mark of a request, returned with its completion: kind, generation (24 bits), index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(pub u64);
+
+impl Mark {
+    /// The mark of a request about connection or listener `index`.
+    pub const fn new(kind: Kind, generation: u32, index: u32) -> Self {
+        Self((kind as u64) << 56 | ((generation & 0xff_ffff) as u64) << 32 | index as u64)
+    }
+
+    /// Which kind of request.
+    pub const fn kind(self) -> Kind {
+        match self.0 >> 56 {
+            0 => Kind::Accept,
+            1 => Kind::Receive,
+            2 => Kind::Send,
+            3 => Kind::Backlog,
+            4 => Kind::Doorbell,
+            5 => Kind::Wake,
+            _ => Kind::Cancel,
+        }
+    }
+
+    /// Which connection or listener.
+    pub const fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether it was made for this generation of the index.
+    pub const fn is_of(self, generation: u32) -> bool {
+        (self.0 >> 32) as u32 & 0xff_ffff == generation & 0xff_ffff
+    }
+}
+
+/// One completion.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// What it belongs to.
+    pub mark: Mark,
+    /// Result of the call, or a negated error number.
+    pub result: i32,
+    flags: u32,
+}
+
+impl Completion {
+    /// Whether the multishot request goes on.
+    pub fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// The receive buffer that was filled.
+    pub fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+}
+
+/// A ring and its receive buffers. Belongs to the thread that made it.
+pub struct Ring {
+    uring: IoUring,
+    buffers: Buffers,
+}
+
+impl Ring {
+    /// Sets the ring up.
+    ///
+    /// # Errors
+    /// The kernel's: not allowed, too old, or out of memory. `node::preflight` has words for them.
+    pub fn new() -> io::Result<Self> {
+        let mut uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS_COUNT)
+            .setup_clamp()
+            .build(SUBMISSIONS_COUNT)?;
+        // A registered descriptor saves a lookup per enter; kernels that refuse work without.
+        let _ = uring.submitter().register_ring_fd();
+        let buffers = Buffers::new();
+        // SAFETY: the ring of entries is page aligned, as long as announced, and lives until the uring is dropped (field order).
+        unsafe { uring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS_COUNT, BUFFER_GROUP, 0)? };
+        let mut ring = Self { uring, buffers };
+        (0..BUFFERS_COUNT).for_each(|id| ring.recycle(id));
+        ring.publish_buffers();
+        Ok(ring)
+    }
+
+    /// The descriptor of the ring, for wake-up messages from other cores.
+    pub fn fd(&self) -> RawFd {
+        self.uring.as_raw_fd()
+    }
+
+    /// Signals completions on an eventfd, while enabled by `signal_completions`.
+    pub fn register_eventfd(&mut self, fd: RawFd) -> io::Result<()> {
+        self.uring.submitter().register_eventfd(fd)?;
+        self.signal_completions(false);
+        Ok(())
+    }
+
+    /// Turns the eventfd signal on (before parking) or off.
+    pub fn signal_completions(&mut self, on: bool) {
+        let mut completions = self.uring.completion();
+        if on { completions.enable_eventfd() } else { completions.disable_eventfd() }
+    }
+
+    /// Queues a request; submits what is queued first if the queue is full.
+    ///
+    /// # Safety
+    /// - whatever the entry points to stays valid until its completion (or, for sends marked DONTWAIT, until the next `enter`
+    ///   returned).
+    pub unsafe fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the caller's promise.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            let _ = self.enter(0, None);
+        }
+    }
+
+    /// Submits all that is queued, runs deferred work and waits for `want` completions, at most `timeout`.
+    ///
+    /// # Errors
+    /// Never for time-outs and interruptions; others mean a broken ring.
+    pub fn enter(&mut self, want: u32, timeout: Option<std::time::Duration>) -> io::Result<()> {
+        const GETEVENTS: u32 = 1;
+        const EXT_ARG: u32 = 8;
+        let queued = {
+            let mut submission = self.uring.submission();
+            submission.sync();
+            submission.len() as u32
+        };
+        let timespec = timeout.map(Timespec::from);
+        let submitter = self.uring.submitter();
+        let result = match &timespec {
+            Some(timespec) if want > 0 => {
+                let args = SubmitArgs::new().timespec(timespec);
+                // SAFETY: the arguments live across the call; EXT_ARG announces their form.
+                unsafe { submitter.enter(queued, want, GETEVENTS | EXT_ARG, Some(&args)) }
+            }
+            _ => {
+                // SAFETY: no argument.
+                unsafe { submitter.enter::<libc::sigset_t>(queued, want, GETEVENTS, None) }
+            }
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes all completions that are there.
+    pub fn completions(&mut self, mut each: impl FnMut(&mut Buffers, Completion)) -> usize {
+        let mut count = 0;
+        for entry in self.uring.completion() {
+            count += 1;
+            let completion = Completion { mark: Mark(entry.user_data()), result: entry.result(), flags: entry.flags() };
+            each(&mut self.buffers, completion);
+        }
+        count
+    }
+
+    /// Whether completions wait to be taken.
+    pub fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    /// The bytes that a receive put into a buffer.
+    pub fn received(&self, buffer: u16, length: usize) -> &[u8] {
+        self.buffers.slice(buffer, length)
+    }
+
+    /// Gives a receive buffer back; the kernel sees it after `publish_buffers`.
+    pub fn recycle(&mut self, buffer: u16) {
+        self.buffers.recycle(buffer);
+    }
+
+    /// Tells the kernel which buffers are free again.
+    pub fn publish_buffers(&mut self) {
+        self.buffers.publish();
+    }
+}
+
+/// The ring of provided buffers and their memory.
+pub struct Buffers {
+    entries: *mut BufRingEntry,
+    memory: *mut u8,
+    tail: u16,
+}
+
+impl Buffers {
+    const ENTRIES: Layout = match Layout::from_size_align(BUFFERS_COUNT as usize * size_of::<BufRingEntry>(), 4096) {
+        Ok(layout) => layout,
+        Err(_) => panic!("a constant layout"),
+    };
+    const MEMORY: Layout = match Layout::from_size_align(BUFFERS_COUNT as usize * BUFFER_BYTES, 4096) {
+        Ok(layout) => layout,
+        Err(_) => panic!("a constant layout"),
+    };
+
+    fn new() -> Self {
+        // SAFETY: both layouts have a size above 0.
+        let (entries, memory) = unsafe { (alloc_zeroed(Self::ENTRIES), alloc_zeroed(Self::MEMORY)) };
+        assert!(!entries.is_null() && !memory.is_null(), "no memory for receive buffers");
+        Self { entries: entries.cast(), memory, tail: 0 }
+    }
+
+    fn slice(&self, id: u16, length: usize) -> &[u8] {
+        assert!(id < BUFFERS_COUNT && length <= BUFFER_BYTES);
+        // SAFETY: the buffer lies inside the block (asserted); the kernel writes it only while it is published as free, and it is
+        // recycled only after the caller is done (`&self` here, `&mut self` there).
+        unsafe { std::slice::from_raw_parts(self.memory.add(id as usize * BUFFER_BYTES), length) }
+    }
+
+    fn recycle(&mut self, id: u16) {
+        assert!(id < BUFFERS_COUNT);
+        let place = (self.tail & (BUFFERS_COUNT - 1)) as usize;
+        // SAFETY: `place` is inside the ring of entries; the kernel reads entries only up to the published tail.
+        let entry = unsafe { &mut *self.entries.add(place) };
+        // SAFETY: `id` is inside the block.
+        entry.set_addr(unsafe { self.memory.add(id as usize * BUFFER_BYTES) } as u64);
+        entry.set_len(BUFFER_BYTES as u32);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn publish(&mut self) {
+        // SAFETY: the tail is a u16 inside the first entry, aligned, shared with the kernel, written only here.
+        unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries).cast_mut()) }.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layouts; the uring, which is dropped before, no longer writes to them.
+        unsafe {
+            dealloc(self.entries.cast(), Self::ENTRIES);
+            dealloc(self.memory, Self::MEMORY);
+        }
+    }
+}
