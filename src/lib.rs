@@ -13,6 +13,7 @@ pub mod command;
 pub mod engine;
 pub mod key;
 pub mod limits;
+pub mod metrics;
 pub mod node;
 pub mod protocol;
 pub mod runtime;

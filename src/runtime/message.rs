@@ -54,6 +54,7 @@ enum Carried {
     Inline,
     Boxed(Box<[u8]>),
     Body(Arc<Body>),
+    Dropped(usize),
 }
 
 struct ReplyHead {
@@ -91,6 +92,7 @@ pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>,
         Value::Bytes(bytes) if bytes.len() <= room => (Carried::Inline, bytes),
         Value::Bytes(bytes) => (Carried::Boxed(bytes.into()), &[]),
         Value::Body(body) => (Carried::Body(body.clone()), &[]),
+        Value::Dropped { bytes } => (Carried::Dropped(bytes), &[]),
     };
     let Some(payload) = link.reserve(REQUEST, head_bytes + key.len() + words.len() + inline.len()) else { return false };
     let head = RequestHead {
@@ -126,6 +128,7 @@ pub unsafe fn read_request(payload: &[u8]) -> Request<'_> {
         Carried::Inline => Value::Bytes(&rest[..head.value_bytes as usize]),
         Carried::Boxed(bytes) => Value::Bytes(bytes),
         Carried::Body(body) => Value::Body(body),
+        &Carried::Dropped(bytes) => Value::Dropped { bytes },
     };
     Request {
         ticket: head.ticket,

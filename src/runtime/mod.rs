@@ -1,1 +1,101 @@
-//! glommio and io_uring: the pump, its connections, the links between cores.
+//! glommio and io_uring: what turns a pure core into a serving one.
+//!
+//! ```text
+//!   start_core: thread -> glommio executor, pinned -> Pump (own ring) or Streams (stock glommio) -> Core -> Connection -> Shard
+//! ```
+//!
+//! Reading order: [`connection`] (one client), [`core`] (one core), [`pump`] (its sockets), [`link`] and [`message`] (between
+//! cores), [`listener`], [`ring`], [`park`].
+//!
+//! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
+#![allow(clippy::disallowed_methods)]
+
+pub mod backlog;
+pub mod clock;
+pub mod connection;
+pub mod context;
+pub mod core;
+pub mod link;
+pub mod listener;
+pub mod message;
+pub mod park;
+pub mod pump;
+pub mod ring;
+pub mod sys;
+
+use std::io;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+
+use self::core::{Core, Parts};
+use self::listener::Listener;
+use self::pump::Pump;
+
+/// Which I/O a core uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Its own io_uring: multishot receives, one send per connection and turn.
+    Pump,
+    /// Stock glommio streams: kernels before 6.1, and the baseline of benches.
+    Streams,
+}
+
+/// How a core is started.
+pub struct CoreOptions {
+    /// CPU to pin to, if the core has one.
+    pub cpu: Option<usize>,
+    /// Which I/O.
+    pub engine: Engine,
+    /// Seconds without traffic after which a connection is closed; 0 for never.
+    pub idle_timeout_s: u32,
+    /// Its listening sockets.
+    pub listeners: Vec<Listener>,
+}
+
+/// glommio's preempt timer: our task yields by itself, this bounds how late other tasks of the core are under load.
+const PREEMPT_TIMER: Duration = Duration::from_millis(5);
+/// Memory that glommio registers for direct I/O, which data cores do not do yet.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+
+/// Starts one core on a thread of its own. `ready` is called on that thread when it listens, or with the reason why not.
+///
+/// # Errors
+/// When the executor's thread cannot be made. What fails later goes to `ready`.
+pub fn start_core(
+    parts: impl FnOnce() -> Parts + Send + 'static,
+    options: CoreOptions,
+    index: u16,
+    ready: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> Result<std::thread::JoinHandle<Result<(), String>>, io::Error> {
+    std::thread::Builder::new().name(format!("pbcache-{index}")).spawn(move || {
+        let placement = options.cpu.map_or(Placement::Unbound, Placement::Fixed);
+        let executor = LocalExecutorBuilder::new(placement)
+            .name(&format!("pbcache-{index}"))
+            .io_memory(IO_MEMORY_BYTES)
+            .preempt_timer(PREEMPT_TIMER)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .make();
+        let executor = match executor {
+            Ok(executor) => executor,
+            Err(error) => {
+                let text = error.to_string();
+                ready(Err(io::Error::other(text.clone())));
+                return Err(text);
+            }
+        };
+        executor.run(async move {
+            let core = Core::new(parts());
+            let pump = match Pump::new(core, options.listeners, options.idle_timeout_s) {
+                Ok(pump) => pump,
+                Err(error) => {
+                    let text = error.to_string();
+                    ready(Err(error));
+                    return Err(text);
+                }
+            };
+            ready(Ok(()));
+            pump.run().await.map_err(|error| error.to_string())
+        })
+    })
+}

@@ -14,7 +14,6 @@
 //! Unsafe lives here: submissions point into the turn's output, which is not touched between the push and the `enter`.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -134,13 +133,10 @@ impl Pump {
     /// A broken ring.
     pub async fn run(mut self) -> io::Result<()> {
         let helpers = self.doorbell.clone().start();
-        let executor = glommio::executor();
         while !self.finished() {
             let busy = self.turn();
             self.wait(busy).await?;
-            if executor_needs_turn(&executor) {
-                executor.yield_if_needed().await;
-            }
+            glommio::executor().yield_if_needed().await;
         }
         for helper in helpers {
             helper.cancel().await;
@@ -213,8 +209,8 @@ impl Pump {
     /// Takes the completions. Sends that did not go out whole are handled at once, because the turn's output is reused.
     fn collect(&mut self) {
         let (completions, sockets) = (&mut self.completions, &mut self.sockets);
-        let (output, closers) = (&mut self.output, &mut self.closers);
-        let mut leftovers = false;
+        let output = &self.output;
+        let (mut leftovers, mut broken) = (false, Vec::new());
         self.ring.completions(|_, completion| {
             if completion.mark.kind() != Kind::Send {
                 completions.push(completion);
@@ -234,7 +230,7 @@ impl Pump {
                     socket.backlog.get_or_insert_with(Backlog::new).put(rest);
                     leftovers = true;
                 }
-                _ => close_later(socket, id, closers),
+                _ => broken.push(id),
             }
         });
         let senders = std::mem::take(&mut self.senders);
@@ -248,6 +244,7 @@ impl Pump {
         self.senders = senders;
         self.senders.clear();
         self.output.clear();
+        broken.into_iter().for_each(|id| self.close_now(id));
         self.close_drained();
     }
 
@@ -449,7 +446,9 @@ impl Pump {
             return;
         }
         socket.backlog = None;
-        if self.core.connections[id as usize].is_blocked() {
+        if self.core.connections[id as usize].is_closing() {
+            close_later(socket, id, &mut self.closers);
+        } else if self.core.connections[id as usize].is_blocked() {
             self.resume(id);
         } else {
             self.go_on(id);
@@ -748,14 +747,4 @@ fn close_later(socket: &mut Socket, id: u32, closers: &mut Vec<u32>) {
         socket.closing = true;
         closers.push(id);
     }
-}
-
-/// Whether glommio wants its turn: its timers and the tasks behind them.
-fn executor_needs_turn(_executor: &glommio::ExecutorProxy) -> bool {
-    true
-}
-
-/// Whether an address may connect. Checked before a byte is read.
-pub fn allowed(address: IpAddr, ranges: &[ipnet::IpNet]) -> bool {
-    ranges.iter().any(|range| range.contains(&address))
 }

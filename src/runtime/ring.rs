@@ -120,7 +120,7 @@ impl Ring {
     /// # Errors
     /// The kernel's: not allowed, too old, or out of memory. `node::preflight` has words for them.
     pub fn new() -> io::Result<Self> {
-        let mut uring = IoUring::builder()
+        let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
@@ -154,7 +154,7 @@ impl Ring {
 
     /// Turns the eventfd signal on (before parking) or off.
     pub fn signal_completions(&mut self, on: bool) {
-        let mut completions = self.uring.completion();
+        let completions = self.uring.completion();
         if on { completions.enable_eventfd() } else { completions.disable_eventfd() }
     }
 

@@ -53,7 +53,6 @@ impl Routes {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

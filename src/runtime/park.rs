@@ -1,0 +1,94 @@
+//! The doorbell of a core: how it is woken while it waits in its own ring, and while it is parked in glommio.
+//!
+//! ```text
+//!   other thread --write--> bell (eventfd) --read by the own ring--> completion --signals--> signal (eventfd) --glommio--> task
+//! ```
+//!
+//! A ring with DEFER_TASKRUN cannot be polled, but it signals a registered eventfd, which glommio can read as a file (the
+//! eventfd must be in blocking mode, or the read returns at once).
+//!
+//! Lives here: the two eventfds and the task that waits. Not here: who rings (`context`), when to park (`pump`).
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use glommio::io::BufferedFile;
+use glommio::timer::sleep;
+
+use super::sys;
+
+/// How long a parked core sleeps at most: expiry and time-outs are looked at once a second.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The eventfds of one core and the task that waits for them.
+pub struct Doorbell {
+    bell: OwnedFd,
+    signal: OwnedFd,
+    rung: Cell<bool>,
+    sleeper: Cell<Option<Waker>>,
+}
+
+impl Doorbell {
+    /// Two fresh eventfds.
+    pub fn new() -> io::Result<Rc<Self>> {
+        let (bell, signal) = (sys::new_eventfd()?, sys::new_eventfd()?);
+        Ok(Rc::new(Self { bell, signal, rung: Cell::new(false), sleeper: Cell::new(None) }))
+    }
+
+    /// What other threads write to.
+    pub fn bell_fd(&self) -> RawFd {
+        self.bell.as_raw_fd()
+    }
+
+    /// What the ring signals completions on.
+    pub fn signal_fd(&self) -> RawFd {
+        self.signal.as_raw_fd()
+    }
+
+    /// Starts the tasks that wake a parked core: one reads the signal, one ticks. Cancel them before the executor ends.
+    pub fn start(self: Rc<Self>) -> Vec<glommio::Task<()>> {
+        let ticker = self.clone();
+        vec![
+            glommio::spawn_local(async move { self.read_signals().await }),
+            glommio::spawn_local(async move {
+                loop {
+                    sleep(TICK).await;
+                    ticker.wake();
+                }
+            }),
+        ]
+    }
+
+    async fn read_signals(&self) {
+        let Ok(signal) = self.signal.try_clone() else { return };
+        // SAFETY: a descriptor of our own, given to the file for good.
+        let file = unsafe { BufferedFile::from_raw_fd(signal.into_raw_fd()) };
+        while file.read_at(0, 8).await.is_ok() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        self.rung.set(true);
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+    }
+
+    /// Sleeps until the signal or the tick.
+    pub async fn wait(&self) {
+        poll_fn(|task| {
+            if self.rung.take() {
+                return Poll::Ready(());
+            }
+            self.sleeper.set(Some(task.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
