@@ -187,15 +187,13 @@ impl Links {
         let capacity = (share + 1).next_power_of_two() / 2;
         let capacity = capacity.clamp(limits::LINK_BYTES_MIN, limits::LINK_BYTES_MAX);
         let mut peers: Vec<Vec<Option<Peer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
-        for a in 0..cores {
-            for b in a + 1..cores {
-                let (a_asks, b_hears) = link::queue(capacity);
-                let (b_asks, a_hears) = link::queue(capacity);
-                let (a_replies, b_gets) = link::queue(capacity);
-                let (b_replies, a_gets) = link::queue(capacity);
-                peers[a][b] = Some(Peer::new(a_asks, a_replies, a_hears, a_gets));
-                peers[b][a] = Some(Peer::new(b_asks, b_replies, b_hears, b_gets));
-            }
+        for (a, b) in (0..cores).flat_map(|a| (a + 1..cores).map(move |b| (a, b))) {
+            let (a_asks, b_hears) = link::queue(capacity);
+            let (b_asks, a_hears) = link::queue(capacity);
+            let (a_replies, b_gets) = link::queue(capacity);
+            let (b_replies, a_gets) = link::queue(capacity);
+            peers[a][b] = Some(Peer::new(a_asks, a_replies, a_hears, a_gets));
+            peers[b][a] = Some(Peer::new(b_asks, b_replies, b_hears, b_gets));
         }
         let ids = (0..cores as u16).map(ShardId);
         ids.zip(peers).map(|(id, peers)| Links { id, peers: peers.into(), shared: shared.clone() }).collect()

@@ -253,7 +253,7 @@ mod tests {
                         producer.publish();
                         std::thread::yield_now();
                     }
-                    if number % 16 == 0 {
+                    if number.is_multiple_of(16) {
                         producer.publish();
                     }
                 }
@@ -272,7 +272,7 @@ mod tests {
                         std::thread::yield_now();
                     }
                 }
-                if expected % 64 == 0 {
+                if expected.is_multiple_of(64) {
                     consumer.release();
                 }
             }

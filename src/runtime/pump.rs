@@ -329,11 +329,13 @@ impl Pump {
             return;
         }
         let connection = &self.core.connections[id as usize];
-        if let Some(core) = socket.moving_to.take() {
-            if connection.belongs_to() == Some(core) && socket.backlog.is_none() && socket.output.is_none() {
-                self.move_to(id, core);
-                return;
-            }
+        if let Some(core) = socket.moving_to.take()
+            && connection.belongs_to() == Some(core)
+            && socket.backlog.is_none()
+            && socket.output.is_none()
+        {
+            self.move_to(id, core);
+            return;
         }
         if !connection.is_blocked() || connection.input_bytes() <= limits::INPUT_PAUSE_BYTES {
             self.arm_receive(id);
