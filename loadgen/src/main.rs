@@ -1,1 +1,85 @@
-fn main() {}
+//! loadgen: finds out how fast and how right a cache server is.
+//!
+//! ```text
+//!   options -> work (which key, value, command)            what is asked, pure
+//!           -> session -> worker (thread) -> lane          who asks, when, and what answers mean
+//!                           worker -> pump                 bytes in and out by io_uring
+//!                           lane   -> doors, verify, tally protocols, truth, counts
+//!           -> report                                      what is read
+//!   compare: starts servers itself (server), several sessions in alternating rounds
+//! ```
+//!
+//! It shares no code with the server that lives beside it: an opponent must not inherit the mistakes that it looks for.
+
+mod compare;
+mod doors;
+mod echo;
+mod lane;
+mod options;
+mod pump;
+mod report;
+mod server;
+mod session;
+mod tally;
+mod target;
+mod verify;
+mod work;
+mod worker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+
+use options::{Action, Options, Run};
+use session::{Pace, Session};
+use verify::Ledger;
+
+fn main() -> ExitCode {
+    let options = Options::parse_from(options::normalised(std::env::args()));
+    let result = match &options.action {
+        Action::Run(options) => run(options),
+        Action::Compare(options) => compare::compare(options),
+        Action::Echo(options) => {
+            let exchange =
+                doors::raw::Raw { request_bytes: options.request_bytes.max(1), reply_bytes: options.reply_bytes.max(1) };
+            echo::serve(&format!("127.0.0.1:{}", options.port), exchange).map(|()| 0)
+        }
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(words) => {
+            eprintln!("loadgen: {words}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: &Run) -> Result<u8, String> {
+    let work = Arc::new(options.work.work());
+    let ledger = Arc::new(Ledger::new(options.work.keys, writer_name(), options.load.shared));
+    let client = options.load.client(options.target.clone());
+    let session = Session::open(&client, &work, &ledger)?;
+    if !options.no_load {
+        let bar = indicatif::ProgressBar::new(options.work.keys as u64);
+        session.load(|keys| bar.inc(keys as u64))?;
+        bar.finish_and_clear();
+    }
+    let pace = Pace { rate: options.rate.map(|rate| (rate, options.arrival)), ..options.load.pace() };
+    let outcome = session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
+    print!("{}", report::text::run(&outcome.tally));
+    if outcome.tally.faults_count() > 0 {
+        return Ok(1);
+    }
+    if let Some(words) = outcome.failure {
+        eprintln!("loadgen: {words}");
+        return Ok(3);
+    }
+    Ok(0)
+}
+
+/// A number that tells this process's values from those of earlier ones.
+fn writer_name() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_nanos() as u32 ^ std::process::id().rotate_left(16)).max(1)
+}
