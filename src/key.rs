@@ -15,10 +15,18 @@
 //! of one record (`{user:7}:name`, `{user:7}:cart`) live together on one core of one node. Keys with one tag therefore
 //! share `hash`; what must tell keys apart compares `bytes`, and the engine mixes the whole key in when a tag is present.
 //!
+//! A key that a client sent as base64 (meta flag `b`) travels as that text, because a command borrows from the input and the
+//! decoded bytes would need a place of their own. Its hash is that of the decoded key, so that routing is right everywhere;
+//! the engine decodes it on its stack where it executes the command. The price for all other keys is one flag.
+//!
 //! Lives here: hashing and the arithmetic of places. Not here: who owns a bucket (`ring`), where an item lies (`engine`).
 //! Hash tags follow the Redis Cluster specification, *Hash tags*.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::limits::KEY_BYTES_MAX;
 
 /// Seed of the routing hash. Part of the published placement function: changing it moves every key of every ring.
 pub const ROUTING_SEED: u64 = 0x7062_6361_6368_6531; // "pbcache1"
@@ -31,15 +39,41 @@ pub const PARTITIONS_COUNT: u32 = 4096;
 pub struct Key<'a> {
     /// The key as the client sent it: 1 to 250 bytes, any bytes (text forbids controls and spaces, binary and base64 do not).
     pub bytes: &'a [u8],
-    /// Routing hash of the key: `routing_hash(bytes)`.
+    /// Routing hash of the key, decoded: `routing_hash(bytes)` unless `encoded`.
     pub hash: u64,
+    /// `bytes` is the base64 text of the key: see [`Key::decode`].
+    pub encoded: bool,
 }
 
 impl<'a> Key<'a> {
     /// The key of these bytes, hashed. About 4 ns for a 16-byte key.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, hash: routing_hash(bytes) }
+        Self { bytes, hash: routing_hash(bytes), encoded: false }
+    }
+
+    /// The key that this base64 text stands for. `None` if it is empty, longer than a key, or not the one way to write it
+    /// (RFC 4648 section 4, with padding).
+    pub fn from_base64(text: &'a [u8]) -> Option<Self> {
+        let key = Self { bytes: text, hash: 0, encoded: true };
+        if text.len() > KEY_BYTES_MAX {
+            return None;
+        }
+        let hash = key.decode(&mut [0; KEY_BYTES_MAX])?.hash;
+        Some(Self { hash, ..key })
+    }
+
+    /// The key that an `encoded` one stands for, in `buffer`; any other one as it is. `None` never comes back for a key that
+    /// `from_base64` made.
+    pub fn decode<'b>(&self, buffer: &'b mut [u8; KEY_BYTES_MAX]) -> Option<Key<'b>>
+    where
+        'a: 'b,
+    {
+        if !self.encoded {
+            return Some(*self);
+        }
+        let bytes = STANDARD.decode_slice(self.bytes, buffer).ok().filter(|&bytes| bytes > 0)?;
+        Some(Key::new(&buffer[..bytes]))
     }
 }
 
@@ -94,6 +128,24 @@ mod tests {
         assert_eq!(routing_part(b"{}name"), b"{}name");
         assert_eq!(routing_part(b"{name"), b"{name");
         assert_eq!(routing_part(b"a}b{c}"), b"c");
+    }
+
+    #[test]
+    fn a_base64_key_routes_as_the_key_it_stands_for() {
+        let key = Key::from_base64(b"Zm9v").expect("foo");
+        assert_eq!((key.bytes, key.hash), (&b"Zm9v"[..], routing_hash(b"foo")));
+        let mut buffer = [0; KEY_BYTES_MAX];
+        let decoded = key.decode(&mut buffer).expect("made from base64");
+        assert_eq!((decoded.bytes, decoded.hash, decoded.encoded), (&b"foo"[..], key.hash, false));
+    }
+
+    #[test]
+    fn only_the_one_right_base64_text_is_a_key() {
+        for text in ["", "Zm9", "Zm9vY", "Zm9-", "Zm9=", "====", "Zm8=Zm9v", "Zm 9"] {
+            assert!(Key::from_base64(text.as_bytes()).is_none(), "{text}");
+        }
+        assert!(Key::from_base64(&[b'A'; 248]).is_some());
+        assert!(Key::from_base64(&[b'A'; 252]).is_none());
     }
 
     #[test]

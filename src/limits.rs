@@ -13,10 +13,10 @@ pub const LINE_BYTES_MAX: usize = 2048;
 /// 1 MiB is 4,000 keys of the longest kind.
 pub const MULTI_GET_LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Most tokens (flags included) of a meta command. memcached 1.6, `MAX_TOKENS` and its meta flag table.
-pub const META_TOKENS_MAX: usize = 24;
+/// Most words of a meta command, its name and key included. memcached 1.6.18; later releases take one more.
+pub const META_WORDS_MAX: usize = 19;
 
-/// Longest opaque token of a meta command, in bytes, its letter not counted. protocol.txt, *Meta Commands*.
+/// Longest opaque token of a meta command, in bytes, its letter `O` included. memcached 1.6.
 pub const META_OPAQUE_BYTES_MAX: usize = 32;
 
 /// Default largest item (key, value and header), in bytes: memcached's `-I 1m`.
