@@ -107,6 +107,10 @@ pub struct Get {
     pub cas_new: Option<u64>,
     /// The stale, won and token-sent bits apply and may change (meta commands). The classic ones read a stale item as it is.
     pub meta: bool,
+    /// Does not count as a use of the item (meta `u`).
+    pub unnoticed: bool,
+    /// With `touch`: `Item::remaining_s` tells the time that was left before it (meta `t` in front of `T`).
+    pub remaining_before: bool,
 }
 
 /// Which present state a store wants.
@@ -180,6 +184,8 @@ pub struct Arithmetic {
     pub touch: Option<Exptime>,
     /// Reads stale bits as meta commands do.
     pub meta: bool,
+    /// With `touch`: `Item::remaining_s` tells the time that was left before it (meta `t` in front of `T`).
+    pub remaining_before: bool,
 }
 
 /// What the client asks of the node rather than of a key. Answered by the control plane, on all cores.

@@ -45,6 +45,7 @@ struct RequestHead {
     verb: Verb,
     framing: Head,
     key_bytes: u16,
+    key_encoded: bool,
     words_bytes: u16,
     value_bytes: u32,
     carried: Carried,
@@ -101,6 +102,7 @@ pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>,
         verb: command.verb,
         framing: framing.head,
         key_bytes: key.len() as u16,
+        key_encoded: command.key.encoded,
         words_bytes: words.len() as u16,
         value_bytes: inline.len() as u32,
         carried,
@@ -132,7 +134,7 @@ pub unsafe fn read_request(payload: &[u8]) -> Request<'_> {
     };
     Request {
         ticket: head.ticket,
-        command: Command { key: Key { bytes: key, hash: head.hash }, verb: head.verb, value },
+        command: Command { key: Key { bytes: key, hash: head.hash, encoded: head.key_encoded }, verb: head.verb, value },
         framing: Framing { head: head.framing, words },
     }
 }
