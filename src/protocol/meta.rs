@@ -1,24 +1,598 @@
 //! The meta commands of the text protocol: mg, ms, md, ma, mn, me.
+//!
+//! ```text
+//!   mg key  s v t O12 \r\n        VA 5 s5 t-1 O12\r\nhello\r\n        the reply repeats flags in the order of the request
+//!      |-|  |-------|                |--------|
+//!      key  words ------ Framing ----> encode reads them again, with the item at hand
+//! ```
+//!
+//! ```text
+//!   ms key 5 T60 c\r\nhello\r\n   |--- head ---|body|tail|   as in `text`: one step, or `Step::Body` for a large value
+//! ```
+//!
+//! Rules easily missed: any flag may stand behind any command, where it means nothing it is ignored; only twice is wrong.
+//! Errors are never hidden by `q`, nor are NF of `md` and `ma`. A refused `ms` whose length can be read takes its data with
+//! it. `t` in front of `T` tells the old time to live, behind it the new one. A key with `b` stays base64 text until the engine
+//! executes the command (see `key`), and is repeated as it was sent.
+//!
+//! Lives here: meta lines to commands, replies to lines. Not here: what a command does, when a line is complete (`text`).
+//! Words and answers follow memcached's doc/protocol.txt, *Meta Commands*; error texts are those of release 1.6.18.
 
-use super::{Session, Step};
+use super::text::{self, BAD_DATA, BAD_FORMAT, LINE_END, error_line};
+use super::{Framing, Session, Step, scan};
 use crate::buffer::Buffer;
-use crate::command::{Reply, Value};
+use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
+use crate::key::Key;
+use crate::limits::{INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX, META_OPAQUE_BYTES_MAX, META_WORDS_MAX, item_total_bytes};
+use crate::time::Exptime;
 
 /// What a meta reply must remember of its request beside the flag words.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Head {}
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    name: Name,
+    /// Flag `q`: the nominal answer is hidden.
+    quiet: bool,
+    /// Flag `v`: the value is shown.
+    value: bool,
+    /// Flag `b`: the key is base64 text.
+    encoded: bool,
+    /// CAS is shown as 0 (`-C`).
+    cas_disabled: bool,
+    /// `ms`: length of the value.
+    value_bytes: u32,
+}
+
+/// Which command it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Name {
+    #[default]
+    Get,
+    Store,
+    Delete,
+    Arithmetic,
+    Inspect,
+}
 
 /// Steps over a meta command; `line_bytes` is the length of its first line with the line end.
-#[allow(dead_code)]
-pub(super) fn step<'a>(_session: &mut Session, _input: &'a [u8], _line_bytes: usize) -> Step<'a> {
-    todo!()
+pub(super) fn step<'a>(session: &mut Session, input: &'a [u8], line_bytes: usize) -> Step<'a> {
+    let line = scan::line(input, line_bytes - 1);
+    let start = scan::word_start(line, 0);
+    match line[start + 1] {
+        b'n' => answer(Reply::Noop, line_bytes),
+        b's' => store(session, input, line, line_bytes),
+        b'e' => inspect(session, line, line_bytes),
+        letter => keyed(session, line, letter, line_bytes),
+    }
+}
+
+/// The step of an answer that needs nobody.
+fn answer<'a>(reply: Reply<'a>, consumed: usize) -> Step<'a> {
+    let framing = Framing { head: super::Head::Text(text::Head::default()), words: &[] };
+    Step::Reply { reply, framing, consumed, close: false }
+}
+
+/// The step of a line that is refused with these words.
+fn refuse<'a>(line: &'static str, consumed: usize) -> Step<'a> {
+    answer(Reply::Error(Error::Line(line)), consumed)
+}
+
+/// The key of a line and where the words behind it begin. The key is empty where there is none.
+fn key_of(line: &[u8]) -> (&[u8], usize) {
+    let from = scan::word_start(line, scan::word_end(line, scan::word_start(line, 0)));
+    let end = scan::word_end(line, from);
+    (&line[from..end], scan::word_start(line, end))
+}
+
+/// `mg`, `md`, `ma`.
+fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> Step<'a> {
+    let (key, from) = key_of(line);
+    let name = match letter {
+        b'g' => Name::Get,
+        b'd' => Name::Delete,
+        _ => Name::Arithmetic,
+    };
+    if key.is_empty() {
+        return refuse(ERROR, consumed);
+    }
+    if key.len() > KEY_BYTES_MAX {
+        return refuse(BAD_FORMAT, consumed);
+    }
+    let words = &line[from..];
+    if too_many(words, META_WORDS_MAX - 2) {
+        return refuse(if name == Name::Get { MG_TOO_MANY } else { TOO_MANY }, consumed);
+    }
+    let parsed = Flags::parse(words).and_then(|flags| Ok((flags, flags.key(key)?)));
+    let (flags, key) = match parsed {
+        Ok(parsed) => parsed,
+        Err(fault) => return refuse(if name == Name::Get { fault } else { BAD_FLAG }, consumed),
+    };
+    let verb = match name {
+        Name::Get => flags.get(),
+        Name::Delete => flags.delete(),
+        _ => match flags.arithmetic() {
+            Some(verb) => verb,
+            None => return refuse("CLIENT_ERROR invalid mode for ma M token", consumed),
+        },
+    };
+    if flags.opaque_too_long {
+        return refuse(OPAQUE_TOO_LONG, consumed);
+    }
+    Step::Command {
+        command: Command { key, verb, value: Value::EMPTY },
+        framing: framing(session, name, &flags, words, 0),
+        consumed,
+    }
+}
+
+fn framing<'a>(session: &Session, name: Name, flags: &Flags, words: &'a [u8], value_bytes: usize) -> Framing<'a> {
+    let head = Head {
+        name,
+        quiet: flags.has(b'q'),
+        value: flags.has(b'v'),
+        encoded: flags.has(b'b'),
+        cas_disabled: session.options.cas_disabled,
+        value_bytes: value_bytes as u32,
+    };
+    Framing { head: super::Head::Meta(head), words }
+}
+
+/// `me key [b]`.
+fn inspect<'a>(session: &Session, line: &'a [u8], consumed: usize) -> Step<'a> {
+    let (key, from) = key_of(line);
+    let words = &line[from..];
+    let encoded = &words[..scan::word_end(words, 0)] == b"b";
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return refuse(BAD_FORMAT, consumed);
+    }
+    let Some(key) = (if encoded { Key::from_base64(key) } else { Some(Key::new(key)) }) else {
+        return refuse(BAD_FORMAT, consumed);
+    };
+    Step::Command {
+        command: Command { key, verb: Verb::Inspect, value: Value::EMPTY },
+        framing: framing(session, Name::Inspect, &Flags::default(), words, 0),
+        consumed,
+    }
+}
+
+/// Why the line of an `ms` is refused.
+enum StoreFault {
+    /// The length cannot be read: what follows is taken as commands.
+    Length,
+    /// Something else is wrong: the data goes with the line.
+    Field { fault: &'static str, length: usize },
+}
+
+/// An `ms` as its line tells it.
+struct StoreLine<'a> {
+    key: Key<'a>,
+    store: Store,
+    length: usize,
+    flags: Flags,
+    words: &'a [u8],
+}
+
+fn parse_store(line: &[u8]) -> Result<StoreLine<'_>, StoreFault> {
+    let (key, from) = key_of(line);
+    let end = scan::word_end(line, from);
+    let length = match scan::unsigned(&line[from..end]) {
+        Some(length) if length <= LENGTH_MAX => length as usize,
+        _ => return Err(StoreFault::Length),
+    };
+    let refused = |fault| StoreFault::Field { fault, length };
+    let words = &line[scan::word_start(line, end)..];
+    if key.len() > KEY_BYTES_MAX {
+        return Err(refused(BAD_FORMAT));
+    }
+    if too_many(words, META_WORDS_MAX - 3) {
+        return Err(refused(TOO_MANY));
+    }
+    let flags = Flags::parse(words).map_err(refused)?;
+    let key = flags.key(key).map_err(refused)?;
+    let store = flags.store().ok_or(refused("CLIENT_ERROR invalid mode for ms M token"))?;
+    if flags.opaque_too_long {
+        return Err(refused(OPAQUE_TOO_LONG));
+    }
+    Ok(StoreLine { key, store, length, flags, words })
+}
+
+/// `ms key length flags*` and the value.
+fn store<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], head_bytes: usize) -> Step<'a> {
+    let line = match parse_store(line) {
+        Ok(line) => line,
+        Err(StoreFault::Length) => {
+            return refuse(if key_of(line).0.is_empty() { ERROR } else { BAD_FORMAT }, head_bytes);
+        }
+        Err(StoreFault::Field { fault, length }) => {
+            session.swallow((length + LINE_END.len()) as u64, false);
+            return refuse(fault, head_bytes);
+        }
+    };
+    if item_total_bytes(line.key.bytes.len(), line.length) > session.options.item_bytes_max as usize {
+        session.swallow((line.length + LINE_END.len()) as u64, false);
+        return stored(session, &line, Value::Dropped { bytes: line.length }, head_bytes);
+    }
+    if line.length > INLINE_VALUE_BYTES_MAX {
+        return Step::Body { head: head_bytes, body: line.length, tail: LINE_END.len() };
+    }
+    let value_end = head_bytes + line.length;
+    let consumed = value_end + LINE_END.len();
+    match input.get(value_end..consumed) {
+        None => Step::Incomplete { needed: consumed },
+        Some(LINE_END) => stored(session, &line, Value::Bytes(&input[head_bytes..value_end]), consumed),
+        Some(_) => refuse(BAD_DATA, consumed),
+    }
+}
+
+fn stored<'a>(session: &Session, line: &StoreLine<'a>, value: Value<'a>, consumed: usize) -> Step<'a> {
+    Step::Command {
+        command: Command { key: line.key, verb: Verb::Store(line.store), value },
+        framing: framing(session, Name::Store, &line.flags, line.words, line.length),
+        consumed,
+    }
 }
 
 /// The step of a large `ms` whose value has arrived or was dropped; `head` is its line, `tail` what came behind the value.
-pub(super) fn resume<'a>(_session: &mut Session, _head: &'a [u8], _value: Value<'a>, _tail: &'a [u8]) -> Step<'a> {
-    todo!()
+pub(super) fn resume<'a>(session: &mut Session, head: &'a [u8], value: Value<'a>, tail: &'a [u8]) -> Step<'a> {
+    // `step` has accepted this very line when it asked for the body.
+    let Ok(line) = parse_store(scan::line(head, head.len().saturating_sub(1))) else {
+        return refuse(BAD_FORMAT, head.len());
+    };
+    if tail != LINE_END {
+        return refuse(BAD_DATA, head.len());
+    }
+    stored(session, &line, value, head.len())
 }
 
-pub(super) fn encode(_head: Head, _words: &[u8], _key: &[u8], _reply: &Reply<'_>, _output: &mut Buffer) {
-    todo!()
+/// Whether there are more than `count_max` words.
+fn too_many(words: &[u8], count_max: usize) -> bool {
+    // A word and its space take two bytes.
+    words.len() >= 2 * count_max && Tokens { words }.nth(count_max).is_some()
 }
+
+/// The words of a line, one after the other.
+struct Tokens<'a> {
+    words: &'a [u8],
+}
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.words.is_empty() {
+            return None;
+        }
+        let end = scan::word_end(self.words, 0);
+        let word = &self.words[..end];
+        self.words = &self.words[scan::word_start(self.words, end)..];
+        Some(word)
+    }
+}
+
+/// The flags of a line.
+#[derive(Clone, Copy, Default)]
+struct Flags {
+    /// One bit for each letter that was there.
+    seen: u128,
+    touch: Option<Exptime>,
+    vivify: Option<Exptime>,
+    recache_s: Option<u32>,
+    compare: Option<u64>,
+    cas_new: Option<u64>,
+    client_flags: u32,
+    /// Letter of `M`, 0 where there is none.
+    mode: u8,
+    delta: Option<u64>,
+    initial: u64,
+    /// `t` stands in front of `T`.
+    remaining_before: bool,
+    opaque_too_long: bool,
+}
+
+impl Flags {
+    /// Reads the flags. A letter that is there twice or unknown is told at once, of wrong tokens the last.
+    fn parse(words: &[u8]) -> Result<Self, &'static str> {
+        let mut flags = Self::default();
+        let mut fault = None;
+        for word in (Tokens { words }) {
+            let letter = word[0];
+            if letter >= 127 || flags.has(letter) {
+                return Err("CLIENT_ERROR duplicate flag");
+            }
+            flags.seen |= 1 << letter;
+            if let Err(wrong) = flags.take(letter, &word[1..])? {
+                fault = Some(wrong);
+            }
+        }
+        fault.map_or(Ok(flags), Err)
+    }
+
+    /// Takes one flag. The outer error is an unknown letter, the inner one a wrong token.
+    #[inline]
+    fn take(&mut self, letter: u8, token: &[u8]) -> Result<Result<(), &'static str>, &'static str> {
+        let taken = match letter {
+            b'b' | b'c' | b'f' | b'h' | b'k' | b'l' | b'q' | b's' | b't' | b'u' | b'v' | b'x' | b'I' | b'L' | b'P' => Ok(()),
+            b'O' => {
+                self.opaque_too_long = token.len() + 1 > META_OPAQUE_BYTES_MAX;
+                Ok(())
+            }
+            b'T' => {
+                self.remaining_before = self.has(b't');
+                exptime(token).map(|exptime| self.touch = Some(exptime))
+            }
+            b'N' => exptime(token).map(|exptime| self.vivify = Some(exptime)),
+            b'R' => exptime(token).map(|seconds| self.recache_s = Some(seconds.0.clamp(0, u32::MAX.into()) as u32)),
+            b'C' => number(token, BAD_TOKEN).map(|cas| self.compare = Some(cas)),
+            b'E' => number(token, BAD_TOKEN).map(|cas| self.cas_new = Some(cas)),
+            b'F' => scan::unsigned32(token).ok_or(BAD_FORMAT).map(|client_flags| self.client_flags = client_flags),
+            b'J' => number(token, "CLIENT_ERROR invalid numeric initial value").map(|initial| self.initial = initial),
+            b'D' => number(token, "CLIENT_ERROR invalid numeric delta value").map(|delta| self.delta = Some(delta)),
+            b'M' => match token {
+                [mode] => {
+                    self.mode = *mode;
+                    Ok(())
+                }
+                _ => Err("CLIENT_ERROR incorrect length for M token"),
+            },
+            _ => return Err("CLIENT_ERROR invalid flag"),
+        };
+        Ok(taken)
+    }
+
+    #[inline]
+    fn has(&self, letter: u8) -> bool {
+        self.seen >> letter & 1 == 1
+    }
+
+    /// The key of a line with these flags.
+    fn key<'a>(&self, key: &'a [u8]) -> Result<Key<'a>, &'static str> {
+        if self.has(b'b') { Key::from_base64(key).ok_or("CLIENT_ERROR error decoding key") } else { Ok(Key::new(key)) }
+    }
+
+    fn get(&self) -> Verb {
+        Verb::Get(Get {
+            touch: self.touch,
+            vivify: self.vivify,
+            recache_s: self.recache_s,
+            cas_new: self.cas_new,
+            meta: true,
+            unnoticed: self.has(b'u'),
+            remaining_before: self.remaining_before,
+        })
+    }
+
+    fn delete(&self) -> Verb {
+        Verb::Delete(Delete {
+            compare: self.compare,
+            cas_new: self.cas_new,
+            invalidate: self.has(b'I'),
+            touch: self.touch,
+            drop_value: self.has(b'x'),
+        })
+    }
+
+    /// `None` for an unknown mode.
+    fn arithmetic(&self) -> Option<Verb> {
+        let decrement = match self.mode {
+            0 | b'I' | b'+' => false,
+            b'D' | b'-' => true,
+            _ => return None,
+        };
+        Some(Verb::Arithmetic(Arithmetic {
+            delta: self.delta.unwrap_or(1),
+            decrement,
+            // As in memcached, 0 compares with nothing here.
+            compare: self.compare.filter(|&cas| cas != 0),
+            cas_new: self.cas_new,
+            vivify: self.vivify,
+            initial: self.initial,
+            touch: self.touch,
+            meta: true,
+            remaining_before: self.remaining_before,
+        }))
+    }
+
+    /// `None` for an unknown mode.
+    fn store(&self) -> Option<Store> {
+        let mode = match self.mode {
+            0 | b'S' => StoreMode::Set,
+            b'E' => StoreMode::Add,
+            b'R' => StoreMode::Replace,
+            b'A' => StoreMode::Append,
+            b'P' => StoreMode::Prepend,
+            _ => return None,
+        };
+        let joins = matches!(mode, StoreMode::Append | StoreMode::Prepend);
+        let compare = match mode {
+            StoreMode::Add => None,
+            _ if joins => self.compare.filter(|&cas| cas != 0),
+            _ => self.compare,
+        };
+        Some(Store {
+            // A compared replace is a compared set: both want the item.
+            mode: if compare.is_some() && !joins { StoreMode::Set } else { mode },
+            client_flags: self.client_flags,
+            exptime: self.touch.unwrap_or_default(),
+            compare,
+            cas_new: self.cas_new,
+            invalidate: self.has(b'I') && compare.is_some() && !joins,
+            vivify: self.vivify.filter(|_| joins),
+            remove_on_failure: true,
+        })
+    }
+}
+
+#[inline]
+fn exptime(token: &[u8]) -> Result<Exptime, &'static str> {
+    scan::signed(token).map(Exptime).ok_or(BAD_TOKEN)
+}
+
+#[inline]
+fn number(token: &[u8], fault: &'static str) -> Result<u64, &'static str> {
+    scan::unsigned(token).ok_or(fault)
+}
+
+/// Writes the reply of one meta command.
+#[inline]
+pub(super) fn encode(head: Head, words: &[u8], key: &[u8], reply: &Reply<'_>, output: &mut Buffer) {
+    match (reply, head.name) {
+        (Reply::Item(item), Name::Inspect) => encode_inspected(key, item, output),
+        (Reply::Item(item), _) => encode_item(head, words, key, item, output),
+        (Reply::NotFound, Name::Inspect) => output.put(b"EN\r\n"),
+        (Reply::NotFound, Name::Get) if head.quiet => {}
+        (Reply::NotFound, Name::Get) => encode_status(head, b"EN", words, key, None, output),
+        (Reply::NotFound, _) => encode_status(head, b"NF", words, key, None, output),
+        (Reply::NotStored, _) => encode_status(head, b"NS", words, key, None, output),
+        (Reply::Exists, _) => encode_status(head, b"EX", words, key, None, output),
+        (Reply::Stored(_) | Reply::Number { .. } | Reply::Deleted, _) if head.quiet => {}
+        (Reply::Stored(item), _) => encode_status(head, b"HD", words, key, Some(item), output),
+        (Reply::Number { number, item }, _) => encode_number(head, words, key, *number, item, output),
+        (Reply::Deleted, _) => encode_status(head, b"HD", words, key, None, output),
+        (Reply::Error(error), _) => {
+            output.put(error_line(*error).as_bytes());
+            output.put(LINE_END);
+        }
+        _ => {
+            debug_assert!(false, "no such reply to a meta command");
+            output.put(b"SERVER_ERROR out of memory\r\n");
+        }
+    }
+}
+
+/// A hit of `mg`.
+#[inline]
+fn encode_item(head: Head, words: &[u8], key: &[u8], item: &Item<'_>, output: &mut Buffer) {
+    let value = head.value && !is_known(words, item.cas);
+    if value {
+        output.put(b"VA ");
+        output.put_number(item.value.len() as u64);
+    } else {
+        output.put(b"HD");
+    }
+    encode_words(head, words, key, Some((item, item.value.len())), output);
+    for (shown, flag) in [(item.token_sent, b" Z"), (item.stale, b" X"), (item.won, b" W")] {
+        if shown {
+            output.put(flag);
+        }
+    }
+    output.put(LINE_END);
+    if value {
+        match item.value {
+            Value::Bytes(bytes) => output.put(bytes),
+            Value::Body(body) => output.put_body(body.clone()),
+            Value::Dropped { .. } => debug_assert!(false, "an item has a value"),
+        }
+        output.put(LINE_END);
+    }
+}
+
+/// Whether flag `C` says that the client has the value with this CAS already.
+fn is_known(words: &[u8], cas: u64) -> bool {
+    Tokens { words }.any(|word| word[0] == b'C' && scan::unsigned(&word[1..]) == Some(cas))
+}
+
+/// A result of `ma`.
+fn encode_number(head: Head, words: &[u8], key: &[u8], number: u64, item: &Item<'_>, output: &mut Buffer) {
+    if !head.value {
+        return encode_status(head, b"HD", words, key, Some(item), output);
+    }
+    output.put(b"VA ");
+    output.put_number(number.checked_ilog10().map_or(1, |log| u64::from(log) + 1));
+    encode_words(head, words, key, Some((item, 0)), output);
+    output.put(LINE_END);
+    output.put_number(number);
+    output.put(LINE_END);
+}
+
+/// A status word and the flags.
+fn encode_status(head: Head, status: &[u8], words: &[u8], key: &[u8], item: Option<&Item<'_>>, output: &mut Buffer) {
+    output.put(status);
+    encode_words(head, words, key, item.map(|item| (item, stored_bytes(head, key, item))), output);
+    output.put(LINE_END);
+}
+
+/// Length of the value that `ms` has stored: the whole one after append and prepend.
+fn stored_bytes(head: Head, key: &[u8], item: &Item<'_>) -> usize {
+    let padding = key.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let key_bytes = if head.encoded { key.len() / 4 * 3 - padding } else { key.len() };
+    (item.total_bytes as usize).checked_sub(item_total_bytes(key_bytes, 0)).unwrap_or(head.value_bytes as usize)
+}
+
+/// The flags that a reply repeats, in the order of the request, with the item and the length of its value if there is one.
+fn encode_words(head: Head, words: &[u8], key: &[u8], item: Option<(&Item<'_>, usize)>, output: &mut Buffer) {
+    for word in (Tokens { words }) {
+        match word[0] {
+            b'O' => {
+                output.put(b" ");
+                output.put(word);
+            }
+            b'k' => {
+                output.put(b" k");
+                output.put(key);
+                if head.encoded {
+                    output.put(b" b");
+                }
+            }
+            letter => {
+                if let Some((item, value_bytes)) = item {
+                    encode_property(head, letter, item, value_bytes, output);
+                }
+            }
+        }
+    }
+}
+
+/// One flag that tells of the item, if the command has it.
+fn encode_property(head: Head, letter: u8, item: &Item<'_>, value_bytes: usize, output: &mut Buffer) {
+    let number = match (letter, head.name) {
+        (b'c', _) => {
+            if head.cas_disabled {
+                0
+            } else {
+                item.cas
+            }
+        }
+        (b's', Name::Get | Name::Store) => value_bytes as u64,
+        (b't', Name::Get | Name::Arithmetic) => match item.remaining_s {
+            Some(seconds) => seconds.into(),
+            None => return output.put(b" t-1"),
+        },
+        (b'f', Name::Get) => item.client_flags.into(),
+        (b'l', Name::Get) => item.idle_s.into(),
+        (b'h', Name::Get) => item.fetched.into(),
+        _ => return,
+    };
+    output.put(&[b' ', letter]);
+    output.put_number(number);
+}
+
+/// The line of `me`. We have no slab classes: `cls` is always 1.
+fn encode_inspected(key: &[u8], item: &Item<'_>, output: &mut Buffer) {
+    output.put(b"ME ");
+    output.put(key);
+    match item.remaining_s {
+        Some(seconds) => {
+            output.put(b" exp=");
+            output.put_number(seconds.into());
+        }
+        None => output.put(b" exp=-1"),
+    }
+    output.put(b" la=");
+    output.put_number(item.idle_s.into());
+    output.put(b" cas=");
+    output.put_number(item.cas);
+    output.put(if item.fetched { b" fetch=yes" } else { b" fetch=no" });
+    output.put(b" cls=1 size=");
+    output.put_number(item.total_bytes.into());
+    output.put(LINE_END);
+}
+
+/// Largest length of a data block that is believed. memcached: `INT_MAX - 2`.
+const LENGTH_MAX: u64 = i32::MAX as u64 - 2;
+
+const ERROR: &str = "ERROR";
+const BAD_FLAG: &str = "CLIENT_ERROR invalid or duplicate flag";
+const BAD_TOKEN: &str = "CLIENT_ERROR bad token in command line format";
+const MG_TOO_MANY: &str = "CLIENT_ERROR options flags are too long";
+const TOO_MANY: &str = "CLIENT_ERROR options flags too long";
+const OPAQUE_TOO_LONG: &str = "CLIENT_ERROR opaque token too long";

@@ -130,6 +130,8 @@ fn is_multi_get(input: &[u8]) -> bool {
 
 /// Whether the line is a meta command: `m`, one of its letters, and a space or the end.
 fn is_meta(line: &[u8]) -> bool {
+    let start = if let [b' ', ..] = line { scan::word_start(line, 0) } else { 0 };
+    let line = &line[start..];
     matches!(line, [b'm', b'g' | b's' | b'd' | b'a' | b'n' | b'e'] | [b'm', b'g' | b's' | b'd' | b'a' | b'n' | b'e', b' ', ..])
 }
 
