@@ -107,8 +107,8 @@ pub struct Get {
     pub cas_new: Option<u64>,
     /// The stale, won and token-sent bits apply and may change (meta commands). The classic ones read a stale item as it is.
     pub meta: bool,
-    /// Does not count as a use of the item (meta `u`).
-    pub unnoticed: bool,
+    /// The read does not count as a use of the item (meta `u`).
+    pub peek: bool,
     /// With `touch`: `Item::remaining_s` tells the time that was left before it (meta `t` in front of `T`).
     pub remaining_before: bool,
 }

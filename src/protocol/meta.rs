@@ -356,7 +356,7 @@ impl Flags {
             recache_s: self.recache_s,
             cas_new: self.cas_new,
             meta: true,
-            unnoticed: self.has(b'u'),
+            peek: self.has(b'u'),
             remaining_before: self.remaining_before,
         })
     }
