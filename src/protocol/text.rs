@@ -498,12 +498,8 @@ fn flush_all<'a>(session: &Session, words: &Words<'a>, consumed: usize) -> Step<
 
 /// `stats [group ...]`.
 fn stats<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed: usize) -> Step<'a> {
-    if session.options.dump_disabled {
-        match words.at(1) {
-            b"cachedump" => return refuse("CLIENT_ERROR stats cachedump not allowed", false, consumed),
-            b"detail" => return refuse("CLIENT_ERROR stats detail not allowed", false, consumed),
-            _ => {}
-        }
+    if session.options.dump_disabled && words.at(1) == b"cachedump" {
+        return refuse("CLIENT_ERROR stats cachedump not allowed", false, consumed);
     }
     control(Control::Stats { group: words_behind(line, 1) }, false, consumed)
 }

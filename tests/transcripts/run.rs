@@ -93,11 +93,11 @@ impl<F: Fn(&Options) -> Server> Servers<F> {
     fn run(&mut self, transcript: &Transcript) -> Result<(), String> {
         let options = Options { node_only: false, differs: false, ..transcript.options.clone() };
         // What cannot be emptied again starts anew.
-        if options.flush_disabled {
+        if options.flush_disabled || options.cas_disabled {
             self.running.remove(&options);
         }
         let server = self.running.entry(options.clone()).or_insert_with(|| (self.start)(&options));
-        if !options.flush_disabled {
+        if !options.flush_disabled && !options.cas_disabled {
             empty(server)?;
         }
         run(transcript, &mut Tcp::new(server))

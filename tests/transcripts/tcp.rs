@@ -24,7 +24,8 @@ impl Server {
         let mut arguments = vec!["-u", "nobody", "-l", "127.0.0.1", "-U", "0", "-m", "64"];
         let max_item_size = options.max_item_size.map(|bytes| bytes.to_string());
         if let Some(bytes) = &max_item_size {
-            arguments.extend(["-I", bytes]);
+            // The largest chunk must be smaller than the largest item.
+            arguments.extend(["-I", bytes, "-o", "slab_chunk_max=8192"]);
         }
         arguments.extend(options.flush_disabled.then_some("-F"));
         arguments.extend(options.dump_disabled.then_some("-X"));
