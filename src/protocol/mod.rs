@@ -196,7 +196,7 @@ impl Session {
         match self.state {
             State::Fresh | State::Text => text::step(self, input),
             State::Line { scanned } => text::step_line(self, scanned, input),
-            State::Keys(keys) => text::step_keys(self, keys, input),
+            State::Keys(_) => text::step_keys(self, input),
             State::Binary => binary::step(self, input),
             State::Swallow { remaining, binary } => {
                 let consumed = remaining.min(input.len() as u64) as usize;

@@ -114,9 +114,9 @@ pub(super) fn step_line<'a>(session: &mut Session, scanned: u32, input: &'a [u8]
         return meta::step(session, input, consumed);
     }
     if let [b'g', ..] = line
-        && let Some(step) = read(session, line, consumed)
+        && let Some(reads) = Reads::of(session, &line[..scan::word_end(line, 0)])
     {
-        return step;
+        return read(session, reads, input, line, consumed);
     }
     dispatch(session, input, line, consumed)
 }
@@ -158,78 +158,102 @@ fn control<'a>(control: Control<'a>, noreply: bool, consumed: usize) -> Step<'a>
     Step::Control { control, framing: framing(Head { noreply, ..Head::default() }), consumed }
 }
 
-/// `get`, `gets`, `gat`, `gats`; `None` for any other word.
-fn read<'a>(session: &mut Session, line: &'a [u8], consumed: usize) -> Option<Step<'a>> {
+/// Which of the reads a command is.
+#[derive(Clone, Copy)]
+struct Reads {
+    read: Read,
+    touches: bool,
+}
+
+impl Reads {
+    /// `get`, `gets`, `gat`, `gats`; `None` for any other word.
+    #[inline]
+    fn of(session: &Session, word: &[u8]) -> Option<Self> {
+        let with_cas = if session.options.cas_disabled { Read::CasZero } else { Read::Cas };
+        let (read, touches) = match word {
+            b"get" => (Read::Plain, false),
+            b"gets" => (with_cas, false),
+            b"gat" => (Read::Plain, true),
+            b"gats" => (with_cas, true),
+            _ => return None,
+        };
+        Some(Self { read, touches })
+    }
+}
+
+/// A read with any number of keys; the line starts with its word.
+fn read<'a>(session: &mut Session, reads: Reads, input: &'a [u8], line: &'a [u8], consumed: usize) -> Step<'a> {
+    let Reads { read, touches } = reads;
     let word_end = scan::word_end(line, 0);
-    let with_cas = if session.options.cas_disabled { Read::CasZero } else { Read::Cas };
-    let (read, touches) = match &line[..word_end] {
-        b"get" => (Read::Plain, false),
-        b"gets" => (with_cas, false),
-        b"gat" => (Read::Plain, true),
-        b"gats" => (with_cas, true),
-        _ => return None,
-    };
     let mut start = scan::word_start(line, word_end);
     if start == line.len() {
-        return Some(refuse(ERROR, false, consumed));
+        return refuse(ERROR, false, consumed);
     }
     let mut touch = None;
     if touches {
         let end = scan::word_end(line, start);
         match scan::signed(&line[start..end]) {
             Some(exptime) => touch = Some(Exptime(exptime)),
-            None => return Some(refuse(BAD_EXPTIME, false, consumed)),
+            None => return refuse(BAD_EXPTIME, false, consumed),
         }
         start = scan::word_start(line, end);
     }
     // The whole line is looked at before the first key is answered: one bad key drops all.
-    let mut keys_end = start;
-    let mut from = start;
-    while from < line.len() {
-        keys_end = scan::word_end(line, from);
-        if keys_end - from > KEY_BYTES_MAX {
-            return Some(refuse(BAD_FORMAT, false, consumed));
-        }
-        from = scan::word_start(line, keys_end);
+    let keys = scan::trim_end(&line[start..]);
+    if has_long_word(keys) {
+        return refuse(BAD_FORMAT, false, consumed);
     }
-    if keys_end == start {
+    if keys.is_empty() {
         // `gat 10`: a read of no keys.
         let head = Head { read, end: true, noreply: false };
-        return Some(Step::Reply { reply: Reply::NotFound, framing: framing(head), consumed, close: false });
+        return Step::Reply { reply: Reply::NotFound, framing: framing(head), consumed, close: false };
     }
-    let keys = Keys { keys_bytes: (keys_end - start) as u32, tail_bytes: (consumed - keys_end) as u32, read, touch };
-    Some(next_key(session, keys, &line[start..keys_end], start))
+    session.state =
+        State::Keys(Keys { keys_bytes: keys.len() as u32, tail_bytes: (consumed - start - keys.len()) as u32, read, touch });
+    next_key(session, &input[start..], start)
+}
+
+/// Whether a word is longer than a key may be. Looks at one space in 250 bytes, not at every word: where no word is too long,
+/// every 251 bytes hold a space.
+fn has_long_word(mut text: &[u8]) -> bool {
+    while text.len() > KEY_BYTES_MAX {
+        match memchr::memrchr(b' ', &text[..=KEY_BYTES_MAX]) {
+            Some(space) => text = &text[space + 1..],
+            None => return true,
+        }
+    }
+    false
 }
 
 /// The step of the next key of a read; the input starts with that key.
-pub(super) fn step_keys<'a>(session: &mut Session, keys: Keys, input: &'a [u8]) -> Step<'a> {
+pub(super) fn step_keys<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
+    next_key(session, input, 0)
+}
+
+/// One key from the front of `input`, which lies `before` bytes behind the front of what was not consumed yet. The state is
+/// changed where it lies: a copy of it would wait for the stores of the step before.
+#[inline]
+fn next_key<'a>(session: &mut Session, input: &'a [u8], before: usize) -> Step<'a> {
+    let State::Keys(keys) = &mut session.state else { return step_line(session, 0, input) };
     let line_bytes = (keys.keys_bytes + keys.tail_bytes) as usize;
     if input.len() < line_bytes {
         return Step::Incomplete { needed: line_bytes };
     }
-    next_key(session, keys, &input[..keys.keys_bytes as usize], 0)
-}
-
-/// One key from the front of `text`, which lies `before` bytes behind the front of the input.
-#[inline]
-fn next_key<'a>(session: &mut Session, keys: Keys, text: &'a [u8], before: usize) -> Step<'a> {
+    let text = &input[..keys.keys_bytes as usize];
     let end = scan::word_end(text, 0);
     let next = scan::word_start(text, end);
     let last = next == text.len();
+    let (read, touch) = (keys.read, keys.touch);
     let mut consumed = before + next;
     if last {
         consumed += keys.tail_bytes as usize;
         session.state = State::Text;
     } else {
-        session.state = State::Keys(Keys { keys_bytes: (text.len() - next) as u32, ..keys });
+        keys.keys_bytes -= next as u32;
     }
     Step::Command {
-        command: Command {
-            key: Key::new(&text[..end]),
-            verb: Verb::Get(Get { touch: keys.touch, ..Get::default() }),
-            value: Value::EMPTY,
-        },
-        framing: framing(Head { read: keys.read, end: last, noreply: false }),
+        command: Command { key: Key::new(&text[..end]), verb: Verb::Get(Get { touch, ..Get::default() }), value: Value::EMPTY },
+        framing: framing(Head { read, end: last, noreply: false }),
         consumed,
     }
 }
@@ -238,7 +262,8 @@ type Words<'a> = scan::Words<'a, WORDS_MAX>;
 
 /// Every line but the reads.
 fn dispatch<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], consumed: usize) -> Step<'a> {
-    let words = Words::split(line);
+    let mut words = Words::EMPTY;
+    words.split(line);
     match words.at(0) {
         b"set" | b"add" | b"replace" | b"append" | b"prepend" | b"cas" => store_line(session, input, &words, consumed),
         b"delete" => delete(&words, consumed),
@@ -248,14 +273,13 @@ fn dispatch<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], consumed
         b"version" => answer(Reply::Version(VERSION), false, consumed),
         b"quit" => hang_up(consumed),
         // A read behind leading spaces.
-        b"get" | b"gets" | b"gat" | b"gats" => {
-            let start = scan::word_start(line, 0);
-            match read(session, &line[start..], consumed - start) {
-                Some(step) => behind(step, start),
-                None => refuse(ERROR, false, consumed),
+        word => match Reads::of(session, word) {
+            Some(reads) => {
+                let start = scan::word_start(line, 0);
+                behind(read(session, reads, &input[start..], &line[start..], consumed - start), start)
             }
-        }
-        _ => administer(session, line, &words, consumed),
+            None => administer(session, line, &words, consumed),
+        },
     }
 }
 
@@ -375,7 +399,9 @@ pub(super) fn resume<'a>(session: &mut Session, head: &'a [u8], value: Value<'a>
         return meta::resume(session, head, value, tail);
     }
     // `step` has accepted this very line when it asked for the body.
-    let Ok(line) = parse_store(&Words::split(line)) else {
+    let mut words = Words::EMPTY;
+    words.split(line);
+    let Ok(line) = parse_store(&words) else {
         return refuse(BAD_FORMAT, false, head.len());
     };
     if tail != LINE_END {

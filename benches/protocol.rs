@@ -1,0 +1,109 @@
+//! What does the text protocol cost per request, without sockets and without an engine?
+//!
+//! Unit: nanoseconds of one core per request (per key for the read of 100 keys). Workload: 16-byte keys, 100-byte values, 16
+//! requests in a buffer that stays in the first-level cache. Aims: 20 ns to parse a get (with the hash of its key), 20 ns to
+//! encode its hit; a key of a long read below 10 ns beyond its hash. At twice that the parser would be a tenth of a pipelined
+//! request, and worth another design.
+//!
+//! Environment: ROUNDS (default 2,000,000 requests a line of the table). The checksum shows that the work was done.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use pbcache::buffer::Buffer;
+use pbcache::command::{Item, Reply, Value};
+use pbcache::key::Key;
+use pbcache::protocol::{Framing, Options, Session, Step, encode};
+
+fn main() {
+    // Under `cargo test --benches` only that it works is asked.
+    let rounds = match std::env::var("ROUNDS") {
+        Ok(rounds) => rounds.parse().expect("ROUNDS is a number"),
+        Err(_) if std::env::args().any(|argument| argument == "--bench") => 2_000_000,
+        Err(_) => 1_000,
+    };
+    let keys: Vec<String> = (0..100).map(|i| format!("key:{i:012}")).collect();
+    let short: Vec<String> = (0..100).map(|i| format!("k{i:02}")).collect();
+    let value = [b'v'; 100];
+    let sixteen = |line: &dyn Fn(&str) -> String| keys[..16].iter().map(|key| line(key)).collect::<String>();
+    let gets = sixteen(&|key| format!("get {key}\r\n"));
+    let sets = sixteen(&|key| format!("set {key} 0 0 100\r\n{}\r\n", "v".repeat(100)));
+    let deletes = sixteen(&|key| format!("delete {key}\r\n"));
+    let incrs = sixteen(&|key| format!("incr {key} 1\r\n"));
+    let multi = format!("get {}\r\n", keys.join(" "));
+    let multi_short = format!("get {}\r\n", short.join(" "));
+
+    println!("{:<34} {:>8}", "", "ns each");
+    report("hash of a 16-byte key", rounds, || {
+        let hashes = keys.iter().map(|key| Key::new(black_box(key.as_bytes())).hash);
+        hashes.fold((0, 0), |(count, sum), hash| (count + 1, sum ^ hash))
+    });
+    report("parse get", rounds, || parse(gets.as_bytes()));
+    report("parse set of 100 bytes", rounds, || parse(sets.as_bytes()));
+    report("parse delete", rounds, || parse(deletes.as_bytes()));
+    report("parse incr", rounds, || parse(incrs.as_bytes()));
+    report("parse a key of get with 100 keys", rounds, || parse(multi.as_bytes()));
+    report("the same, keys of 3 bytes", rounds, || parse(multi_short.as_bytes()));
+
+    let mut output = Buffer::with_capacity(1 << 16);
+    let hit = Reply::Item(Item { value: Value::Bytes(&value), ..Item::with_cas(77) });
+    let stored = Reply::Stored(Item::with_cas(77));
+    let framing = framing_of(gets.as_bytes());
+    let key = keys[0].as_bytes();
+    report("encode a hit of 100 bytes", rounds, || encode_some(&framing, key, &hit, &mut output));
+    report("encode a miss", rounds, || encode_some(&framing, key, &Reply::NotFound, &mut output));
+    let framing = framing_of(sets.as_bytes());
+    report("encode STORED", rounds, || encode_some(&framing, key, &stored, &mut output));
+}
+
+/// Repeats `work`, which tells how many requests it did and a sum over them. Prints the best of five.
+fn report(name: &str, rounds: u64, mut work: impl FnMut() -> (u64, u64)) {
+    let mut best = f64::INFINITY;
+    let mut sum = 0u64;
+    for _ in 0..5 {
+        let mut count = 0;
+        let started = Instant::now();
+        while count < rounds / 5 {
+            let (done, part) = work();
+            count += done;
+            sum = sum.wrapping_add(part);
+        }
+        best = best.min(started.elapsed().as_nanos() as f64 / count as f64);
+    }
+    println!("{name:<34} {best:>8.1}   checksum {sum:x}");
+}
+
+/// Steps over all of `input`.
+fn parse(input: &[u8]) -> (u64, u64) {
+    let mut session = Session::new(Options::default());
+    let mut rest = black_box(input);
+    let (mut count, mut sum) = (0, 0u64);
+    while !rest.is_empty() {
+        match session.step(rest) {
+            Step::Command { command, consumed, framing } => {
+                black_box(&framing);
+                black_box(&command);
+                sum = sum.wrapping_add(command.key.hash);
+                count += 1;
+                rest = &rest[consumed..];
+            }
+            other => panic!("a command, not {other:?}"),
+        }
+    }
+    (count, sum)
+}
+
+fn framing_of(input: &[u8]) -> Framing<'_> {
+    match Session::new(Options::default()).step(input) {
+        Step::Command { framing, .. } => framing,
+        other => panic!("a command, not {other:?}"),
+    }
+}
+
+fn encode_some(framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut Buffer) -> (u64, u64) {
+    output.clear();
+    for _ in 0..16 {
+        encode(black_box(framing), black_box(key), black_box(reply), output);
+    }
+    (16, black_box(&output.bytes).len() as u64)
+}
