@@ -268,6 +268,8 @@ pub struct Item<'e> {
     pub remaining_s: Option<u32>,
     /// Bytes that the item takes, header and key included (`me`, meta `s` shows the value's length instead).
     pub total_bytes: u32,
+    /// Length of the whole value that a store has left (meta `s` of `ms`); 0 in any other reply.
+    pub stored_bytes: u32,
     /// Whether the item was read before this command (meta `h`).
     pub fetched: bool,
     /// Seconds since the last use before this command (meta `l`).
@@ -290,6 +292,7 @@ impl Item<'static> {
             expiry: Expiry::NEVER,
             remaining_s: None,
             total_bytes: 0,
+            stored_bytes: 0,
             fetched: false,
             idle_s: 0,
             won: false,

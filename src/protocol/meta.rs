@@ -38,8 +38,6 @@ pub struct Head {
     encoded: bool,
     /// CAS is shown as 0 (`-C`).
     cas_disabled: bool,
-    /// `ms`: length of the value.
-    value_bytes: u32,
 }
 
 /// Which command it is.
@@ -119,19 +117,18 @@ fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> 
     }
     Step::Command {
         command: Command { key, verb, value: Value::EMPTY },
-        framing: framing(session, name, &flags, words, 0),
+        framing: framing(session, name, &flags, words),
         consumed,
     }
 }
 
-fn framing<'a>(session: &Session, name: Name, flags: &Flags, words: &'a [u8], value_bytes: usize) -> Framing<'a> {
+fn framing<'a>(session: &Session, name: Name, flags: &Flags, words: &'a [u8]) -> Framing<'a> {
     let head = Head {
         name,
         quiet: flags.has(b'q'),
         value: flags.has(b'v'),
         encoded: flags.has(b'b'),
         cas_disabled: session.options.cas_disabled,
-        value_bytes: value_bytes as u32,
     };
     Framing { head: super::Head::Meta(head), words }
 }
@@ -149,7 +146,7 @@ fn inspect<'a>(session: &Session, line: &'a [u8], consumed: usize) -> Step<'a> {
     };
     Step::Command {
         command: Command { key, verb: Verb::Inspect, value: Value::EMPTY },
-        framing: framing(session, Name::Inspect, &Flags::default(), words, 0),
+        framing: framing(session, Name::Inspect, &Flags::default(), words),
         consumed,
     }
 }
@@ -226,7 +223,7 @@ fn store<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], head_bytes:
 fn stored<'a>(session: &Session, line: &StoreLine<'a>, value: Value<'a>, consumed: usize) -> Step<'a> {
     Step::Command {
         command: Command { key: line.key, verb: Verb::Store(line.store), value },
-        framing: framing(session, Name::Store, &line.flags, line.words, line.length),
+        framing: framing(session, Name::Store, &line.flags, line.words),
         consumed,
     }
 }
@@ -507,15 +504,8 @@ fn encode_number(head: Head, words: &[u8], key: &[u8], number: u64, item: &Item<
 /// A status word and the flags.
 fn encode_status(head: Head, status: &[u8], words: &[u8], key: &[u8], item: Option<&Item<'_>>, output: &mut Buffer) {
     output.put(status);
-    encode_words(head, words, key, item.map(|item| (item, stored_bytes(head, key, item))), output);
+    encode_words(head, words, key, item.map(|item| (item, item.stored_bytes as usize)), output);
     output.put(LINE_END);
-}
-
-/// Length of the value that `ms` has stored: the whole one after append and prepend.
-fn stored_bytes(head: Head, key: &[u8], item: &Item<'_>) -> usize {
-    let padding = key.iter().rev().take_while(|&&byte| byte == b'=').count();
-    let key_bytes = if head.encoded { key.len() / 4 * 3 - padding } else { key.len() };
-    (item.total_bytes as usize).checked_sub(item_total_bytes(key_bytes, 0)).unwrap_or(head.value_bytes as usize)
 }
 
 /// The flags that a reply repeats, in the order of the request, with the item and the length of its value if there is one.
