@@ -214,13 +214,12 @@ fn request(random: &mut Random) -> Vec<u8> {
         }
         8 => {
             let word: &[u8] = random.pick(&[&b"mg"[..], b"md", b"ma", b"me", b"mn"]);
-            [word, b" ", &key, random.pick(&META_FLAGS).as_bytes(), end].concat()
+            [word, b" ", &key, &flags(random), end].concat()
         }
         9 => {
             let value_bytes = random.pick(&[0, 1, 40, 16_384, 16_385, 20_000]);
-            let flags = random.pick(&META_FLAGS).as_bytes();
             let length = value_bytes.to_string().into_bytes();
-            [b"ms ", &key[..], b" ", &length, flags, end, &vec![b'v'; value_bytes], b"\r\n"].concat()
+            [b"ms ", &key[..], b" ", &length, &flags(random), end, &vec![b'v'; value_bytes], b"\r\n"].concat()
         }
         10 => packet(random, &key),
         _ => (0..random.below(60)).map(|_| random.next() as u8).collect(),
@@ -237,11 +236,32 @@ fn key(random: &mut Random) -> Vec<u8> {
     }
 }
 
+/// Flags of a meta command: some that go together, or any letters with any tokens.
+fn flags(random: &mut Random) -> Vec<u8> {
+    if random.below(2) == 0 {
+        return random.pick(&META_FLAGS).as_bytes().to_vec();
+    }
+    let mut flags = Vec::new();
+    for _ in 0..random.pick(&[1, 3, 6, 19]) {
+        let letter = random.pick(b"bcfhklqstuvxCDEFIJLMNOPRTTaA!");
+        let token = if letter.is_ascii_uppercase() { random.pick(&NUMBERS) } else { "" };
+        flags.extend([b" ", &[letter][..], token.as_bytes()].concat());
+    }
+    flags
+}
+
 /// A binary packet whose lengths mostly agree.
 fn packet(random: &mut Random, key: &[u8]) -> Vec<u8> {
     let opcode = random.below(0x26) as u8;
-    let extras_bytes = random.pick(&[0usize, 0, 4, 8, 20]);
-    let value_bytes = random.pick(&[0usize, 1, 40, 16_384, 16_385, 20_000]);
+    let extras_bytes = match opcode {
+        _ if random.below(8) == 0 => random.pick(&[0usize, 4, 8, 20]),
+        0x01..=0x03 | 0x11..=0x13 => 8,
+        0x05 | 0x06 | 0x15 | 0x16 => 20,
+        0x1c..=0x1e | 0x23 | 0x24 => 4,
+        _ => 0,
+    };
+    let takes_value = matches!(opcode, 0x01..=0x03 | 0x0e | 0x0f | 0x11..=0x13 | 0x19 | 0x1a) || random.below(8) == 0;
+    let value_bytes = if takes_value { random.pick(&[0usize, 1, 40, 16_384, 16_385, 20_000]) } else { 0 };
     let mut total = (extras_bytes + key.len() + value_bytes) as u32;
     if random.below(8) == 0 {
         total = random.next() as u32;
@@ -348,6 +368,29 @@ fn a_short_conversation_gives_the_same_steps_at_every_cut() {
     for first in 0..=conversation.len() {
         for second in first..=conversation.len() {
             assert_eq!(trace(conversation, &[first, second], &arena), whole, "cut at {first} and {second}");
+        }
+    }
+}
+
+#[test]
+fn short_conversations_of_the_other_doors_too() {
+    let arena = Arena::new(64 << 20, 64 << 20, 1).expect("an arena");
+    let meta = b"ms a 5 T0 c\r\nhello\r\nmg a v k\r\nms a 3 q q\r\nabc\r\nma Zm9v b N0\r\nms a 99999999 k\r\nxyz";
+    let mut random = Random(7);
+    let sizes = [(0x01, 8, 3, 5), (0x0d, 0, 3, 0), (0x77, 4, 3, 9), (0x1d, 4, 3, 2), (0x0a, 0, 0, 0), (0x11, 8, 3, 0)];
+    let mut binary = Vec::new();
+    for (opcode, extras, key, value) in sizes {
+        binary.extend([0x80, opcode, 0, key, extras, 0, 0, 0, 0, 0, 0, extras + key + value]);
+        binary.extend([0; 12]);
+        binary.extend((0..extras + key + value).map(|_| random.next() as u8));
+    }
+    for (conversation, steps) in [(&meta[..], 7), (&binary, 8)] {
+        let whole = trace(conversation, &[], &arena);
+        assert_eq!(whole.steps.len(), steps, "{:#?}", whole.steps);
+        for first in 0..=conversation.len() {
+            for second in first..=conversation.len() {
+                assert_eq!(trace(conversation, &[first, second], &arena), whole, "cut at {first} and {second}");
+            }
         }
     }
 }
