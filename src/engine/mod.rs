@@ -12,6 +12,11 @@ use crate::command::{Command, Reply};
 use crate::key::Key;
 use crate::time::Instant;
 
+mod number;
+mod simple;
+
+use simple::SimpleEngine;
+
 /// What an engine must know of the node.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -24,7 +29,9 @@ pub struct Options {
 }
 
 /// The items of one shard.
-pub struct Engine {}
+pub struct Engine {
+    inner: SimpleEngine,
+}
 
 /// Where a walk over all items stands. `Cursor::default()` is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,42 +77,49 @@ pub struct Statistics {
 
 impl Engine {
     /// An empty engine that leases from `arena`.
-    pub fn new(_options: Options, _arena: Arc<Arena>) -> Self {
-        Self {}
+    pub fn new(options: Options, arena: Arc<Arena>) -> Self {
+        Self { inner: SimpleEngine::new(options, arena) }
     }
 
     /// Fetches into the cache what commands on these keys (at most `limits::BATCH_COMMANDS_MAX`) will need. Changes nothing.
     #[inline]
-    pub fn prepare<'k>(&mut self, _keys: impl Iterator<Item = &'k Key<'k>>) {}
+    pub fn prepare<'k>(&mut self, keys: impl Iterator<Item = &'k Key<'k>>) {
+        self.inner.prepare(keys);
+    }
 
     /// Executes one command. Never panics on what a client can send.
     ///
     /// `Reply::Busy` means: no memory now, call again with the same command after a `tick`; the caller bounds the tries.
-    pub fn execute<'e>(&'e mut self, _command: &Command<'_>, _now: Instant) -> Reply<'e> {
-        Reply::NotFound
+    #[inline]
+    pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+        self.inner.execute(command, now)
     }
 
     /// `flush_all`: every item stored before `at` becomes unreadable once `at` has come. At most one is planned; a later call
     /// replaces it (memcached's rule).
-    pub fn flush(&mut self, _at: Instant) {}
+    pub fn flush(&mut self, at: Instant) {
+        self.inner.flush(at);
+    }
 
     /// Work in the background: expiry, eviction ahead of need, giving segments back that the arena wants, index growth.
     /// Touches at most about `budget` items. Returns whether more remains to be done at once.
-    pub fn tick(&mut self, _now: Instant, _budget: u32) -> bool {
-        false
+    pub fn tick(&mut self, now: Instant, budget: u32) -> bool {
+        self.inner.tick(now, budget)
     }
 
     /// Visits readable items from `cursor` on, about `budget` of them; `None` when the walk is over. An item that is there
     /// during the whole walk is visited at least once.
-    pub fn walk(&mut self, _cursor: Cursor, _now: Instant, _budget: u32, _visit: &mut dyn FnMut(Entry<'_>)) -> Option<Cursor> {
-        None
+    pub fn walk(&mut self, cursor: Cursor, now: Instant, budget: u32, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Cursor> {
+        self.inner.walk(cursor, now, budget, visit)
     }
 
     /// The figures now. O(1).
     pub fn statistics(&self) -> Statistics {
-        Statistics::default()
+        self.inner.statistics()
     }
 
     /// Walks the whole structure and panics where it contradicts itself. For tests: O(items).
-    pub fn verify(&self) {}
+    pub fn verify(&self) {
+        self.inner.verify();
+    }
 }
