@@ -47,6 +47,8 @@ pub struct Sample {
     pub client_cpu_us: f64,
     /// CPU time of the client by wall time.
     pub client_busy: f64,
+    /// Requests per turn of the client.
+    pub batch: f64,
     /// Median latency, in microseconds.
     pub p50_us: f64,
     /// 99th percentile of the latency, in microseconds.
@@ -161,6 +163,7 @@ fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> S
         server_busy: cpu_ns / elapsed,
         client_cpu_us: tally.client_cpu_us(),
         client_busy: tally.cpu_ns as f64 / elapsed,
+        batch: requests / tally.turns.max(1) as f64,
         p50_us: latency.quantile_us(0.5),
         p99_us: latency.quantile_us(0.99),
         hit_ratio: tally.hit_ratio(),

@@ -115,12 +115,13 @@ pub fn compare_row(row: &Row, columns: &[Column]) -> String {
 
 type Figure = fn(&Sample) -> f64;
 
-const FIGURES: [(&str, Figure, usize); 10] = [
+const FIGURES: [(&str, Figure, usize); 11] = [
     ("requests per CPU second", |sample| 1e6 / sample.server_cpu_us.max(1e-9), 0),
     ("server CPU per request, us", |sample| sample.server_cpu_us, 3),
     ("requests per second", |sample| sample.rate, 0),
     ("server busy", |sample| sample.server_busy, 2),
     ("client CPU per request, us", |sample| sample.client_cpu_us, 3),
+    ("requests per client turn", |sample| sample.batch, 1),
     ("client busy", |sample| sample.client_busy, 2),
     ("latency p50, us", |sample| sample.p50_us, 1),
     ("latency p99, us", |sample| sample.p99_us, 1),
