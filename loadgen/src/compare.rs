@@ -84,7 +84,7 @@ pub fn compare(options: &Compare) -> Result<u8, String> {
         let server = Server::start(&contestant.command, &server_cpus)?;
         let client = Client { targets: vec![Target::Tcp(server.address)], cpus: client_cpus.clone(), ..base.clone() };
         contestant.server = Some(server);
-        let session = Session::open(&client, &Arc::new(options.work.work()), &contestant.ledger)?;
+        let session = Session::open(&client, &Arc::new(options.work.work()?), &contestant.ledger)?;
         session.load(|_| {}).map_err(|words| format!("{}: {words}", contestant.name))?;
     }
     println!("{}", report::text::compare_head(options, &server_cpus, &client_cpus));
@@ -105,7 +105,7 @@ fn measure_row(
     client_cpus: &[usize],
     faults: &mut Tally,
 ) -> Result<Vec<Column>, String> {
-    let work = row.work(options);
+    let work = row.work(options)?;
     let raw = exchange(&work);
     let pace = Pace { depth: row.depth, ..options.load.pace() };
     let mut sessions = Vec::new();
@@ -229,12 +229,12 @@ fn rows(options: &Compare) -> Vec<Row> {
 }
 
 impl Row {
-    fn work(&self, options: &Compare) -> Arc<Work> {
-        let mut work = options.work.work();
+    fn work(&self, options: &Compare) -> Result<Arc<Work>, String> {
+        let mut work = options.work.work()?;
         work.multi_get = self.multi_get;
         if self.gets_only {
             work.mix = Mix::new(&[(Kind::Get, 1.0)]);
         }
-        Arc::new(work)
+        Ok(Arc::new(work))
     }
 }

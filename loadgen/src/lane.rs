@@ -14,14 +14,16 @@ use std::time::{Instant, SystemTime};
 
 use fastrand::Rng;
 
-use crate::doors::{Answer, Step, Store};
+use crate::arrivals::Arrivals;
+use crate::doors::{Answer, Step};
 use crate::pump::Token;
+use crate::request::{FollowUp, Times};
 use crate::tally::{Interval, Tally};
 use crate::verify::{Ending, Expectation, Fault};
 use crate::work::keys::KeyPicker;
 use crate::work::mix::Kind;
-use crate::work::values::{self, Label, ValueMaker};
-use crate::worker::{Arrival, Setup};
+use crate::work::values::{self, ValueMaker};
+use crate::worker::Setup;
 
 /// One connection.
 pub struct Connection {
@@ -37,10 +39,12 @@ pub struct Connection {
     pub retry_at: u64,
     /// The requests in flight.
     pub flights: VecDeque<Flight>,
-    wanted: VecDeque<Wanted>,
+    /// The keys of the requests in flight.
+    pub wanted: VecDeque<Wanted>,
     inbox: Vec<u8>,
-    fills: VecDeque<u32>,
     queued: bool,
+    /// Sent what is not an answer: what still comes is not looked at.
+    broken: bool,
 }
 
 /// A request in flight.
@@ -48,18 +52,23 @@ pub struct Connection {
 pub struct Flight {
     /// The command.
     pub kind: Kind,
-    /// When it was sent, in nanoseconds of the lane's clock.
-    pub sent: u64,
-    intended: u64,
+    /// When.
+    pub times: Times,
     /// Keys not yet answered, at the front of `wanted`.
-    keys: u16,
+    pub keys: u16,
+    /// It asked for one key only.
+    pub single: bool,
 }
 
 /// A key in flight.
 #[derive(Clone, Copy)]
-struct Wanted {
-    index: u32,
-    expected: Expectation,
+pub struct Wanted {
+    /// Which key, or which counter.
+    pub index: u32,
+    /// Of a write: its serial.
+    pub serial: u32,
+    /// What the ledger knew when the request was sent.
+    pub expected: Expectation,
 }
 
 /// Everything of a thread but its ring.
@@ -92,14 +101,22 @@ pub struct Lane {
     pub last_alive: u64,
     /// Why the last connection was lost.
     pub last_error: Option<String>,
-    picker: KeyPicker,
-    maker: ValueMaker,
-    rng: Rng,
+    /// Chooses keys.
+    pub picker: KeyPicker,
+    /// Writes values.
+    pub maker: ValueMaker,
+    /// Random numbers of this thread.
+    pub rng: Rng,
+    /// Scratch for a key.
+    pub key: Vec<u8>,
+    /// Unix time at time 0 of the clock, in nanoseconds.
+    pub unix_ns: u64,
+    /// The work touches items.
+    pub touches: bool,
     /// Open loop: the intended times that count.
     window: Option<(u64, u64)>,
-    origin_unix: u64,
     next_connection: usize,
-    key: Vec<u8>,
+    follow_ups: Vec<FollowUp>,
 }
 
 impl Connection {
@@ -114,8 +131,8 @@ impl Connection {
             flights: VecDeque::new(),
             wanted: VecDeque::new(),
             inbox: Vec::new(),
-            fills: VecDeque::new(),
             queued: false,
+            broken: false,
         }
     }
 
@@ -134,7 +151,7 @@ impl Lane {
         let picker = KeyPicker::new(work.keys, work.distribution, first);
         let maker = ValueMaker::new(work.sizes.bytes_max() as usize, work.seed);
         let rng = Rng::with_seed(work.seed.wrapping_add(setup.thread as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         Self {
             connections: Vec::new(),
             by_token: vec![0; places],
@@ -152,10 +169,12 @@ impl Lane {
             picker,
             maker,
             rng,
-            window: None,
-            origin_unix: unix,
-            next_connection: 0,
             key: Vec::new(),
+            unix_ns: unix,
+            touches: work.mix.share(Kind::Touch) > 0.0,
+            window: None,
+            next_connection: 0,
+            follow_ups: Vec::new(),
             setup,
         }
     }
@@ -218,7 +237,7 @@ impl Lane {
             if fresh {
                 self.tally.lag.get_or_insert_default().record(now - intended);
             }
-            self.next_request(number, intended, now);
+            self.next_request(number, Times { intended, sent: now });
             self.touch(number);
         }
         arrivals.mark_waiting();
@@ -235,100 +254,6 @@ impl Lane {
             }
         }
         None
-    }
-
-    /// Appends the next request of the work to the outbox of a connection; false if there is nothing left to do.
-    #[inline]
-    pub fn next_request(&mut self, number: usize, intended: u64, now: u64) -> bool {
-        if let Some((next, last)) = self.load {
-            if next < last {
-                self.load = Some((next + 1, last));
-                self.loaded += 1;
-                self.store(number, next, intended, now);
-            }
-            return next < last;
-        }
-        if let Some(index) = self.connections[number].fills.pop_front() {
-            return self.store(number, index, intended, now) || self.get(number, Kind::Get, index, intended, now);
-        }
-        let kind = self.setup.work.mix.pick(&mut self.rng);
-        let index = self.picker.pick(&mut self.rng);
-        let sent = match kind {
-            Kind::Get | Kind::Gets => false,
-            Kind::Set => self.store(number, index, intended, now),
-            Kind::Delete => self.delete(number, index, intended, now),
-            Kind::Touch => self.touch_item(number, index, intended, now),
-            Kind::Cas | Kind::Incr => false,
-        };
-        sent || self.get(number, Kind::Get, index, intended, now)
-    }
-
-    #[inline]
-    fn get(&mut self, number: usize, kind: Kind, first: u32, intended: u64, now: u64) -> bool {
-        let connection = &mut self.connections[number];
-        let keys = if kind == Kind::Get { self.setup.work.multi_get } else { 1 };
-        self.setup.door.get_begin(kind == Kind::Gets, &mut connection.outbox);
-        for at in 0..keys {
-            let index = if at == 0 { first } else { self.picker.pick(&mut self.rng) };
-            self.key.clear();
-            self.setup.work.keys.write(index, &mut self.key);
-            self.setup.door.get_key(&self.key, &mut connection.outbox);
-            let expected = self.setup.ledger.expect(index);
-            connection.wanted.push_back(Wanted { index, expected });
-        }
-        self.setup.door.get_end(&mut connection.outbox);
-        connection.flights.push_back(Flight { kind, sent: now, intended, keys });
-        true
-    }
-
-    /// False if another write of the key is in flight.
-    fn store(&mut self, number: usize, index: u32, intended: u64, now: u64) -> bool {
-        let Some(serial) = self.setup.ledger.begin(index) else { return false };
-        self.store_value(number, Kind::Set, index, serial, None);
-        self.launch_write(number, Kind::Set, index, intended, now);
-        true
-    }
-
-    fn store_value(&mut self, number: usize, _kind: Kind, index: u32, serial: u32, cas: Option<u64>) {
-        let work = &self.setup.work;
-        let outbox = &mut self.connections[number].outbox;
-        self.key.clear();
-        work.keys.write(index, &mut self.key);
-        let exptime = work.ttls.pick(&mut self.rng);
-        let expires = if exptime == 0 { 0 } else { (self.origin_unix + self.now / 1_000_000_000) as u32 + exptime };
-        let value_bytes = work.sizes.of(index, work.seed) as usize;
-        let start = outbox.len();
-        self.setup.door.store_begin(Store { key: &self.key, exptime, value_bytes, cas }, outbox);
-        let label = Label { writer: self.setup.ledger.writer, serial, expires };
-        self.maker.write(values::key_hash(&self.key), label, value_bytes, outbox);
-        self.setup.door.store_end(start, outbox);
-    }
-
-    fn delete(&mut self, number: usize, index: u32, intended: u64, now: u64) -> bool {
-        if self.setup.ledger.begin(index).is_none() {
-            return false;
-        }
-        self.key.clear();
-        self.setup.work.keys.write(index, &mut self.key);
-        self.setup.door.delete(&self.key, &mut self.connections[number].outbox);
-        self.launch_write(number, Kind::Delete, index, intended, now);
-        true
-    }
-
-    fn touch_item(&mut self, number: usize, index: u32, intended: u64, now: u64) -> bool {
-        self.key.clear();
-        self.setup.work.keys.write(index, &mut self.key);
-        let exptime = self.setup.work.ttls.pick(&mut self.rng);
-        self.setup.door.touch(&self.key, exptime, &mut self.connections[number].outbox);
-        self.launch_write(number, Kind::Touch, index, intended, now);
-        true
-    }
-
-    fn launch_write(&mut self, number: usize, kind: Kind, index: u32, intended: u64, now: u64) {
-        let expected = self.setup.ledger.expect(index);
-        let connection = &mut self.connections[number];
-        connection.wanted.push_back(Wanted { index, expected });
-        connection.flights.push_back(Flight { kind, sent: now, intended, keys: 1 });
     }
 
     /// The pump has taken a connection's message.
@@ -359,6 +284,7 @@ impl Lane {
         self.tally.unanswered += connection.flights.len() as u64;
         self.interval.errors += connection.flights.len() as u64;
         connection.token = None;
+        connection.broken = false;
         connection.sending = false;
         connection.retry_at = self.now;
         connection.outbox.clear();
@@ -366,8 +292,11 @@ impl Lane {
         for flight in connection.flights.drain(..) {
             for _ in 0..flight.keys {
                 let Some(wanted) = connection.wanted.pop_front() else { break };
-                if matches!(flight.kind, Kind::Set | Kind::Delete | Kind::Cas) {
-                    self.setup.ledger.finish(wanted.index, Ending::Unknown);
+                match flight.kind {
+                    Kind::Set | Kind::Delete | Kind::Cas => self.setup.ledger.finish(wanted.index, Ending::Unknown),
+                    Kind::Gets => self.setup.ledger.finish(wanted.index, Ending::Abandoned),
+                    Kind::Incr | Kind::CounterSet => self.setup.ledger.counters.finish(wanted.index, None),
+                    Kind::Get | Kind::Touch => {}
                 }
             }
         }
@@ -377,6 +306,9 @@ impl Lane {
     /// Bytes have come; false if they are not answers and the connection must end.
     #[inline]
     pub fn handle_input(&mut self, number: usize, bytes: &[u8], now: u64) -> bool {
+        if self.connections[number].broken {
+            return false;
+        }
         self.tally.received_bytes += bytes.len() as u64;
         self.touch(number);
         if self.connections[number].inbox.is_empty() {
@@ -408,6 +340,9 @@ impl Lane {
                 Step::Hit { consumed, key, value, cas } => {
                     at += consumed;
                     self.handle_hit(number, key, value, cas, now);
+                    if flight.single && self.setup.door.hit_ends() {
+                        self.handle_done(number, flight, Answer::End, now);
+                    }
                 }
                 Step::Done { answer: Answer::Garbage(line), .. } => {
                     self.garbled(number, line, "not an answer of the protocol");
@@ -423,7 +358,7 @@ impl Lane {
     }
 
     #[inline]
-    fn handle_hit(&mut self, number: usize, key: &[u8], value: &[u8], _cas: u64, now: u64) {
+    fn handle_hit(&mut self, number: usize, key: &[u8], value: &[u8], cas: u64, now: u64) {
         loop {
             let connection = &mut self.connections[number];
             let Some(flight) = connection.flights.front_mut().filter(|flight| flight.keys > 0) else {
@@ -432,12 +367,16 @@ impl Lane {
                 return;
             };
             flight.keys -= 1;
+            let flight_kind = flight.kind;
             let Some(wanted) = connection.wanted.pop_front() else { return };
             self.key.clear();
             self.setup.work.keys.write(wanted.index, &mut self.key);
             if self.key != key {
-                self.miss(number, wanted);
+                self.miss(flight_kind, wanted);
                 continue;
+            }
+            if flight_kind == Kind::Gets {
+                self.follow_ups.push(FollowUp::Cas(wanted.index, wanted.serial, cas));
             }
             if self.counting || self.window.is_some() {
                 self.tally.hits += 1;
@@ -453,7 +392,7 @@ impl Lane {
     #[inline]
     fn judge(&mut self, wanted: Wanted, value: &[u8], now: u64) {
         let found = values::read(values::key_hash(&self.key), value);
-        let unix = (self.origin_unix + now / 1_000_000_000) as u32;
+        let unix = ((self.unix_ns + now) / 1_000_000_000) as u32;
         if let Some(fault) = self.setup.ledger.judge_hit(wanted.index, wanted.expected, found, unix) {
             let key = text(&self.key);
             self.interval.errors += 1;
@@ -469,17 +408,23 @@ impl Lane {
         }
     }
 
-    fn miss(&mut self, number: usize, wanted: Wanted) {
-        if self.setup.ledger.judge_miss(wanted.index, wanted.expected) {
-            self.tally.unexplained_misses += 1;
+    fn miss(&mut self, kind: Kind, wanted: Wanted) {
+        if kind == Kind::Gets {
+            self.setup.ledger.finish(wanted.index, Ending::Abandoned);
+        } else if self.setup.ledger.judge_miss(wanted.index, wanted.expected) {
+            self.setup.work.keys.write(wanted.index, {
+                self.key.clear();
+                &mut self.key
+            });
+            let key = &self.key;
+            self.tally.unexplained_miss(|| format!("{} is missing; {}", text(key), wanted.expected.words()));
         }
         if self.counting || self.window.is_some() {
             self.tally.misses += 1;
             self.interval.misses += 1;
         }
-        let fills = &mut self.connections[number].fills;
-        if self.setup.work.fill_misses && fills.len() < FILLS_MAX {
-            fills.push_back(wanted.index);
+        if self.setup.work.fill_misses && self.follow_ups.len() < FOLLOW_UPS_MAX {
+            self.follow_ups.push(FollowUp::Fill(wanted.index));
         }
     }
 
@@ -491,11 +436,13 @@ impl Lane {
             for _ in 0..keys_left {
                 let Some(wanted) = self.connections[number].wanted.pop_front() else { break };
                 if answer == Answer::End {
-                    self.miss(number, wanted);
+                    self.miss(flight.kind, wanted);
+                } else if flight.kind == Kind::Gets {
+                    self.setup.ledger.finish(wanted.index, Ending::Abandoned);
                 }
             }
         } else if let Some(wanted) = connection.wanted.pop_front() {
-            self.finish_write(flight.kind, wanted.index, answer);
+            self.finish_write(flight.kind, wanted, answer);
         }
         if let Answer::Error(words) = answer {
             self.tally.refusals += 1;
@@ -503,106 +450,68 @@ impl Lane {
             self.tally.refusal_sample.get_or_insert_with(|| text(words));
         }
         self.count(flight, now);
+        while let Some(follow_up) = self.follow_ups.pop() {
+            self.follow_up(number, follow_up, now);
+        }
     }
 
-    fn finish_write(&mut self, kind: Kind, index: u32, answer: Answer<'_>) {
+    fn finish_write(&mut self, kind: Kind, wanted: Wanted, answer: Answer<'_>) {
         let temporary = self.setup.work.ttls.any();
         let ending = match (kind, answer) {
             (Kind::Touch, _) => return,
+            (Kind::Incr | Kind::CounterSet, _) => return self.finish_count(kind, wanted.index, answer),
             (Kind::Delete, Answer::Ok | Answer::NotFound) => Ending::Deleted,
             (_, Answer::Ok) => Ending::Stored { temporary },
             (_, Answer::NotStored | Answer::NotFound) => Ending::Abandoned,
             _ => Ending::Refused,
         };
-        self.setup.ledger.finish(index, ending);
+        self.setup.ledger.finish(wanted.index, ending);
+    }
+
+    fn finish_count(&mut self, kind: Kind, index: u32, answer: Answer<'_>) {
+        let known = self.setup.ledger.counters.known(index);
+        let value = match (kind, answer) {
+            (Kind::CounterSet, Answer::Ok) => Some(0),
+            (Kind::Incr, Answer::Number(value)) => Some(value),
+            _ => None,
+        };
+        self.setup.ledger.counters.finish(index, value);
+        if let (Kind::Incr, Some(before), false) = (kind, known, self.setup.ledger.shared || !self.setup.verify) {
+            match answer {
+                Answer::Number(value) if value != before + 1 => {
+                    self.tally
+                        .fault(Fault::Miscounted, || format!("miscounted: counter {index} went from {before} to {value}"));
+                }
+                Answer::NotFound => self.tally.unexplained_miss(|| format!("counter {index} is missing; it stood at {before}")),
+                _ => {}
+            }
+        }
     }
 
     #[inline]
     fn count(&mut self, flight: Flight, now: u64) {
         let counts = match self.window {
             None => self.counting,
-            Some((begin, end)) => (begin..end).contains(&flight.intended),
+            Some((begin, end)) => (begin..end).contains(&flight.times.intended),
         };
         if !counts {
             return;
         }
         let command = self.tally.command(flight.kind, self.window.is_some());
-        command.latency.record(now - flight.intended);
+        command.latency.record(now - flight.times.intended);
         if let Some(service) = &mut command.service {
-            service.record(now - flight.sent);
+            service.record(now - flight.times.sent);
         }
         self.interval.requests += 1;
-        self.interval.latency.saturating_record(now - flight.intended);
+        self.interval.latency.saturating_record(now - flight.times.intended);
     }
 
     fn garbled(&mut self, number: usize, bytes: &[u8], what: &str) {
+        self.connections[number].broken = true;
         let target = &self.setup.targets[self.connections[number].target];
         self.last_error = Some(format!("{what}: {}", text(&bytes[..bytes.len().min(80)])));
         let words = || format!("garbled: from {target}, {what}: {}", text(&bytes[..bytes.len().min(80)]));
         self.tally.fault(Fault::Garbled, words);
-    }
-}
-
-/// When requests of an open loop are due.
-pub struct Arrivals {
-    gap_ns: f64,
-    arrival: Arrival,
-    next: f64,
-    /// Due and not sent: intended time, and whether it has not yet waited for a free place.
-    due: VecDeque<(u64, bool)>,
-    dropped: u64,
-}
-
-impl Arrivals {
-    /// Requests at so many per second, from `now` on.
-    pub fn new(rate: f64, arrival: Arrival, now: u64) -> Self {
-        Self { gap_ns: 1e9 / rate, arrival, next: now as f64, due: VecDeque::new(), dropped: 0 }
-    }
-
-    /// Whether requests are due that are not sent yet.
-    pub fn waiting(&self) -> bool {
-        !self.due.is_empty()
-    }
-
-    /// Requests that were never sent.
-    pub fn left(&self) -> u64 {
-        self.due.len() as u64 + self.dropped
-    }
-
-    fn advance(&mut self, now: u64, end: u64, rng: &mut Rng) {
-        while self.next <= now as f64 && self.next < end as f64 {
-            if self.due.len() < DUE_MAX {
-                self.due.push_back((self.next as u64, true));
-            } else {
-                self.dropped += 1;
-            }
-            self.next += match self.arrival {
-                Arrival::Constant => self.gap_ns,
-                Arrival::Poisson => -self.gap_ns * (1.0 - rng.f64()).ln(),
-            };
-        }
-    }
-
-    fn front(&self) -> Option<(u64, bool)> {
-        self.due.front().copied()
-    }
-
-    fn pop(&mut self) {
-        self.due.pop_front();
-    }
-
-    fn next(&self) -> u64 {
-        self.next as u64
-    }
-
-    /// What is still due now waits for the server, not for this client.
-    fn mark_waiting(&mut self) {
-        for entry in self.due.iter_mut().rev() {
-            if !entry.1 {
-                break;
-            }
-            entry.1 = false;
-        }
     }
 }
 
@@ -611,7 +520,5 @@ pub fn text(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// Requests of an open loop that may wait: beyond that they are dropped and counted.
-const DUE_MAX: usize = 1_000_000;
-/// Stores after misses that may wait per connection.
-const FILLS_MAX: usize = 1024;
+/// Stores that may follow one answer: as many as a get has keys.
+const FOLLOW_UPS_MAX: usize = 1024;

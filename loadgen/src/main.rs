@@ -11,15 +11,20 @@
 //!
 //! It shares no code with the server that lives beside it: an opponent must not inherit the mistakes that it looks for.
 
+mod arrivals;
 mod compare;
 mod doors;
 mod echo;
+mod interrupt;
 mod lane;
 mod options;
 mod pump;
 mod report;
+mod request;
+mod run;
 mod server;
 mod session;
+mod stats;
 mod tally;
 mod target;
 mod verify;
@@ -27,18 +32,15 @@ mod work;
 mod worker;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
 
-use options::{Action, Options, Run};
-use session::{Pace, Session};
-use verify::Ledger;
+use options::{Action, Options};
 
 fn main() -> ExitCode {
     let options = Options::parse_from(options::normalised(std::env::args()));
     let result = match &options.action {
-        Action::Run(options) => run(options),
+        Action::Run(options) => run::run(options),
         Action::Compare(options) => compare::compare(options),
         Action::Echo(options) => {
             let exchange =
@@ -53,29 +55,6 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-fn run(options: &Run) -> Result<u8, String> {
-    let work = Arc::new(options.work.work());
-    let ledger = Arc::new(Ledger::new(options.work.keys, writer_name(), options.load.shared));
-    let client = options.load.client(options.target.clone());
-    let session = Session::open(&client, &work, &ledger)?;
-    if !options.no_load {
-        let bar = indicatif::ProgressBar::new(options.work.keys as u64);
-        session.load(|keys| bar.inc(keys as u64))?;
-        bar.finish_and_clear();
-    }
-    let pace = Pace { rate: options.rate.map(|rate| (rate, options.arrival)), ..options.load.pace() };
-    let outcome = session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
-    print!("{}", report::text::run(&outcome.tally));
-    if outcome.tally.faults_count() > 0 {
-        return Ok(1);
-    }
-    if let Some(words) = outcome.failure {
-        eprintln!("loadgen: {words}");
-        return Ok(3);
-    }
-    Ok(0)
 }
 
 /// A number that tells this process's values from those of earlier ones.

@@ -29,8 +29,10 @@ pub struct Options {
 #[derive(Subcommand)]
 pub enum Action {
     /// Load a running server and report
+    #[command(args_override_self = true)]
     Run(Run),
     /// Start several servers, give them the same work in alternating rounds, and report the ratios
+    #[command(args_override_self = true)]
     Compare(Compare),
     /// Serve as the floor: a bare io_uring server that answers bytes with bytes
     #[command(hide = true)]
@@ -125,6 +127,21 @@ pub struct Run {
     /// Do not store the keys first
     #[arg(long = "no_load")]
     pub no_load: bool,
+    /// What a miss of a key means that was stored, not deleted and without time to live
+    #[arg(long = "misses", value_enum, default_value_t = Misses::Auto)]
+    pub misses: Misses,
+}
+
+/// What a miss of a stored key means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Misses {
+    /// A fault if the server's stats say that it evicted nothing
+    Auto,
+    /// A fault
+    Fault,
+    /// An eviction
+    Allowed,
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
@@ -162,8 +179,8 @@ pub struct Echo {
 
 impl WorkOptions {
     /// The work that these options describe.
-    pub fn work(&self) -> Work {
-        Work {
+    pub fn work(&self) -> Result<Work, String> {
+        Ok(Work {
             keys: KeySpace { count: self.keys, size: self.key_size },
             distribution: self.distribution,
             sizes: self.value_size.clone(),
@@ -172,7 +189,7 @@ impl WorkOptions {
             ttls: self.ttl.clone(),
             fill_misses: self.fill_misses,
             seed: self.seed,
-        }
+        })
     }
 }
 

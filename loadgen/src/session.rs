@@ -80,10 +80,7 @@ impl Session {
             let targets: Vec<Target> =
                 (0..client.targets.len()).map(|at| client.targets[(first + at) % client.targets.len()].clone()).collect();
             let sockets = connect(&targets, share)?;
-            let door = match (client.protocol, client.raw) {
-                (Protocol::Raw, Some(raw)) => Door::Raw(raw),
-                _ => Door::Text,
-            };
+            let door = Door::new(client.protocol, client.raw);
             let setup = Setup {
                 thread: thread as u32,
                 threads_count: threads_count as u32,

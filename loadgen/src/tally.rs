@@ -20,6 +20,8 @@ pub struct Tally {
     pub misses: u64,
     /// Misses that contradict an acknowledged write, unless the server evicted.
     pub unexplained_misses: u64,
+    /// The first of them in words.
+    pub unexplained_samples: Vec<String>,
     /// Answers in which the server refused.
     pub refusals: u64,
     /// The first of them, in the server's words.
@@ -108,6 +110,24 @@ impl Tally {
         }
     }
 
+    /// Counts a miss of a key that should be there.
+    pub fn unexplained_miss(&mut self, words: impl FnOnce() -> String) {
+        self.unexplained_misses += 1;
+        if self.unexplained_samples.len() < FAULT_SAMPLES_MAX {
+            self.unexplained_samples.push(words());
+        }
+    }
+
+    /// The server has evicted nothing: keys that were missing were lost.
+    pub fn call_misses_lost(&mut self) {
+        if self.unexplained_misses > 0 {
+            *self.faults.entry(Fault::Lost).or_default() += std::mem::take(&mut self.unexplained_misses);
+            let samples = std::mem::take(&mut self.unexplained_samples);
+            self.fault_samples.extend(samples.into_iter().map(|words| format!("lost: {words}")));
+            self.fault_samples.truncate(FAULT_SAMPLES_MAX);
+        }
+    }
+
     /// Answers of all commands.
     pub fn requests(&self) -> u64 {
         self.commands.iter().map(|(_, command)| command.latency.histogram.len()).sum()
@@ -155,6 +175,8 @@ impl Tally {
         self.hits += other.hits;
         self.misses += other.misses;
         self.unexplained_misses += other.unexplained_misses;
+        self.unexplained_samples.extend(other.unexplained_samples);
+        self.unexplained_samples.truncate(FAULT_SAMPLES_MAX);
         self.refusals += other.refusals;
         self.refusal_sample = self.refusal_sample.take().or(other.refusal_sample);
         self.unanswered += other.unanswered;

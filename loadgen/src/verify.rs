@@ -12,6 +12,7 @@
 //! - torn: bytes that were never written together
 //! - stale: older than a write that was acknowledged before the read was sent; a deleted item that comes back
 //! - lost: a miss although a write was acknowledged, nothing took it away, and the server says that it evicted nothing
+//! - miscounted: a counter whose next value is not one more than the last
 //! - expired: an item served more than `EXPIRY_SLACK_SECONDS` after its time
 //!
 //! A write without an answer leaves its key uncertain: it may take effect at any time, so age is no longer judged there.
@@ -28,6 +29,8 @@ pub struct Ledger {
     cells: Vec<AtomicU64>,
     /// The name under which this process writes.
     pub writer: u32,
+    /// What its counters must say next.
+    pub counters: Counters,
     /// Other clients write the same keys: their values are accepted, age and loss are not judged.
     pub shared: bool,
 }
@@ -64,8 +67,12 @@ pub enum Fault {
     Torn,
     /// Older than an acknowledged write, or deleted before.
     Stale,
+    /// A miss where an acknowledged write must be.
+    Lost,
     /// Served after its time to live.
     Expired,
+    /// A counter that does not count by one.
+    Miscounted,
     /// An answer outside the protocol.
     Garbled,
 }
@@ -75,7 +82,7 @@ impl Ledger {
     pub fn new(keys: u32, writer: u32, shared: bool) -> Self {
         let mut cells = Vec::new();
         cells.resize_with(keys as usize, AtomicU64::default);
-        Self { cells, writer, shared }
+        Self { cells, writer, counters: Counters::new(keys.min(COUNTERS_MAX)), shared }
     }
 
     /// Begins a write of a key and gives its serial; `None` while another write of the key is in flight.
@@ -170,9 +177,54 @@ impl fmt::Display for Fault {
             Fault::WrongKey => "wrong key",
             Fault::Torn => "torn",
             Fault::Stale => "stale",
+            Fault::Lost => "lost",
             Fault::Expired => "expired",
+            Fault::Miscounted => "miscounted",
             Fault::Garbled => "garbled",
         })
+    }
+}
+
+/// What counters must say next. One count at a time is in flight per counter, so that the answer is certain.
+pub struct Counters {
+    cells: Vec<AtomicU64>,
+}
+
+impl Counters {
+    /// So many counters, none known.
+    pub fn new(count: u32) -> Self {
+        let mut cells = Vec::new();
+        cells.resize_with(count as usize, AtomicU64::default);
+        Self { cells }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.cells.len() as u32
+    }
+
+    /// Begins a count; `None` while another is in flight, else the last value if it is known.
+    pub fn begin(&self, index: u32) -> Option<Option<u64>> {
+        let cell = &self.cells[index as usize];
+        let old = cell.load(Ordering::Acquire);
+        let free = old & COUNTING == 0;
+        let taken = free && cell.compare_exchange(old, old | COUNTING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        taken.then(|| Self::value(old))
+    }
+
+    /// The last value of a counter, if it is known.
+    pub fn known(&self, index: u32) -> Option<u64> {
+        Self::value(self.cells[index as usize].load(Ordering::Acquire))
+    }
+
+    /// Ends the count with the value that the counter has now, `None`: not known.
+    pub fn finish(&self, index: u32, value: Option<u64>) {
+        let cell = value.map_or(0, |value| value & COUNT_MASK | KNOWN);
+        self.cells[index as usize].store(cell, Ordering::Release);
+    }
+
+    fn value(cell: u64) -> Option<u64> {
+        (cell & KNOWN != 0).then_some(cell & COUNT_MASK)
     }
 }
 
@@ -184,6 +236,9 @@ fn issued(cell: u64) -> u32 {
     (cell >> ISSUED_SHIFT & SERIAL_MASK) as u32
 }
 
+/// Counters of a run: few enough that each is counted often.
+const COUNTERS_MAX: u32 = 10_000;
+
 const SERIAL_MASK: u64 = (1 << 29) - 1;
 const ISSUED_SHIFT: u32 = 29;
 const SERIALS: u64 = SERIAL_MASK | SERIAL_MASK << ISSUED_SHIFT;
@@ -193,6 +248,10 @@ const UNCERTAIN: u64 = 1 << 60;
 const TEMPORARY: u64 = 1 << 61;
 const WRITTEN: u64 = 1 << 62;
 const WRITING: u64 = 1 << 63;
+
+const COUNTING: u64 = 1 << 63;
+const KNOWN: u64 = 1 << 62;
+const COUNT_MASK: u64 = KNOWN - 1;
 
 /// How long after its time an item may still be served: memcached's clock ticks once a second, and seconds are cut.
 pub const EXPIRY_SLACK_SECONDS: u32 = 2;

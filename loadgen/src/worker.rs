@@ -12,12 +12,16 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use crate::arrivals::Arrivals;
 use crate::doors::Door;
-use crate::lane::{Arrivals, Connection, Lane};
+use crate::interrupt;
+use crate::lane::{Connection, Lane};
 use crate::pump::{Event, Pump};
+use crate::request::Times;
 use crate::tally::{Interval, Tally};
 use crate::target::Target;
 use crate::verify::Ledger;
@@ -101,6 +105,8 @@ struct Worker {
     lane: Lane,
     events: Vec<Event>,
     line: Line,
+    /// When counting begins or began.
+    begin: u64,
 }
 
 /// Runs a thread until its channel of orders is closed.
@@ -125,7 +131,7 @@ impl Worker {
             lane.connections.push(Connection::new(target, token));
             lane.by_token[token as usize] = number;
         }
-        Ok(Self { pump, lane, events: Vec::new(), line })
+        Ok(Self { pump, lane, events: Vec::new(), line, begin: 0 })
     }
 
     fn obey(mut self) -> Result<(), Failure> {
@@ -135,6 +141,7 @@ impl Worker {
                 Order::Measure(plan) => self.measure(plan),
             };
             if let Err(words) = done {
+                self.lane.tally.elapsed_ns = self.lane.read_clock().saturating_sub(self.begin);
                 return Err((words, Box::new(std::mem::take(&mut self.lane.tally))));
             }
         }
@@ -159,6 +166,9 @@ impl Worker {
         while self.lane.load.is_some_and(|(next, last)| next < last) || self.lane.in_flight() {
             self.fill(depth);
             let now = self.turn(IDLE_WAIT)?;
+            if interrupt::CAUGHT.load(Ordering::Relaxed) {
+                break;
+            }
             if now - told_at > PROGRESS_NS {
                 self.tell(Message::Progress(self.lane.loaded - told));
                 (told, told_at) = (self.lane.loaded, now);
@@ -175,6 +185,7 @@ impl Worker {
         let since = |instant: Instant| instant.saturating_duration_since(origin).as_nanos() as u64;
         let (begin, end) = (since(plan.begin), since(plan.end));
         let mut arrivals = plan.rate.map(|(rate, arrival)| Arrivals::new(rate, arrival, self.lane.read_clock()));
+        self.begin = begin;
         self.lane.begin(arrivals.is_some().then_some((begin, end)));
         let mut cpu_before = 0;
         loop {
@@ -198,9 +209,10 @@ impl Worker {
                 let interval = self.lane.next_interval();
                 self.tell(Message::Second(interval));
             }
-            if now >= end {
-                self.lane.tally.cpu_ns = thread_cpu_ns() - cpu_before;
-                self.lane.tally.elapsed_ns = now - begin;
+            if now >= end || interrupt::CAUGHT.load(Ordering::Relaxed) {
+                let counted = self.lane.counting;
+                self.lane.tally.cpu_ns = if counted { thread_cpu_ns() - cpu_before } else { 0 };
+                self.lane.tally.elapsed_ns = now.saturating_sub(begin);
                 break;
             }
         }
@@ -234,7 +246,9 @@ impl Worker {
         let now = self.lane.now;
         for at in 0..self.lane.touched.len() {
             let number = self.lane.touched[at];
-            while self.lane.connections[number].free(depth) && self.lane.next_request(number, now, now) {}
+            while self.lane.connections[number].free(depth)
+                && self.lane.next_request(number, Times { intended: now, sent: now })
+            {}
         }
         self.flush();
     }
@@ -290,7 +304,7 @@ impl Worker {
             match connection.token {
                 Some(token) => {
                     alive += 1;
-                    if connection.flights.front().is_some_and(|flight| now - flight.sent > timeout) {
+                    if connection.flights.front().is_some_and(|flight| now - flight.times.sent > timeout) {
                         self.lane.tally.connections_lost += 1;
                         self.pump.close(token);
                     }

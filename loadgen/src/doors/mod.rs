@@ -1,13 +1,15 @@
 //! Protocols: commands to bytes, bytes to answers. One module per door; no I/O, no state of the work.
 //!
 //! ```text
-//!   get_begin, get_key.., get_end     -> one request           step() <- zero or more Hit, then one Done
+//!   get_begin, get_key.., get_end     -> one request           step() <- zero or more Hit, then one Done; see hit_ends
 //!   store_begin, (value), store_end   -> one request                    <- one Done
 //!   delete, touch, incr               -> one request                    <- one Done
 //! ```
 //!
 //! The value of a store is written by the caller straight into the output, between begin and end: one copy.
 
+pub mod binary;
+pub mod meta;
 pub mod raw;
 pub mod text;
 
@@ -19,6 +21,10 @@ use crate::work::mix::Kind;
 pub enum Door {
     /// memcached's text protocol.
     Text,
+    /// memcached's meta commands.
+    Meta,
+    /// memcached's binary protocol.
+    Binary,
     /// Bytes without meaning, for the echo server.
     Raw(raw::Raw),
 }
@@ -29,6 +35,10 @@ pub enum Door {
 pub enum Protocol {
     /// memcached text
     Text,
+    /// memcached meta commands
+    Meta,
+    /// memcached binary
+    Binary,
     /// Bytes without meaning: only for `loadgen echo`
     #[value(hide = true)]
     Raw,
@@ -91,30 +101,58 @@ pub enum Answer<'a> {
     Garbage(&'a [u8]),
 }
 
+/// The shape of a get.
+#[derive(Clone, Copy, Debug)]
+pub struct Get {
+    /// One key only: some protocols then use a simpler form.
+    pub single: bool,
+    /// Ask for the CAS unique.
+    pub cas: bool,
+}
+
 impl Door {
-    /// Begins a get. `cas`: ask for the CAS unique.
+    /// The door of a protocol.
+    pub fn new(protocol: Protocol, raw: Option<raw::Raw>) -> Self {
+        match (protocol, raw) {
+            (Protocol::Raw, Some(raw)) => Door::Raw(raw),
+            (Protocol::Meta, _) => Door::Meta,
+            (Protocol::Binary, _) => Door::Binary,
+            _ => Door::Text,
+        }
+    }
+
+    /// Whether the hit of a get with one key is its whole answer, without a `Done`.
     #[inline]
-    pub fn get_begin(&self, cas: bool, output: &mut Vec<u8>) {
-        match self {
-            Door::Text => text::get_begin(cas, output),
-            Door::Raw(_) => {}
+    pub fn hit_ends(&self) -> bool {
+        matches!(self, Door::Meta | Door::Binary)
+    }
+
+    /// Begins a get.
+    #[inline]
+    pub fn get_begin(&self, get: Get, output: &mut Vec<u8>) {
+        if let Door::Text = self {
+            text::get_begin(get, output);
         }
     }
 
     /// One key of a get.
     #[inline]
-    pub fn get_key(&self, key: &[u8], output: &mut Vec<u8>) {
+    pub fn get_key(&self, get: Get, key: &[u8], output: &mut Vec<u8>) {
         match self {
             Door::Text => text::get_key(key, output),
+            Door::Meta => meta::get_key(get, key, output),
+            Door::Binary => binary::get_key(get, key, output),
             Door::Raw(_) => {}
         }
     }
 
     /// Ends a get.
     #[inline]
-    pub fn get_end(&self, output: &mut Vec<u8>) {
+    pub fn get_end(&self, get: Get, output: &mut Vec<u8>) {
         match self {
             Door::Text => text::get_end(output),
+            Door::Meta => meta::get_end(get, output),
+            Door::Binary => binary::get_end(get, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -124,6 +162,8 @@ impl Door {
     pub fn store_begin(&self, store: Store<'_>, output: &mut Vec<u8>) {
         match self {
             Door::Text => text::store_begin(store, output),
+            Door::Meta => meta::store_begin(store, output),
+            Door::Binary => binary::store_begin(store, output),
             Door::Raw(_) => {}
         }
     }
@@ -132,7 +172,8 @@ impl Door {
     #[inline]
     pub fn store_end(&self, start: usize, output: &mut Vec<u8>) {
         match self {
-            Door::Text => text::store_end(output),
+            Door::Text | Door::Meta => output.extend_from_slice(b"\r\n"),
+            Door::Binary => {}
             Door::Raw(raw) => {
                 output.truncate(start);
                 raw.request(output);
@@ -144,6 +185,8 @@ impl Door {
     pub fn delete(&self, key: &[u8], output: &mut Vec<u8>) {
         match self {
             Door::Text => text::delete(key, output),
+            Door::Meta => meta::delete(key, output),
+            Door::Binary => binary::delete(key, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -152,6 +195,18 @@ impl Door {
     pub fn touch(&self, key: &[u8], exptime: u32, output: &mut Vec<u8>) {
         match self {
             Door::Text => text::touch(key, exptime, output),
+            Door::Meta => meta::touch(key, exptime, output),
+            Door::Binary => binary::touch(key, exptime, output),
+            Door::Raw(raw) => raw.request(output),
+        }
+    }
+
+    /// Counts up by one.
+    pub fn incr(&self, key: &[u8], output: &mut Vec<u8>) {
+        match self {
+            Door::Text => text::incr(key, output),
+            Door::Meta => meta::incr(key, output),
+            Door::Binary => binary::incr(key, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -161,10 +216,37 @@ impl Door {
     pub fn step<'a>(&self, kind: Kind, input: &'a [u8]) -> Step<'a> {
         match self {
             Door::Text => text::step(kind, input),
+            Door::Meta => meta::step(kind, input),
+            Door::Binary => binary::step(kind, input),
             Door::Raw(raw) => raw.step(input),
         }
     }
 }
+
+/// A number in decimal, or `None`.
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 20 {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |sum, digit| {
+        digit.is_ascii_digit().then(|| sum.checked_mul(10)?.checked_add((digit - b'0') as u64)).flatten()
+    })
+}
+
+/// The first line of the input without its CRLF, `Ok(None)` while it is not whole, `Err` if it is too long to be an answer.
+#[inline]
+pub(crate) fn line(input: &[u8]) -> Result<Option<&[u8]>, ()> {
+    let window = &input[..input.len().min(LINE_BYTES_MAX)];
+    match memchr::memchr(b'\n', window) {
+        Some(newline) if newline > 0 && input[newline - 1] == b'\r' => Ok(Some(&input[..newline - 1])),
+        Some(_) => Err(()),
+        None if input.len() >= LINE_BYTES_MAX => Err(()),
+        None => Ok(None),
+    }
+}
+
+/// Longest line of an answer: a key, three numbers and words.
+const LINE_BYTES_MAX: usize = 2048;
 
 /// Appends a number in decimal.
 #[inline]

@@ -1,10 +1,10 @@
 //! memcached's text protocol (protocol.txt), as a client speaks it.
 
-use super::{Answer, Step, Store, decimal};
+use super::{Answer, Get, Step, Store, decimal, line, number};
 use crate::work::mix::Kind;
 
-pub fn get_begin(cas: bool, output: &mut Vec<u8>) {
-    output.extend_from_slice(if cas { b"gets" } else { b"get" });
+pub fn get_begin(get: Get, output: &mut Vec<u8>) {
+    output.extend_from_slice(if get.cas { b"gets" } else { b"get" });
 }
 
 pub fn get_key(key: &[u8], output: &mut Vec<u8>) {
@@ -30,10 +30,6 @@ pub fn store_begin(store: Store<'_>, output: &mut Vec<u8>) {
     output.extend_from_slice(b"\r\n");
 }
 
-pub fn store_end(output: &mut Vec<u8>) {
-    output.extend_from_slice(b"\r\n");
-}
-
 pub fn delete(key: &[u8], output: &mut Vec<u8>) {
     output.extend_from_slice(b"delete ");
     output.extend_from_slice(key);
@@ -48,6 +44,12 @@ pub fn touch(key: &[u8], exptime: u32, output: &mut Vec<u8>) {
     output.extend_from_slice(b"\r\n");
 }
 
+pub fn incr(key: &[u8], output: &mut Vec<u8>) {
+    output.extend_from_slice(b"incr ");
+    output.extend_from_slice(key);
+    output.extend_from_slice(b" 1\r\n");
+}
+
 /// The first answer in the input, to a request of this kind.
 #[inline]
 pub fn step(kind: Kind, input: &[u8]) -> Step<'_> {
@@ -55,15 +57,15 @@ pub fn step(kind: Kind, input: &[u8]) -> Step<'_> {
     if get && input.starts_with(b"END\r\n") {
         return Step::Done { consumed: 5, answer: Answer::End };
     }
-    let Some(end) = line_end(input) else {
-        let garbage = input.len() > LINE_BYTES_MAX;
-        return if garbage { done(input, input.len(), Answer::Garbage(&input[..32])) } else { Step::Incomplete };
+    let first = match line(input) {
+        Ok(Some(first)) => first,
+        Ok(None) => return Step::Incomplete,
+        Err(()) => return done(input, input.len(), Answer::Garbage(&input[..input.len().min(80)])),
     };
-    let line = &input[..end];
-    if get && let Some(rest) = line.strip_prefix(b"VALUE ") {
-        return hit(rest, line, input, end + 2);
+    if get && let Some(rest) = first.strip_prefix(b"VALUE ") {
+        return hit(rest, first, input, first.len() + 2);
     }
-    done(input, end + 2, answer(kind, line))
+    done(input, first.len() + 2, answer(kind, first))
 }
 
 /// `key flags bytes [cas]`, then the value.
@@ -87,8 +89,10 @@ fn hit<'a>(fields: &'a [u8], line: &'a [u8], input: &'a [u8], start: usize) -> S
 
 fn answer<'a>(kind: Kind, line: &'a [u8]) -> Answer<'a> {
     match (kind, line) {
-        (Kind::Set | Kind::Cas, b"STORED") | (Kind::Delete, b"DELETED") | (Kind::Touch, b"TOUCHED") => Answer::Ok,
-        (Kind::Set | Kind::Cas, b"NOT_STORED" | b"EXISTS") => Answer::NotStored,
+        (Kind::Set | Kind::CounterSet | Kind::Cas, b"STORED") | (Kind::Delete, b"DELETED") | (Kind::Touch, b"TOUCHED") => {
+            Answer::Ok
+        }
+        (Kind::Set | Kind::CounterSet | Kind::Cas, b"NOT_STORED" | b"EXISTS") => Answer::NotStored,
         (Kind::Cas | Kind::Delete | Kind::Touch | Kind::Incr, b"NOT_FOUND") => Answer::NotFound,
         (_, b"ERROR") => Answer::Error(line),
         _ if line.starts_with(b"SERVER_ERROR") || line.starts_with(b"CLIENT_ERROR") => Answer::Error(line),
@@ -100,26 +104,6 @@ fn answer<'a>(kind: Kind, line: &'a [u8]) -> Answer<'a> {
 fn done<'a>(input: &'a [u8], consumed: usize, answer: Answer<'a>) -> Step<'a> {
     Step::Done { consumed: consumed.min(input.len()), answer }
 }
-
-/// Where the first line ends, without its CRLF.
-#[inline]
-fn line_end(input: &[u8]) -> Option<usize> {
-    let window = &input[..input.len().min(LINE_BYTES_MAX + 2)];
-    let newline = memchr::memchr(b'\n', window)?;
-    (newline > 0 && input[newline - 1] == b'\r').then(|| newline - 1)
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 20 {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |sum, digit| {
-        digit.is_ascii_digit().then(|| sum.checked_mul(10)?.checked_add((digit - b'0') as u64)).flatten()
-    })
-}
-
-/// Longest line of an answer: a key, three numbers and words.
-const LINE_BYTES_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -58,6 +58,16 @@ pub fn faults(tally: &Tally) -> String {
     text
 }
 
+/// What the server counted in the meantime.
+pub fn growth(growth: &std::collections::BTreeMap<String, f64>) -> String {
+    let shown = growth.iter().filter(|(name, _)| GROWTH_SHOWN.contains(&name.as_str()));
+    let parts: Vec<String> = shown.map(|(name, value)| format!("{name} +{value}")).collect();
+    if parts.is_empty() { "server: no stats".into() } else { format!("server: {}", parts.join(", ")) }
+}
+
+const GROWTH_SHOWN: [&str; 8] =
+    ["cmd_get", "get_hits", "get_misses", "cmd_set", "cmd_touch", "curr_items", "evictions", "total_connections"];
+
 /// The line of one second.
 pub fn second(interval: &Interval) -> String {
     let quantile = |at: f64| interval.latency.value_at_quantile(at) as f64 / 1e3;

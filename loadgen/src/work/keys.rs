@@ -66,8 +66,18 @@ impl KeySpace {
     /// Appends the key of an index.
     #[inline]
     pub fn write(&self, index: u32, output: &mut Vec<u8>) {
+        self.write_with(b"key:", index, output);
+    }
+
+    /// Appends the key of a counter.
+    pub fn write_counter(&self, index: u32, output: &mut Vec<u8>) {
+        self.write_with(b"cnt:", index, output);
+    }
+
+    #[inline]
+    fn write_with(&self, prefix: &[u8; 4], index: u32, output: &mut Vec<u8>) {
         let start = output.len();
-        output.extend_from_slice(b"key:");
+        output.extend_from_slice(prefix);
         output.resize(start + self.size as usize, b'0');
         let mut at = start + self.size as usize;
         let mut rest = index;

@@ -24,6 +24,8 @@ pub enum Kind {
     Cas,
     /// The read half of `Cas`.
     Gets,
+    /// Sets a counter to 0, before it is counted up for the first time.
+    CounterSet,
 }
 
 /// Weights of the commands.
@@ -165,7 +167,10 @@ fn seconds(text: &str) -> Option<u32> {
 impl Kind {
     /// The name in reports.
     pub fn name(self) -> &'static str {
-        KINDS.iter().find(|(_, kind)| *kind == self).map_or("gets", |(name, _)| name)
+        KINDS
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or(if self == Kind::Gets { "gets" } else { "counter_set" }, |(name, _)| name)
     }
 }
 

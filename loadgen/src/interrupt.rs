@@ -1,0 +1,24 @@
+//! Ctrl-C ends a measurement early, with its report; a second one ends the process.
+//!
+//! This file contains `unsafe`: a signal handler.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The signal has come.
+pub static CAUGHT: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_: libc::c_int) {
+    CAUGHT.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGINT and SIGTERM set `CAUGHT`, once.
+pub fn catch() {
+    // SAFETY: the handler only stores to an atomic; the structure is plain data, filled before it is read.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = note as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+        libc::sigaction(libc::SIGINT, &action, std::ptr::null_mut());
+        libc::sigaction(libc::SIGTERM, &action, std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,119 @@
+//! One run against a server that is up: load, measure, report, verdict.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::options::{Misses, Run};
+use crate::report;
+use crate::session::{Client, Outcome, Pace, Session};
+use crate::stats::{self, Stats};
+use crate::tally::Tally;
+use crate::verify::Ledger;
+use crate::{interrupt, writer_name};
+
+/// What a run came to.
+pub struct Finished {
+    /// Counts, and what ended them early.
+    pub outcome: Outcome,
+    /// Each server's own counts: how much they grew.
+    pub growth: Vec<std::collections::BTreeMap<String, f64>>,
+    /// Why the figures are not those of the server, if so.
+    pub invalid: Option<String>,
+}
+
+/// Runs and prints; gives the exit code.
+pub fn run(options: &Run) -> Result<u8, String> {
+    interrupt::catch();
+    let work = Arc::new(options.work.work()?);
+    let ledger = Arc::new(Ledger::new(options.work.keys, writer_name(), options.load.shared));
+    let client = options.load.client(options.target.clone());
+    let before = server_stats(&client);
+    let session = Session::open(&client, &work, &ledger)?;
+    if !options.no_load {
+        load(&session, options.work.keys)?;
+    }
+    let pace = Pace { rate: options.rate.map(|rate| (rate, options.arrival)), ..options.load.pace() };
+    let mut outcome = session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
+    let after = server_stats(&client);
+    judge_misses(&mut outcome.tally, options.misses, &before, &after);
+    let invalid = client_fault(&outcome.tally, pace, client.threads);
+    let growth = before.iter().zip(&after).map(|(before, after)| both(before, after, stats::growth)).collect();
+    let finished = Finished { outcome, growth, invalid };
+    report::write(options, &finished)?;
+    Ok(exit_code(&finished.outcome))
+}
+
+/// Stores the keys, with a progress bar.
+pub fn load(session: &Session, keys: u32) -> Result<(), String> {
+    let style = indicatif::ProgressStyle::with_template("load {bar:40} {pos}/{len} keys, {per_sec}, {eta} left");
+    let bar = indicatif::ProgressBar::new(keys as u64);
+    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let result = session.load(|keys| bar.inc(keys as u64));
+    bar.finish_and_clear();
+    if interrupt::CAUGHT.load(Ordering::Relaxed) {
+        return Err("interrupted while loading".into());
+    }
+    result
+}
+
+/// 1: wrong answers; 3: the server was lost; 0: neither.
+pub fn exit_code(outcome: &Outcome) -> u8 {
+    match (&outcome.failure, outcome.tally.faults_count()) {
+        (_, 1..) => 1,
+        (Some(words), 0) => {
+            eprintln!("loadgen: {words}");
+            3
+        }
+        (None, 0) => 0,
+    }
+}
+
+/// Decides whether keys that were missing were lost, by what the servers say of evictions.
+pub fn judge_misses(tally: &mut Tally, misses: Misses, before: &[Option<Stats>], after: &[Option<Stats>]) {
+    let kept = before.iter().zip(after).all(|(before, after)| {
+        both(before, after, |before, after| if stats::kept_everything(before, after) { 1 } else { 0 }) == 1
+    });
+    match misses {
+        Misses::Fault => tally.call_misses_lost(),
+        Misses::Auto if kept => tally.call_misses_lost(),
+        Misses::Auto | Misses::Allowed => {}
+    }
+}
+
+/// Every server's stats, in the order of the targets.
+pub fn server_stats(client: &Client) -> Vec<Option<Stats>> {
+    client.targets.iter().map(|target| stats::read(target, "")).collect()
+}
+
+fn both<T: Default>(before: &Option<Stats>, after: &Option<Stats>, function: fn(&Stats, &Stats) -> T) -> T {
+    match (before, after) {
+        (Some(before), Some(after)) => function(before, after),
+        _ => T::default(),
+    }
+}
+
+/// Why these figures tell more of the client than of the server, if they do.
+pub fn client_fault(tally: &Tally, pace: Pace, threads: usize) -> Option<String> {
+    let busy = tally.cpu_ns as f64 / tally.elapsed_ns.max(1) as f64 / threads.max(1) as f64;
+    if let (Some((rate, _)), Some(lag)) = (pace.rate, &tally.lag) {
+        let late = lag.quantile_us(0.99);
+        let allowed = (tally.latency().quantile_us(0.5) * LAG_SHARE_MAX).max(LAG_US_MIN);
+        if late > allowed {
+            return Some(format!(
+                "1 % of the requests were sent {late:.0} us late or later by this client; {allowed:.0} us are allowed"
+            ));
+        }
+        if busy > BUSY_MAX {
+            return Some(format!("the client was {:.0} % busy at {rate:.0} requests per second", busy * 100.0));
+        }
+        return None;
+    }
+    (busy > BUSY_MAX)
+        .then(|| format!("the client was {:.0} % busy: it may be the bottleneck; use more --threads", busy * 100.0))
+}
+
+/// A client busier than this may be what is measured.
+const BUSY_MAX: f64 = 0.95;
+/// Send lag that is allowed at the 99th percentile: this share of the median latency, but at least so many microseconds.
+const LAG_SHARE_MAX: f64 = 0.5;
+const LAG_US_MIN: f64 = 100.0;

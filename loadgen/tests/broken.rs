@@ -1,0 +1,117 @@
+//! Servers that are wrong in one way each must be caught, with exit code 1 and the fault by its name; servers that go away
+//! must end the client with clear words, in bounded time. An honest server must not be accused.
+
+mod server;
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use server::{Server, Vice};
+
+fn loadgen(port: u16, more: &str) -> Output {
+    let line =
+        format!("run --target 127.0.0.1:{port} --connections 4 --depth 4 --keys 500 --duration 0.6 --warm_up 0.1 {more}");
+    Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs")
+}
+
+fn check(vice: Vice, more: &str, code: i32, words: &str) {
+    let server = Server::start(vice);
+    let output = loadgen(server.port, more);
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{vice:?}: {text}");
+    assert!(text.contains(words), "{vice:?}: `{words}` is not in {text}");
+}
+
+const MIX: &str = "--ratio get:50,set:20,delete:10,incr:10,cas:5,touch:5";
+
+#[test]
+fn an_honest_server_is_not_accused() {
+    check(Vice::None, MIX, 0, "requests in");
+    check(Vice::None, "--multi_get 10 --ttl 1:1,0:1", 0, "requests in");
+    check(Vice::None, "--value_size 0-40 --ratio get:1,set:1", 0, "requests in");
+}
+
+#[test]
+fn the_value_of_another_key_is_caught() {
+    check(Vice::WrongKey, "", 1, "FAULT wrong key");
+    check(Vice::WrongName, "", 1, "FAULT wrong key");
+}
+
+#[test]
+fn a_torn_value_is_caught_in_every_size() {
+    for size in ["100", "30", "12", "4"] {
+        check(Vice::Torn, &format!("--value_size {size}"), 1, "FAULT torn");
+    }
+}
+
+#[test]
+fn an_older_value_than_acknowledged_is_caught() {
+    check(Vice::Stale, "--ratio get:1,set:1", 1, "FAULT stale");
+}
+
+#[test]
+fn a_deleted_item_that_comes_back_is_caught() {
+    check(Vice::KeepsDeleted, "--ratio get:8,set:1,delete:1", 1, "FAULT stale");
+}
+
+#[test]
+fn a_lost_acknowledged_write_is_caught() {
+    check(Vice::LosesWrites, "", 1, "FAULT lost");
+    check(Vice::Evicts, "", 0, "evicted?");
+    check(Vice::Evicts, "--misses fault", 1, "FAULT lost");
+}
+
+#[test]
+fn an_item_served_after_its_time_is_caught() {
+    check(Vice::IgnoresExpiry, "--ttl 1 --ratio get:100,set:0.01 --duration 5", 1, "FAULT expired");
+}
+
+#[test]
+fn a_counter_that_skips_is_caught() {
+    check(Vice::Miscounts, "--ratio incr:1", 1, "FAULT miscounted");
+}
+
+#[test]
+fn answers_outside_the_protocol_are_caught() {
+    check(Vice::Garbles, "", 1, "FAULT garbled");
+}
+
+#[test]
+fn a_server_that_dies_midway_ends_the_run_with_what_was_measured() {
+    let begin = Instant::now();
+    check(Vice::Dies, "--duration 30", 3, "is gone");
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_server_that_falls_silent_does_not_hold_the_client() {
+    let begin = Instant::now();
+    check(Vice::FallsSilent, "--duration 2 --timeout 0.5", 0, "requests without an answer");
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_refused_connection_is_told() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let output = loadgen(port, "");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("cannot connect") && text.contains("refused"), "{text}");
+}
+
+#[test]
+fn wrong_arguments_are_told() {
+    for line in [
+        "run --ratio put:1",
+        "run --value_size x",
+        "run --keys 0",
+        "run --rate -1",
+        "run --target nowhere:x",
+        "compare -- true",
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs");
+        assert_eq!(output.status.code(), Some(2), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stderr.is_empty(), "{line}");
+    }
+}
