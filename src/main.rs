@@ -9,6 +9,11 @@ fn main() {
     let options = Options {
         cores: value("--cores", "1").parse().unwrap(),
         memory_bytes: value("--memory_size", "100").parse::<usize>().unwrap() << 20,
+        engine: if value("--engine", "pump") == "streams" {
+            pbcache::runtime::Engine::Streams
+        } else {
+            pbcache::runtime::Engine::Pump
+        },
         addresses: vec![format!("127.0.0.1:{}", value("--port", "11211")).parse().unwrap()],
     };
     let _node = Node::start(&options).unwrap();

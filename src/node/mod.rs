@@ -38,6 +38,8 @@ pub struct Options {
     pub cores: u16,
     /// Memory budget in bytes.
     pub memory_bytes: usize,
+    /// Which I/O.
+    pub engine: Engine,
     /// Addresses to listen on.
     pub addresses: Vec<SocketAddr>,
 }
@@ -81,7 +83,7 @@ impl Node {
                 inbox,
             };
             let cpu = (cores_count <= cpus.len()).then(|| cpus[index].id);
-            let core_options = CoreOptions { cpu, engine: Engine::Pump, idle_timeout_s: 0, listeners };
+            let core_options = CoreOptions { cpu, engine: options.engine, idle_timeout_s: 0, listeners };
             let ready = ready_sender.clone();
             threads.push(runtime::start_core(parts, core_options, index as u16, move |result| drop(ready.send(result)))?);
         }

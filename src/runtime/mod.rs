@@ -21,6 +21,7 @@ pub mod message;
 pub mod park;
 pub mod pump;
 pub mod ring;
+pub mod streams;
 pub mod sys;
 
 use std::io;
@@ -31,6 +32,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use self::core::{Core, Parts};
 use self::listener::Listener;
 use self::pump::Pump;
+use self::streams::Streams;
 
 /// Which I/O a core uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,19 @@ pub fn start_core(
         };
         executor.run(async move {
             let core = Core::new(parts());
+            if options.engine == Engine::Streams {
+                let streams = match Streams::new(core, options.idle_timeout_s) {
+                    Ok(streams) => streams,
+                    Err(error) => {
+                        let text = error.to_string();
+                        ready(Err(error));
+                        return Err(text);
+                    }
+                };
+                ready(Ok(()));
+                streams.run(options.listeners).await;
+                return Ok(());
+            }
             let pump = match Pump::new(core, options.listeners, options.idle_timeout_s) {
                 Ok(pump) => pump,
                 Err(error) => {

@@ -1,0 +1,305 @@
+//! The fallback: stock glommio streams instead of an io_uring of our own, for kernels before 6.1, and as the baseline of benches.
+//!
+//! ```text
+//!   one task per listener:    accept -> admit -> this core, or hand over
+//!   one task per connection:  read -> Core::receive -> write -> (wait until what it asked elsewhere is answered) -> read
+//!   one task per core:        doorbell -> links, inbox, adopted connections -> wakes the connection tasks
+//! ```
+//!
+//! The same `Core`, `Connection` and `Shard` as the pump. Slower by design: two system calls a request and a task a connection; a
+//! connection reads on only when its last bytes are answered, and it stays on the core that accepted it.
+//!
+//! Lives here: those tasks. Not here: what bytes mean (`core`, `connection`).
+//! Unsafe lives here: descriptors are given to glommio's types for good.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::{TcpListener, TcpStream};
+use glommio::timer::sleep;
+
+use super::connection::Flow;
+use super::context::CoreState;
+use super::core::{Core, Handover};
+use super::listener::{self, Admission, Listener};
+use super::park::Doorbell;
+use crate::buffer::Buffer;
+use crate::protocol::Session;
+use crate::shard::ShardId;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 16 << 10;
+/// Wait before a blocked conversation is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+/// Wait after a failed accept, most often for want of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(10);
+/// Items that upkeep may touch after one read.
+const UPKEEP_BUDGET: u32 = 64;
+/// How long a draining core lets its clients take their answers.
+const DRAIN_TRIES_MAX: u32 = 500;
+
+/// One core that serves by stock glommio streams. Any kernel that glommio runs on.
+pub struct Streams {
+    core: RefCell<Core>,
+    doorbell: Rc<Doorbell>,
+    /// Connections that wait for something to come to their core.
+    sleepers: RefCell<Vec<Waker>>,
+    idle_timeout_s: u32,
+    /// The task of each open connection.
+    tasks: RefCell<HashMap<u32, glommio::task::JoinHandle<()>>>,
+    open: Cell<usize>,
+}
+
+impl Streams {
+    /// A core and its doorbell.
+    ///
+    /// # Errors
+    /// When the doorbell cannot be had.
+    pub fn new(core: Core, idle_timeout_s: u32) -> io::Result<Rc<Self>> {
+        let doorbell = Doorbell::new()?;
+        // Without a ring of our own, others ring the eventfd that glommio reads.
+        core.context.links.own_state().doorbell.store(doorbell.signal_fd() as u32 + 1, Release);
+        Ok(Rc::new(Self {
+            core: RefCell::new(core),
+            doorbell,
+            sleepers: RefCell::default(),
+            idle_timeout_s,
+            tasks: RefCell::default(),
+            open: Cell::new(0),
+        }))
+    }
+
+    /// Serves until the control plane asked to drain and the connections are gone.
+    pub async fn run(self: Rc<Self>, listeners: Vec<Listener>) {
+        let helpers = self.doorbell.clone().start();
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| {
+                let streams = self.clone();
+                glommio::spawn_local(async move { streams.accept(listener).await })
+            })
+            .collect();
+        while !self.core.borrow().draining {
+            self.core.borrow().context.links.own_state().prepare_to_wait();
+            if !self.core.borrow().has_inbound() {
+                self.doorbell.wait().await;
+            }
+            self.core.borrow().context.links.own_state().awake();
+            self.turn();
+            glommio::executor().yield_if_needed().await;
+        }
+        for task in accepting {
+            task.cancel().await;
+        }
+        for _ in 0..DRAIN_TRIES_MAX {
+            self.turn();
+            if self.open.get() == 0 {
+                break;
+            }
+            self.wake_sleepers();
+            sleep(ACCEPT_RETRY).await;
+        }
+        let tasks = self.tasks.take();
+        for (_, task) in tasks {
+            task.cancel();
+            task.await;
+        }
+        for helper in helpers {
+            helper.cancel().await;
+        }
+    }
+
+    /// What came from other cores and the control plane.
+    fn turn(self: &Rc<Self>) {
+        let adopted = {
+            let mut core = self.core.borrow_mut();
+            core.begin_turn();
+            let any = core.pull() | core.pull_inbox();
+            core.dirty.clear();
+            let now = core.context.now;
+            core.context.shard.engine.tick(now, UPKEEP_BUDGET);
+            publish(&mut core);
+            let adopted = std::mem::take(&mut core.adopted);
+            drop(core);
+            if any {
+                self.wake_sleepers();
+            }
+            adopted
+        };
+        adopted.into_iter().for_each(|handover| self.adopt(handover));
+    }
+
+    fn wake_sleepers(&self) {
+        self.sleepers.take().into_iter().for_each(Waker::wake);
+    }
+
+    async fn accept(self: Rc<Self>, listener: Listener) {
+        let Ok(fd) = listener.fd.try_clone() else { return };
+        // SAFETY: a descriptor of our own, given to the listener for good. It need not be TCP: accept works on any.
+        let acceptor = unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) };
+        loop {
+            let Ok(accepted) = acceptor.shared_accept().await else {
+                self.core.borrow_mut().context.shard.counters.accept_errors += 1;
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            };
+            let stream = accepted.bind_to_executor();
+            // A second descriptor, because glommio's stream gives its own away only by closing it.
+            // SAFETY: the stream owns the descriptor and lives across the borrow.
+            let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+            let Ok(fd) = borrowed.try_clone_to_owned() else { continue };
+            drop(stream);
+            let home = {
+                let core = &mut *self.core.borrow_mut();
+                match listener::admit(&fd, &listener, core.context.links.shared.as_ref()) {
+                    Admission::Stranger => {
+                        core.context.shard.counters.strangers_refused += 1;
+                        continue;
+                    }
+                    Admission::Full => {
+                        core.context.shard.counters.rejected_connections += 1;
+                        continue;
+                    }
+                    Admission::Welcome => core.context.shard.counters.total_connections += 1,
+                }
+                if listener.balanced { core.better_home() } else { None }
+            };
+            let session = Session::new(self.core.borrow().context.protocol);
+            self.settle(Handover { fd, session, input: Vec::new() }, home);
+        }
+    }
+
+    fn settle(self: &Rc<Self>, handover: Handover, home: Option<ShardId>) {
+        let refused = {
+            let core = &mut *self.core.borrow_mut();
+            let target = home.unwrap_or(core.id());
+            let refused = match home {
+                Some(home) => core.context.links.hand_over(home, Box::new(handover)).err(),
+                None => Some(Box::new(handover)),
+            };
+            let target = if refused.is_some() { core.id() } else { target };
+            core.shared().cores[target.0 as usize].connections.fetch_add(1, Relaxed);
+            publish(core);
+            refused
+        };
+        if let Some(handover) = refused {
+            self.adopt(*handover);
+        }
+    }
+
+    fn adopt(self: &Rc<Self>, handover: Handover) {
+        let id = self.core.borrow_mut().open(Some(handover.session), handover.input);
+        // SAFETY: a descriptor of our own, given to the stream for good.
+        let stream = unsafe { TcpStream::from_raw_fd(handover.fd.into_raw_fd()) };
+        let _ = stream.set_read_timeout((self.idle_timeout_s > 0).then(|| Duration::from_secs(self.idle_timeout_s.into())));
+        self.open.set(self.open.get() + 1);
+        let streams = self.clone();
+        let task = glommio::spawn_local(async move {
+            streams.converse(id, stream).await;
+            streams.close(id);
+        });
+        self.tasks.borrow_mut().insert(id, task.detach());
+    }
+
+    fn close(&self, id: u32) {
+        let mut core = self.core.borrow_mut();
+        core.close(id);
+        let shared = core.shared();
+        shared.cores[core.id().0 as usize].connections.fetch_sub(1, Relaxed);
+        shared.connections.fetch_sub(1, AcqRel);
+        self.open.set(self.open.get() - 1);
+        self.tasks.borrow_mut().remove(&id);
+    }
+
+    async fn converse(self: &Rc<Self>, id: u32, mut stream: TcpStream) {
+        let mut input = vec![0; READ_BYTES];
+        let mut output = Buffer::default();
+        let mut length = 0;
+        loop {
+            let mut flow = self.step(id, &input[..length], &mut output);
+            loop {
+                if write(&mut stream, &mut output).await.is_err() {
+                    return;
+                }
+                let (drained, control) = {
+                    let core = self.core.borrow();
+                    let connection = &core.connections[id as usize];
+                    (connection.is_drained(), connection.waits_for_control())
+                };
+                if drained && flow != Flow::Blocked {
+                    break;
+                }
+                if flow == Flow::Blocked && !control && drained {
+                    sleep(RETRY).await;
+                } else {
+                    self.news().await;
+                }
+                flow = self.step(id, &[], &mut output);
+            }
+            if flow == Flow::Closing || self.core.borrow().draining {
+                return;
+            }
+            length = match stream.read(&mut input).await {
+                Ok(0) | Err(_) => {
+                    self.core.borrow_mut().connections[id as usize].end_of_input();
+                    0
+                }
+                Ok(length) => length,
+            };
+        }
+    }
+
+    fn step(&self, id: u32, bytes: &[u8], output: &mut Buffer) -> Flow {
+        let core = &mut *self.core.borrow_mut();
+        core.begin_turn();
+        core.flush(id, output);
+        let flow = core.receive(id, bytes, output);
+        let now = core.context.now;
+        core.context.shard.engine.tick(now, UPKEEP_BUDGET);
+        let counters = &mut core.context.shard.counters;
+        counters.bytes_read += bytes.len() as u64;
+        counters.bytes_written += output.total_bytes() as u64;
+        publish(core);
+        flow
+    }
+
+    /// Waits until something has come to this core.
+    async fn news(&self) {
+        let mut registered = false;
+        poll_fn(|task| {
+            if std::mem::replace(&mut registered, true) {
+                return Poll::Ready(());
+            }
+            self.sleepers.borrow_mut().push(task.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Lets the other cores see what this one wrote.
+fn publish(core: &mut Core) {
+    core.context.links.publish(CoreState::write_doorbell);
+}
+
+async fn write(stream: &mut TcpStream, output: &mut Buffer) -> io::Result<()> {
+    let mut from = 0;
+    for inset in &output.bodies {
+        stream.write_all(&output.bytes[from..inset.offset]).await?;
+        from = inset.offset;
+        for slice in inset.body.slices(0) {
+            stream.write_all(slice).await?;
+        }
+    }
+    stream.write_all(&output.bytes[from..]).await?;
+    output.clear();
+    Ok(())
+}
