@@ -1,0 +1,254 @@
+//! Clients that misbehave: nothing is lost, nobody else is hurt.
+//!
+//! Lives here: bad input and load over real sockets. Not here: the same bytes in memory (`transcripts`, fuzz).
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use crate::server::{Client, Server};
+
+/// A value of this length whose bytes tell where they belong.
+fn value(length: usize) -> Vec<u8> {
+    (0..length).map(|i| b'a' + (i % 23) as u8).collect()
+}
+
+fn set(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut request = format!("set {key} 7 0 {}\r\n", value.len()).into_bytes();
+    request.extend_from_slice(value);
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+fn hit(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut reply = format!("VALUE {key} 7 {}\r\n", value.len()).into_bytes();
+    reply.extend_from_slice(value);
+    reply.extend_from_slice(b"\r\nEND\r\n");
+    reply
+}
+
+#[test]
+fn requests_cut_at_every_byte_are_answered_as_whole_ones() {
+    let server = Server::start(&["--cores", "2"]);
+    let request = b"set cut 7 0 5\r\nhello\r\nget cut\r\ngets nope other\r\nincr cut 1\r\nmg cut v\r\ndelete cut\r\n";
+    let reply = b"STORED\r\nVALUE cut 7 5\r\nhello\r\nEND\r\nEND\r\n\
+        CLIENT_ERROR cannot increment or decrement non-numeric value\r\nVA 5\r\nhello\r\nDELETED\r\n";
+    for cut in 1..request.len() {
+        let mut client = server.connect();
+        client.send(&request[..cut]);
+        std::thread::sleep(Duration::from_millis(1));
+        client.send(&request[cut..]);
+        client.expect(reply);
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_is_fast_enough() {
+    let server = Server::start(&["--cores", "1"]);
+    let mut client = server.connect();
+    for byte in set("slow", b"hello") {
+        client.send([byte]);
+    }
+    client.expect("STORED\r\n");
+}
+
+#[test]
+fn a_line_without_end_is_refused_and_closed() {
+    let mut server = Server::start(&["--cores", "1"]);
+    let mut client = server.connect();
+    let line = vec![b'x'; 1 << 20];
+    // The node may close before it has taken everything.
+    let _ = client.stream.write_all(&line);
+    let reply = client.read_to_end();
+    assert!(reply.len() < 200, "{} bytes", reply.len());
+    assert!(server.is_running());
+    server.connect().ask("version\r\n", "VERSION ");
+}
+
+#[test]
+fn an_endless_multi_get_is_refused_and_closed() {
+    let mut server = Server::start(&["--cores", "1"]);
+    let before = server.resident_bytes();
+    let mut client = server.connect();
+    let line = b"get ".iter().copied().chain(b"key ".iter().copied().cycle().take(64 << 20)).collect::<Vec<_>>();
+    let _ = client.stream.write_all(&line);
+    drop(client.read_to_end());
+    assert!(server.resident_bytes() < before + (8 << 20));
+    assert!(server.is_running());
+}
+
+#[test]
+fn values_over_the_limit_are_swallowed_and_the_connection_goes_on() {
+    let server = Server::start(&["--cores", "2"]);
+    let mut client = server.connect();
+    client.ask(set("big", b"old"), "STORED\r\n");
+    client.ask(set("big", &value((1 << 20) + 1)), "SERVER_ERROR object too large for cache\r\n");
+    client.ask("get big\r\n", "END\r\n");
+    client.ask(set("big", b"new"), "STORED\r\n");
+    client.ask("get big\r\n", hit("big", b"new"));
+}
+
+#[test]
+fn large_values_travel_whole_in_both_directions() {
+    let server = Server::start(&["--cores", "2", "--memory_size", "256", "--max_item_size", "32m"]);
+    let mut client = server.connect();
+    for length in [1, 16_383, 16_384, 16_385, 65_536, 100_000, 1 << 20, 20 << 20] {
+        for key in ["one", "two", "three", "four"] {
+            client.ask(set(key, &value(length)), "STORED\r\n");
+            client.ask(format!("get {key}\r\n"), hit(key, &value(length)));
+        }
+    }
+    // Several large ones in one pipeline, in order.
+    client.send("get one two\r\nget three\r\nversion\r\n");
+    let large = value(20 << 20);
+    for (key, end) in [("one", false), ("two", true), ("three", true)] {
+        let mut expected = hit(key, &large);
+        if !end {
+            expected.truncate(expected.len() - 5);
+        }
+        client.expect(expected);
+    }
+    client.expect("VERSION ");
+}
+
+#[test]
+fn a_reader_that_never_reads_costs_bounded_memory_and_hurts_nobody() {
+    for engine in ["pump", "streams"] {
+        let server = Server::start(&["--cores", "2", "--memory_size", "64", "--engine", engine]);
+        let mut client = server.connect();
+        client.ask(set("k", &value(10_000)), "STORED\r\n");
+        client.ask(set("large", &value(500_000)), "STORED\r\n");
+        let before = server.resident_bytes();
+        let mut greedy: Vec<_> = (0..20).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+        for (index, stream) in greedy.iter_mut().enumerate() {
+            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            let request = if index % 2 == 0 { "get k\r\n" } else { "get large\r\n" };
+            let requests = request.repeat(1000);
+            for _ in 0..20 {
+                if stream.write_all(requests.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+        for _ in 0..100 {
+            client.ask("get k\r\n", hit("k", &value(10_000)));
+        }
+        let grown = server.resident_bytes().saturating_sub(before);
+        assert!(grown < 16 << 20, "{engine}: grew by {grown} bytes");
+        // A slow reader that wakes up gets everything, unharmed.
+        let mut late = Client::new(greedy.swap_remove(0));
+        (0..200).for_each(|_| late.expect(hit("k", &value(10_000))));
+        let mut late = Client::new(greedy.swap_remove(1));
+        (0..20).for_each(|_| late.expect(hit("k", &value(10_000))));
+    }
+}
+
+#[test]
+fn half_closed_sockets_get_their_answers() {
+    for engine in ["pump", "streams"] {
+        let server = Server::start(&["--cores", "2", "--engine", engine]);
+        let mut client = server.connect();
+        let requests = (0..100).map(|i| format!("get key{i}\r\n")).collect::<String>();
+        client.send(set("key7", b"seven"));
+        client.send(requests);
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        let reply = client.read_to_end();
+        let text = String::from_utf8(reply).unwrap();
+        assert_eq!(text.matches("END\r\n").count(), 100, "{engine}");
+        assert!(text.contains("VALUE key7 7 5\r\nseven\r\n"), "{engine}");
+    }
+}
+
+#[test]
+fn a_client_that_dies_in_the_middle_of_a_set_leaves_the_old_value() {
+    let server = Server::start(&["--cores", "2"]);
+    let mut client = server.connect();
+    for length in [100, 500_000] {
+        client.ask(set("torn", b"old"), "STORED\r\n");
+        let request = set("torn", &value(length));
+        let mut victim = server.connect();
+        victim.send(&request[..request.len() / 2]);
+        drop(victim);
+        std::thread::sleep(Duration::from_millis(20));
+        client.ask("get torn\r\n", hit("torn", b"old"));
+    }
+}
+
+#[test]
+fn binary_garbage_behind_valid_requests_ends_in_an_error_not_in_the_process() {
+    let mut server = Server::start(&["--cores", "2"]);
+    let mut state = 0x1234_5678_9abc_def0u64;
+    for round in 0..200 {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut bytes = match round % 3 {
+            0 => b"\x80\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(),
+            1 => b"version\r\n".to_vec(),
+            _ => b"mn\r\n".to_vec(),
+        };
+        for _ in 0..200 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            bytes.push((state >> 56) as u8);
+        }
+        let _ = stream.write_all(&bytes);
+        let mut reply = [0; 4096];
+        let _ = stream.read(&mut reply);
+    }
+    assert!(server.is_running());
+    server.connect().ask("version\r\n", "VERSION ");
+}
+
+#[test]
+fn connections_past_the_limit_are_told_so_and_counted() {
+    let server = Server::start(&["--cores", "2", "--conn_limit", "10"]);
+    let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.ask("version\r\n", "VERSION "));
+    for _ in 0..5 {
+        let reply = server.connect().read_to_end();
+        assert_eq!(String::from_utf8_lossy(&reply), "ERROR Too many open connections\r\n");
+    }
+    let mut first = clients.remove(0);
+    first.lines_until_version();
+    assert_eq!(first.stat("", "rejected_connections"), "5");
+    drop(clients);
+    std::thread::sleep(Duration::from_millis(100));
+    server.connect().ask("version\r\n", "VERSION ");
+}
+
+impl Client<TcpStream> {
+    /// Reads the rest of a version line.
+    fn lines_until_version(&mut self) {
+        let mut byte = [0];
+        while self.stream.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {}
+    }
+}
+
+#[test]
+fn ten_thousand_connections_are_served() {
+    let server = Server::start(&["--cores", "2", "--conn_limit", "11000"]);
+    let mut clients = Vec::new();
+    for index in 0..10_000 {
+        match TcpStream::connect(server.address()) {
+            Ok(stream) => clients.push(Client::new(stream)),
+            Err(error) => {
+                assert!(index > 5000, "{error} after {index} connections");
+                eprintln!("this machine allows {index} connections: {error}");
+                break;
+            }
+        }
+    }
+    for (index, client) in clients.iter_mut().enumerate() {
+        client.ask(set(&format!("key{index}"), b"value"), "STORED\r\n");
+    }
+    for (index, client) in clients.iter_mut().enumerate() {
+        client.ask(format!("get key{index}\r\n"), hit(&format!("key{index}"), b"value"));
+    }
+}
+
+#[test]
+fn strangers_are_closed_before_a_byte_is_read() {
+    let server = Server::start(&["--cores", "1", "--incoming_ip", "10.0.0.0/8"]);
+    let mut client = server.connect();
+    let _ = client.stream.write_all(b"version\r\n");
+    assert_eq!(client.read_to_end(), b"");
+}

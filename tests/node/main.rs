@@ -1,0 +1,11 @@
+//! Whole nodes as processes on loopback: abuse, limits, life and death.
+//!
+//! Each test starts its own node on a free port and ends it by its process id. Every wait is bounded.
+//!
+//! Lives here: what only a running process can show. Not here: protocol behaviour (`transcripts`), options (`options`).
+
+mod abuse;
+mod life;
+mod memory;
+mod server;
+mod steering;
