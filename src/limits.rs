@@ -45,8 +45,12 @@ pub const BATCH_COMMANDS_MAX: usize = 16;
 /// reply. 64 KiB is 500 replies of 100-byte values.
 pub const OUTPUT_TURN_BYTES_MAX: usize = 64 << 10;
 
-/// Replies of one connection that may wait for other cores at once.
-pub const REPLIES_WAITING_MAX: usize = 1024;
+/// Replies of one connection that may wait for their turn at once, because one before them comes from another core. At worst, all
+/// are of `INLINE_VALUE_BYTES_MAX`; their recent length bounds them to `OUTPUT_TURN_BYTES_MAX` otherwise.
+pub const REPLIES_WAITING_MAX: usize = 256;
+
+/// Replies of one connection that may wait for their turn at once, however long they are.
+pub const REPLIES_WAITING_MIN: usize = 4;
 
 /// Capacity of a connection's buffer for cut requests that is kept when it is empty, in bytes.
 pub const INPUT_KEPT_BYTES_MAX: usize = 1 << 10;

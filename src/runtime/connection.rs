@@ -49,6 +49,8 @@ pub struct Connection {
     ended: bool,
     /// Since when a command waits for memory.
     starved_since: Option<Instant>,
+    /// Length of recent replies from other cores, in bytes: the larger of the last one and a decaying memory.
+    reply_bytes: usize,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
     foreign: (ShardId, u32),
 }
@@ -124,6 +126,7 @@ impl Connection {
             blocked: false,
             ended: false,
             starved_since: None,
+            reply_bytes: 0,
             foreign: (ShardId(0), 0),
         }
     }
@@ -178,10 +181,21 @@ impl Connection {
         Self { session, input, ..Self::new(generation, session.options()) }
     }
 
+    /// Keeps bytes for later, because the output of earlier ones is not out yet.
+    pub fn hold(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+        self.blocked = true;
+        self.needed = 0;
+    }
+
     /// Handles `fresh` bytes behind what is waiting. Replies that are due go to `output`.
     pub fn receive(&mut self, id: u32, fresh: &[u8], context: &mut Context, output: &mut Buffer) -> Flow {
         if self.closing {
             return Flow::Closing;
+        }
+        if self.control_pending {
+            self.hold(fresh);
+            return Flow::Blocked;
         }
         self.blocked = false;
         let output_start = output.total_bytes();
@@ -299,9 +313,11 @@ impl Connection {
                 }));
             }
             for planned in batch {
-                let full = output.total_bytes() - output_start >= limits::OUTPUT_TURN_BYTES_MAX
-                    || self.replies.len() >= limits::REPLIES_WAITING_MAX;
-                if full || matches!(self.take_step(id, planned.step, context, output), Outcome::Blocked) {
+                let full = output.total_bytes() - output_start >= limits::OUTPUT_TURN_BYTES_MAX;
+                if full
+                    || self.waits_for_enough()
+                    || matches!(self.take_step(id, planned.step, context, output), Outcome::Blocked)
+                {
                     self.session = planned.session_before;
                     *at = planned.offset_before;
                     return Stop::Blocked;
@@ -383,6 +399,13 @@ impl Connection {
         Outcome::Done
     }
 
+    /// Whether the replies under way fill the output already: their number is bounded, and so is their expected length.
+    fn waits_for_enough(&self) -> bool {
+        let waiting = self.replies.len();
+        waiting >= limits::REPLIES_WAITING_MAX
+            || (waiting >= limits::REPLIES_WAITING_MIN && waiting * self.reply_bytes >= limits::OUTPUT_TURN_BYTES_MAX)
+    }
+
     fn next_ticket(&self, connection: u32) -> Ticket {
         let slot = self.first_slot.wrapping_add(self.replies.len() as u32);
         Ticket { connection, generation: self.generation, slot }
@@ -417,6 +440,11 @@ impl Connection {
         let index = slot.wrapping_sub(self.first_slot) as usize;
         debug_assert!(index < self.replies.len());
         let Some(place) = self.replies.get_mut(index) else { return };
+        let length = match &reply {
+            ReplyBytes::Inline(bytes) => bytes.len(),
+            ReplyBytes::Carried(buffer) => buffer.total_bytes(),
+        };
+        self.reply_bytes = length.max(self.reply_bytes - self.reply_bytes / 8);
         *place = match reply {
             ReplyBytes::Inline(bytes) => {
                 let start = self.stash.len();
@@ -485,7 +513,7 @@ impl Connection {
             (None, None) => return None,
         };
         let session_before = self.session;
-        let full = self.replies.len() >= limits::REPLIES_WAITING_MAX;
+        let full = self.waits_for_enough();
         let step = self.session.resume(&receiving.head, &body, &receiving.tail);
         if full || matches!(self.take_step(id, step, context, output), Outcome::Blocked) {
             self.session = session_before;

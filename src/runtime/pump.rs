@@ -262,12 +262,15 @@ impl Pump {
     fn handle_receive(&mut self, completion: Completion) {
         let (mark, result) = (completion.mark, completion.result);
         let id = mark.index();
+        let mut holds = false;
         let live = match self.sockets.get_mut(id as usize).and_then(Option::as_mut) {
             Some(socket) if mark.is_of(socket.generation) => {
                 if !completion.more() {
                     socket.receiving = false;
                     socket.cancelling = false;
                 }
+                // A reader that has not taken its last output gets no more: its requests wait.
+                holds = socket.backlog.is_some() || socket.blocked;
                 true
             }
             _ => false,
@@ -278,7 +281,13 @@ impl Pump {
                 let start = self.output.bytes.len();
                 let received = self.ring.received(buffer, result as usize);
                 self.core.context.shard.counters.bytes_read += result as u64;
-                let flow = self.core.receive(id, received, &mut self.output);
+                let flow = match self.core.connections.get_mut(id as usize) {
+                    Some(connection) if holds => {
+                        connection.hold(received);
+                        Flow::Blocked
+                    }
+                    _ => self.core.receive(id, received, &mut self.output),
+                };
                 self.ring.recycle(buffer);
                 self.emit(id, start, bodies_start);
                 self.follow(id, flow);
