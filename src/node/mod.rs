@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod control;
+pub mod signals;
 
 use std::io;
 use std::net::SocketAddr;

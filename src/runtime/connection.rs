@@ -455,6 +455,13 @@ impl Connection {
         };
     }
 
+    /// A piece of a long answer of the control plane, ahead of its end, which the first slot waits for.
+    pub fn push_part(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.control_pending);
+        self.first_slot = self.first_slot.wrapping_sub(1);
+        self.replies.push_front(Slot::Carried(Box::new(Buffer { bytes, bodies: Vec::new() })));
+    }
+
     /// The control plane has answered: the barrier is lifted.
     pub fn control_answered(&mut self, close: bool) {
         self.control_pending = false;

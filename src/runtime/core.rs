@@ -38,6 +38,15 @@ pub enum ToCore {
         /// Close the connection behind it.
         close: bool,
     },
+    /// A piece of a long answer; `taken` hears when the client's socket has it, and is dropped when the client has gone.
+    Part {
+        /// Whose answer.
+        ticket: Ticket,
+        /// What to send.
+        bytes: Vec<u8>,
+        /// Told when the next piece may come.
+        taken: Sender<()>,
+    },
     /// Something to do on the core, between two turns. Must be short.
     Run(Box<dyn FnOnce(&mut Core) + Send>),
     /// Stop accepting, answer what is in flight, close.
@@ -64,6 +73,8 @@ pub struct Core {
     pub adopted: Vec<Handover>,
     /// Connections whose replies may have come due.
     pub dirty: Vec<u32>,
+    /// Connections with a piece of a long answer on its way out, and who waits to hear of it.
+    pub parts: Vec<(u32, u32, Sender<()>)>,
     /// Set once the control plane asked to drain.
     pub draining: bool,
     inbox: Receiver<ToCore>,
@@ -97,6 +108,7 @@ impl Core {
             connections: Slab::new(),
             adopted: Vec::new(),
             dirty: Vec::new(),
+            parts: Vec::new(),
             draining: false,
             inbox,
             generations: 0,
@@ -231,11 +243,36 @@ impl Core {
                         self.place(ticket, ReplyBytes::Carried(Box::new(Buffer { bytes, bodies: Vec::new() })));
                     }
                 }
+                ToCore::Part { ticket, bytes, taken } => {
+                    if let Some(connection) = self.connections.get_mut(ticket.connection as usize)
+                        && connection.generation == ticket.generation
+                    {
+                        connection.push_part(bytes);
+                        self.dirty.push(ticket.connection);
+                        self.parts.push((ticket.connection, ticket.generation, taken));
+                    }
+                }
                 ToCore::Run(task) => task(self),
                 ToCore::Drain => self.draining = true,
             }
         }
         any
+    }
+
+    /// Tells the senders of pieces whose sockets have them. `is_out` says so of a connection that is there.
+    pub fn confirm_parts(&mut self, is_out: impl Fn(u32) -> bool) {
+        let connections = &self.connections;
+        self.parts.retain(|(id, generation, taken)| {
+            let Some(connection) = connections.get(*id as usize) else { return false };
+            if connection.generation != *generation {
+                return false;
+            }
+            let done = is_out(*id);
+            if done {
+                let _ = taken.send(());
+            }
+            !done
+        });
     }
 
     /// Whether something waits that a sleeping core would have to be woken for.

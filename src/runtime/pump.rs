@@ -244,6 +244,10 @@ impl Pump {
         self.senders = senders;
         self.senders.clear();
         self.output.clear();
+        if !self.core.parts.is_empty() {
+            let sockets = &self.sockets;
+            self.core.confirm_parts(|id| sockets[id as usize].as_ref().is_some_and(|socket| socket.backlog.is_none()));
+        }
         broken.into_iter().for_each(|id| self.close_now(id));
         self.close_drained();
     }

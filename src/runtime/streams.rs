@@ -229,6 +229,7 @@ impl Streams {
                 if write(&mut stream, &mut output).await.is_err() {
                     return;
                 }
+                self.core.borrow_mut().confirm_parts(|part| part == id);
                 let (drained, control) = {
                     let core = self.core.borrow();
                     let connection = &core.connections[id as usize];
