@@ -1,11 +1,38 @@
-//! pbcache: a cache node that memcached clients use as they use memcached.
+//! pbcache: a cache node that memcached clients use as they use memcached, one core at a time.
 //!
 //! # The floors
-//! - words: [`command`], [`key`], [`time`], [`limits`], [`arena`], [`buffer`]: plain types that every floor speaks
-//! - cores: [`protocol`], [`engine`]: sans-io state machines that never import each other
-//! - [`shard`]: what one core owns; composes the cores, still pure
-//! - [`runtime`]: glommio and io_uring
-//! - [`node`]: control plane
+//!
+//! A module imports only from floors below its own, and the cores of floor 1 never import each other; `tests/tidy.rs` checks it.
+//!
+//! | floor | modules | what they are |
+//! |---|---|---|
+//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`buffer`], [`arena`] | plain types that every floor speaks |
+//! | 1 cores | [`protocol`], [`engine`] | sans-io state machines: bytes to commands, commands to replies |
+//! | 2 shard | [`shard`] | what one core owns: routing, items, counters; still pure |
+//! | 3 runtime | [`runtime`] | glommio and io_uring: sockets, links between the cores, clocks |
+//! | 4 node | [`node`] | the control plane: options, start and stop, statistics |
+//!
+//! # The way of a GET
+//!
+//! 1. [`runtime::pump`]: the kernel has put `get k\r\n` into a receive buffer; the completion names the connection.
+//! 2. [`runtime::connection`]: the connection gives the bytes to its session, up to 16 requests ahead.
+//! 3. [`protocol::Session::step`]: bytes become a [`command::Command`] with its [`key::Key`], hashed once.
+//! 4. [`engine::Engine::prepare`]: with several requests at hand, their index lines and items are prefetched.
+//! 5. [`shard::Shard::route`]: this core's key, or another's. Another's goes over a [`runtime::link`] and comes back as bytes.
+//! 6. [`engine::Engine::execute`]: the item is found; the [`command::Reply`] borrows its value.
+//! 7. [`protocol::encode`]: the one copy of the value, into the output of the turn.
+//! 8. [`runtime::pump`]: one send per connection, all of the turn's sends in one system call, which also waits for more.
+//!
+//! # The way of a SET
+//!
+//! The same, with the value borrowed from the receive buffer and copied once, into a segment of the [`arena`]. A value above
+//! [`limits::INLINE_VALUE_BYTES_MAX`] is received into leased segments ([`arena::Body`]) and stays there; a get sends it from where it
+//! lies.
+//!
+//! # What is absent
+//!
+//! On the path of a local get there is no lock, no allocation, no log line, no clock reading (one per turn) and no system call
+//! of its own. No module below `runtime` knows a socket, a clock or a thread. No byte from a client reaches a panic.
 
 pub mod arena;
 pub mod buffer;

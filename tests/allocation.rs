@@ -1,0 +1,117 @@
+//! No allocation on the path of a local request, counted by the allocator itself.
+//!
+//! Lives here: one core without sockets, driven with bytes. Not here: sockets (they add no allocation of their own).
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use pbcache::arena::Arena;
+use pbcache::buffer::Buffer;
+use pbcache::engine::{self, Engine};
+use pbcache::protocol;
+use pbcache::runtime::clock::Clock;
+use pbcache::runtime::context::{CoreState, Links, Shared};
+use pbcache::runtime::core::{Core, Parts};
+use pbcache::shard::{Routes, Shard, ShardId};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: hands everything to the system allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn core() -> Core {
+    let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
+    let shared = Arc::new(Shared {
+        clock: Clock::default(),
+        cores: Box::new([CoreState::default()]),
+        connections: AtomicU32::new(0),
+        connections_max: 10,
+    });
+    let links = Links::mesh(&shared).remove(0);
+    let engine = Engine::new(engine::Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false }, arena.clone());
+    Core::new(Parts {
+        shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), engine),
+        links,
+        arena,
+        protocol: protocol::Options::default(),
+        control: crossbeam_channel::unbounded().0,
+        inbox: crossbeam_channel::unbounded().1,
+    })
+}
+
+/// Allocations of `rounds` rounds of the same requests after a warm-up of as many.
+fn allocations(requests: &[u8], expected: &[u8]) -> u64 {
+    let mut core = core();
+    let id = core.open(None, Vec::new());
+    let mut output = Buffer::with_capacity(1 << 20);
+    for i in 0..100 {
+        core.receive(id, format!("set key{i:013} 0 0 100\r\n{}\r\n", "v".repeat(100)).as_bytes(), &mut output);
+    }
+    let mut before = 0;
+    for round in 0..2000 {
+        if round == 1000 {
+            before = ALLOCATIONS.with(Cell::get);
+        }
+        output.clear();
+        core.begin_turn();
+        core.receive(id, requests, &mut output);
+        core.context.shard.engine.tick(core.context.now, 64);
+        assert!(output.bytes.starts_with(expected), "{}", String::from_utf8_lossy(&output.bytes));
+    }
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+#[test]
+fn a_local_get_allocates_nothing() {
+    assert_eq!(allocations(b"get key0000000000007\r\n", b"VALUE key0000000000007 0 100\r\n"), 0);
+    assert_eq!(allocations(b"get nothing\r\n", b"END\r\n"), 0);
+}
+
+#[test]
+fn pipelined_and_multi_key_gets_allocate_nothing() {
+    let requests: String = (0..100).map(|i| format!("get key{i:013}\r\n")).collect();
+    assert_eq!(allocations(requests.as_bytes(), b"VALUE key0000000000000 0 100\r\n"), 0);
+    let keys: String = (0..100).map(|i| format!(" key{i:013}")).collect();
+    assert_eq!(allocations(format!("get{keys}\r\n").as_bytes(), b"VALUE key0000000000000 0 100\r\n"), 0);
+}
+
+#[test]
+fn meta_and_binary_gets_allocate_nothing() {
+    assert_eq!(allocations(b"mg key0000000000007 v f c t Oabc k\r\n", b"VA 100 "), 0);
+    let mut packet = vec![0x80, 0x00, 0, 16, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0];
+    packet.extend_from_slice(b"key0000000000007");
+    assert_eq!(allocations(&packet, &[0x81, 0x00]), 0);
+}
+
+#[test]
+fn an_overwriting_set_allocates_nothing() {
+    let request = format!("set key0000000000007 0 0 100\r\n{}\r\n", "w".repeat(100));
+    assert_eq!(allocations(request.as_bytes(), b"STORED\r\n"), 0);
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = ALLOCATIONS.with(Cell::get);
+    drop(std::hint::black_box(Box::new(7)));
+    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 1);
+}
