@@ -1,24 +1,163 @@
-//! Counters (placeholder).
+//! Every counter of a shard, declared once.
 //!
-//! Lives here: counters. Not here: printing.
-use crate::command::{Reply, Verb};
+//! ```text
+//!   row:  field | memcached stat | what it counts          -> field of `Counters`, row of `ROWS`
+//! ```
+//!
+//! Plain 64-bit fields of one core: counting is an addition to a line that the core owns. The control plane adds the cores up.
+//!
+//! Lives here: counters and what a reply counts as. Not here: printing (`node::stats`), gauges (`engine::Statistics`).
+//! Names and meaning follow memcached's doc/protocol.txt, *General-purpose statistics*.
 
-/// Counters of one shard.
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs)]
-pub struct Counters {
-    pub bytes_read: u64,
-    pub bytes_written: u64,
-    pub accept_errors: u64,
-    pub strangers_refused: u64,
-    pub rejected_connections: u64,
-    pub total_connections: u64,
-    pub connections_moved: u64,
-    pub idle_kicks: u64,
+use crate::command::{Error, Reply, Verb};
+
+macro_rules! counters {
+    ($($field:ident $stat:literal $help:literal;)*) => {
+        /// Counters of one core since start or `stats reset`.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $(#[doc = $help] pub $field: u64,)*
+        }
+
+        /// One row per counter: field, memcached's stat name (empty for our own), what it counts.
+        pub const ROWS: &[Row] = &[$(Row { field: stringify!($field), stat: $stat, help: $help, read: |c| c.$field },)*];
+
+        impl Counters {
+            /// Adds the counters of another core.
+            pub fn add(&mut self, other: &Counters) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
+}
+
+/// What is known of one counter.
+pub struct Row {
+    /// Name of the field; the Prometheus name is `pbcache_` + field + `_total`.
+    pub field: &'static str,
+    /// Name in memcached's `stats`; empty if memcached has none.
+    pub stat: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Reads it.
+    pub read: fn(&Counters) -> u64,
+}
+
+counters! {
+    total_connections "total_connections" "Connections accepted.";
+    rejected_connections "rejected_connections" "Connections refused because --conn_limit was reached.";
+    strangers_refused "" "Connections closed because their address is not in --incoming_ip.";
+    accept_errors "" "Accepts that failed, most often for want of file descriptors.";
+    connections_moved "" "Connections that moved to the core of their keys.";
+    idle_kicks "idle_kicks" "Connections closed by --idle_timeout.";
+    cmd_get "cmd_get" "Keys asked for.";
+    cmd_set "cmd_set" "Values sent to be stored.";
+    cmd_flush "cmd_flush" "flush_all commands.";
+    cmd_touch "cmd_touch" "Keys touched, gat included.";
+    cmd_meta "cmd_meta" "Meta commands.";
+    get_hits "get_hits" "Keys that were found.";
+    get_misses "get_misses" "Keys that were not found.";
+    get_expired "get_expired" "Keys whose item had expired.";
+    get_flushed "get_flushed" "Keys whose item had been flushed.";
+    delete_misses "delete_misses" "Deletes of absent keys.";
+    delete_hits "delete_hits" "Deletes of present keys.";
+    incr_misses "incr_misses" "Increments of absent keys.";
+    incr_hits "incr_hits" "Increments of present keys.";
+    decr_misses "decr_misses" "Decrements of absent keys.";
+    decr_hits "decr_hits" "Decrements of present keys.";
+    cas_misses "cas_misses" "CAS stores of absent keys.";
+    cas_hits "cas_hits" "CAS stores that matched.";
+    cas_badval "cas_badval" "CAS stores whose value had changed meanwhile.";
+    touch_hits "touch_hits" "Touches of present keys.";
+    touch_misses "touch_misses" "Touches of absent keys.";
+    store_too_large "store_too_large" "Stores refused because the item is larger than --max_item_size.";
+    store_no_memory "store_no_memory" "Stores refused for want of memory.";
+    bytes_read "bytes_read" "Bytes received from clients.";
+    bytes_written "bytes_written" "Bytes sent to clients.";
+    requests_remote "" "Commands sent to another core of this node.";
+    pauses "conn_yields" "Times that a connection had to wait for its own output, a link or memory.";
 }
 
 impl Counters {
-    /// Counts a command.
+    /// Counts an executed command. A match and two or three additions.
     #[inline]
-    pub fn record(&mut self, _verb: &Verb, _reply: &Reply<'_>) {}
+    pub fn record(&mut self, verb: &Verb, reply: &Reply<'_>) {
+        let hit = matches!(reply, Reply::Item(_) | Reply::Touched(_) | Reply::Number { .. } | Reply::Deleted) as u64;
+        match verb {
+            Verb::Get(get) => {
+                self.cmd_get += 1;
+                self.get_hits += hit;
+                self.get_misses += 1 - hit;
+                self.cmd_meta += get.meta as u64;
+                if get.touch.is_some() {
+                    self.cmd_touch += 1;
+                    self.touch_hits += hit;
+                    self.touch_misses += 1 - hit;
+                }
+            }
+            Verb::Store(store) => self.record_store(store.compare.is_some(), reply),
+            Verb::Delete(_) => {
+                self.delete_hits += hit;
+                self.delete_misses += matches!(reply, Reply::NotFound) as u64;
+            }
+            Verb::Arithmetic(arithmetic) if arithmetic.decrement => {
+                self.decr_hits += hit;
+                self.decr_misses += matches!(reply, Reply::NotFound) as u64;
+            }
+            Verb::Arithmetic(_) => {
+                self.incr_hits += hit;
+                self.incr_misses += matches!(reply, Reply::NotFound) as u64;
+            }
+            Verb::Touch(_) => {
+                self.cmd_touch += 1;
+                self.touch_hits += hit;
+                self.touch_misses += 1 - hit;
+            }
+            Verb::Inspect => self.cmd_meta += 1,
+        }
+    }
+
+    #[inline]
+    fn record_store(&mut self, compares: bool, reply: &Reply<'_>) {
+        match reply {
+            Reply::Busy => return,
+            Reply::Error(Error::TooLarge) => self.store_too_large += 1,
+            Reply::Error(Error::OutOfMemory) => self.store_no_memory += 1,
+            _ => self.cmd_set += 1,
+        }
+        if compares {
+            self.cas_hits += matches!(reply, Reply::Stored(_)) as u64;
+            self.cas_badval += matches!(reply, Reply::Exists) as u64;
+            self.cas_misses += matches!(reply, Reply::NotFound) as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Get, Item, Store};
+
+    #[test]
+    fn replies_are_counted_under_memcached_names() {
+        let mut counters = Counters::default();
+        counters.record(&Verb::Get(Get::default()), &Reply::NotFound);
+        counters.record(&Verb::Get(Get::default()), &Reply::Item(Item::with_cas(1)));
+        let cas = Verb::Store(Store { compare: Some(7), ..Store::default() });
+        counters.record(&cas, &Reply::Exists);
+        counters.record(&cas, &Reply::Busy);
+        let read = |stat: &str| ROWS.iter().find(|row| row.stat == stat).map(|row| (row.read)(&counters));
+        assert_eq!(read("cmd_get"), Some(2));
+        assert_eq!(read("get_hits"), Some(1));
+        assert_eq!(read("get_misses"), Some(1));
+        assert_eq!(read("cas_badval"), Some(1));
+        assert_eq!(read("cmd_set"), Some(1));
+    }
+
+    #[test]
+    fn no_name_stands_twice() {
+        let mut names: Vec<_> = ROWS.iter().map(|row| row.stat).filter(|stat| !stat.is_empty()).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    }
 }

@@ -1,10 +1,19 @@
 //! The control plane: options, start and stop, statistics.
 //!
+//! ```text
+//!   Options -> preflight -> arena, links, listeners -> one thread per core, each says that it listens -> Node
+//!   signal or shutdown -> Drain to every core -> answered, closed, joined -> exit code 0
+//! ```
+//!
 //! Lives here: what happens once or rarely. Not here: the path of a request.
 #![allow(clippy::disallowed_methods)]
 
 pub mod control;
+pub mod options;
+pub mod preflight;
+pub mod process;
 pub mod signals;
+pub mod stats;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,102 +21,235 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use self::control::Cores;
+use self::control::{Control, Cores};
+use self::options::Options;
 use crate::arena::Arena;
 use crate::engine;
+use crate::limits;
 use crate::protocol;
 use crate::runtime::clock::Clock;
-use crate::runtime::context::{CoreState, Links, Shared};
+use crate::runtime::context::{ControlRequest, CoreState, Links, Shared};
 use crate::runtime::core::{Parts, ToCore};
 use crate::runtime::listener::Listener;
 use crate::runtime::{self, CoreOptions, Engine};
 use crate::shard::{Routes, Shard, ShardId};
 
+/// Version that `version` and `stats` tell: what clients compare is memcached's, the rest is ours.
+pub const VERSION: &str = protocol::VERSION;
+
 /// A running node.
 pub struct Node {
     cores: Cores,
     threads: Vec<JoinHandle<Result<(), String>>>,
-    control: JoinHandle<()>,
+    control: Option<JoinHandle<()>>,
+    /// Where it listens, as one text.
+    pub listening: String,
 }
 
-/// What a node is started with.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Data cores.
-    pub cores: u16,
-    /// Memory budget in bytes.
-    pub memory_bytes: usize,
-    /// Which I/O.
-    pub engine: Engine,
-    /// Addresses to listen on.
-    pub addresses: Vec<SocketAddr>,
-}
+/// Why a node did not start: one sentence with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartError(pub String);
 
 impl Node {
     /// Starts all cores and returns when every one of them listens.
     ///
     /// # Errors
-    /// The first core's reason not to start.
-    pub fn start(options: &Options) -> io::Result<Self> {
-        let cores_count = options.cores as usize;
-        let arena = Arena::new(options.memory_bytes, options.memory_bytes, cores_count)?;
+    /// The first reason not to start; nothing keeps running then but threads that end with the process.
+    pub fn start(mut options: Options) -> Result<Self, StartError> {
+        preflight::raise_limits(options.cores, options.conn_limit).map_err(StartError)?;
+        let engine = preflight::choose_engine(options.engine).map_err(StartError)?;
+        let cpus = preflight::assign_cpus(options.cores);
+        resolve_ports(&mut options)?;
+        let memory_bytes = (options.memory_mb as usize) << 20;
+        let ceiling_bytes = memory_bytes.max(physical_memory_bytes());
+        let arena = Arena::new(memory_bytes, ceiling_bytes, options.cores as usize)
+            .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let shared = Arc::new(Shared {
             clock: Clock::default(),
-            cores: (0..cores_count).map(|_| CoreState::default()).collect(),
+            cores: (0..options.cores).map(|_| CoreState::default()).collect(),
             connections: AtomicU32::new(0),
-            connections_max: 20000,
+            connections_max: options.conn_limit,
         });
         let (control_sender, requests) = unbounded();
-        let (ready_sender, ready) = bounded(cores_count);
-        let mut inboxes = Vec::new();
-        let mut threads = Vec::new();
-        let cpus = core_affinity::get_core_ids().unwrap_or_default();
-        let admitted: Arc<[ipnet::IpNet]> = Arc::new(["127.0.0.0/8".parse().map_err(io::Error::other)?]);
-        for (index, links) in Links::mesh(&shared).into_iter().enumerate() {
-            let (inbox_sender, inbox) = unbounded();
-            inboxes.push(inbox_sender);
-            let listeners = options
-                .addresses
-                .iter()
-                .map(|&address| Listener::tcp(address, 1024, admitted.clone(), true))
-                .collect::<io::Result<Vec<_>>>()?;
-            let engine_options = engine::Options { item_bytes_max: 1 << 20, cores: options.cores, eviction_disabled: false };
-            let (arena, control, routes) = (arena.clone(), control_sender.clone(), Routes::new(options.cores, 10_000_000));
-            let parts = move || Parts {
-                shard: Shard::new(ShardId(index as u16), routes, engine::Engine::new(engine_options, arena.clone())),
-                links,
-                arena,
-                protocol: protocol::Options::default(),
-                control,
-                inbox,
-            };
-            let cpu = (cores_count <= cpus.len()).then(|| cpus[index].id);
-            let core_options = CoreOptions { cpu, engine: options.engine, idle_timeout_s: 0, listeners };
-            let ready = ready_sender.clone();
-            threads.push(runtime::start_core(parts, core_options, index as u16, move |result| drop(ready.send(result)))?);
-        }
-        for _ in 0..cores_count {
-            ready.recv().map_err(io::Error::other)??;
-        }
+        let starter = Starter { options: &options, arena: &arena, shared: &shared, control: control_sender, engine };
+        let (inboxes, threads) = starter.start_cores(&cpus)?;
         let cores = Cores { inboxes, shared };
-        let control = std::thread::Builder::new().name("pbcache-control".into()).spawn({
-            let cores = cores.clone();
-            move || control::run(&requests, &cores)
-        })?;
-        Ok(Self { cores, threads, control })
+        let listening = listening(&options);
+        let control = start_control(requests, cores.clone(), arena, options)?;
+        Ok(Self { cores, threads, control: Some(control), listening })
     }
 
-    /// Drains every core and waits for them.
-    pub fn stop(self) {
+    /// Drains every core and waits for them: what is in flight is answered, within a bounded time.
+    pub fn stop(mut self) {
         for core in 0..self.threads.len() {
             self.cores.send(core, ToCore::Drain);
         }
-        for thread in self.threads {
-            let _ = thread.join();
+        for thread in self.threads.drain(..) {
+            if let Ok(Err(error)) = thread.join() {
+                log::error!("a core ended with an error: {error}");
+            }
         }
         drop(self.cores);
-        let _ = self.control.join();
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
     }
+}
+
+fn start_control(
+    requests: Receiver<ControlRequest>,
+    cores: Cores,
+    arena: Arc<Arena>,
+    options: Options,
+) -> Result<JoinHandle<()>, StartError> {
+    let mut control = Control::new(cores, arena, options);
+    std::thread::Builder::new()
+        .name("pbcache-control".into())
+        .spawn(move || control.run(&requests))
+        .map_err(|error| StartError(format!("a thread cannot be started: {error}.")))
+}
+
+struct Starter<'a> {
+    options: &'a Options,
+    arena: &'a Arc<Arena>,
+    shared: &'a Arc<Shared>,
+    control: Sender<ControlRequest>,
+    engine: Engine,
+}
+
+type Started = (Vec<Sender<ToCore>>, Vec<JoinHandle<Result<(), String>>>);
+
+impl Starter<'_> {
+    fn start_cores(&self, cpus: &[Option<usize>]) -> Result<Started, StartError> {
+        let count = self.options.cores as usize;
+        let (ready_sender, ready) = bounded(count);
+        let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
+        for (index, links) in Links::mesh(self.shared).into_iter().enumerate() {
+            let (inbox_sender, inbox) = unbounded();
+            inboxes.push(inbox_sender);
+            let listeners = self.listeners(index as u16)?;
+            let parts = self.parts(index as u16, links, inbox);
+            let core_options =
+                CoreOptions { cpu: cpus[index], engine: self.engine, idle_timeout_s: self.options.idle_timeout_s, listeners };
+            let ready = ready_sender.clone();
+            let started =
+                runtime::start_core(parts, core_options, index as u16, move |result| drop(ready.send(result)));
+            threads.push(started.map_err(|error| StartError(format!("a thread cannot be started: {error}.")))?);
+        }
+        drop(ready_sender);
+        for _ in 0..count {
+            match ready.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(StartError(format!("a core cannot start: {error}."))),
+                Err(_) => return Err(StartError("a core ended before it listened; the log tells why.".into())),
+            }
+        }
+        Ok((inboxes, threads))
+    }
+
+    fn parts(&self, index: u16, links: Links, inbox: Receiver<ToCore>) -> impl FnOnce() -> Parts + Send + 'static {
+        let options = self.options;
+        let engine_options = engine::Options {
+            item_bytes_max: options.item_bytes_max,
+            cores: options.cores,
+            eviction_disabled: options.evictions_disabled,
+        };
+        let protocol = protocol::Options {
+            item_bytes_max: options.item_bytes_max,
+            doors: options.doors,
+            flush_disabled: options.flush_disabled,
+            dump_disabled: options.dump_disabled,
+            cas_disabled: options.cas_disabled,
+        };
+        let routes = Routes::new(options.cores, options.buckets);
+        let (arena, control) = (self.arena.clone(), self.control.clone());
+        move || Parts {
+            shard: Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone())),
+            links,
+            arena,
+            protocol,
+            control,
+            inbox,
+        }
+    }
+
+    /// The listening sockets of one core: every address, the unix socket on core 0, its shard port.
+    fn listeners(&self, index: u16) -> Result<Vec<Listener>, StartError> {
+        let options = self.options;
+        let admitted: Arc<[ipnet::IpNet]> = options.incoming.clone().into();
+        let backlog = options.listen_backlog as i32;
+        let tcp = |address: SocketAddr, balanced| {
+            Listener::tcp(address, backlog, admitted.clone(), balanced).map_err(|error| cannot_listen(address, &error))
+        };
+        let mut listeners = Vec::new();
+        for &address in &options.addresses {
+            listeners.push(tcp(address, true)?);
+        }
+        if let (0, Some(path)) = (index, &options.unix_socket) {
+            let listener = Listener::unix(path, options.unix_mask, backlog).map_err(|error| {
+                StartError(format!("cannot listen on the unix socket {}: {error}; choose another --unix_socket.", path.display()))
+            })?;
+            listeners.push(listener);
+        }
+        if let Some(base) = options.shard_ports {
+            for address in &options.addresses {
+                listeners.push(tcp(SocketAddr::new(address.ip(), base + index), false)?);
+            }
+        }
+        Ok(listeners)
+    }
+}
+
+/// Checks that nobody else listens, and replaces port 0 by the one that the system gives.
+fn resolve_ports(options: &mut Options) -> Result<(), StartError> {
+    for address in &mut options.addresses {
+        *address = Listener::probe_tcp(*address).map_err(|error| cannot_listen(*address, &error))?;
+    }
+    if options.port == 0 {
+        options.port = options.addresses.first().map_or(0, SocketAddr::port);
+    }
+    if let Some(base) = options.shard_ports {
+        for core in 0..options.cores {
+            for address in &options.addresses {
+                let address = SocketAddr::new(address.ip(), base + core);
+                Listener::probe_tcp(address).map_err(|error| cannot_listen(address, &error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
+    StartError(match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("cannot listen on {address}: the port is in use; stop the other process or choose another --port.")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("cannot listen on {address}: this machine has no such address; choose another --ip.")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("cannot listen on {address}: ports below 1024 need privileges; choose another --port.")
+        }
+        _ => format!("cannot listen on {address}: {error}; choose another --ip or --port."),
+    })
+}
+
+fn listening(options: &Options) -> String {
+    let mut places: Vec<_> = options.addresses.iter().map(ToString::to_string).collect();
+    places.extend(options.unix_socket.iter().map(|path| path.display().to_string()));
+    if let Some(base) = options.shard_ports {
+        places.push(format!("shard ports {base} to {}", base + options.cores - 1));
+    }
+    let cores = if options.cores == 1 { "1 core".to_string() } else { format!("{} cores", options.cores) };
+    format!("pbcache listens on {} with {cores} and {} MB", places.join(", "), options.memory_mb)
+}
+
+/// Memory of this machine, in bytes: the ceiling of `cache_memlimit`.
+fn physical_memory_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    kib.map_or(limits::ITEM_BYTES_MAX, |kib| kib << 10)
 }
