@@ -1,24 +1,47 @@
-//! The program.
-use pbcache::node::{Node, Options};
+//! The program: options, a node, a signal, an exit code.
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str, default: &str| {
-        arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1)).cloned().unwrap_or(default.into())
+use std::process::ExitCode;
+
+use pbcache::node::options::{Options, Refusal};
+use pbcache::node::{Node, StartError, log_level, preflight, process, signals};
+
+/// Exit code of a node that was not started.
+const NOT_STARTED: u8 = 2;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args(), preflight::cpus_count()) {
+        Ok(options) => options,
+        Err(Refusal::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(Refusal::Wrong(sentence)) => {
+            eprintln!("pbcache: {sentence}");
+            return ExitCode::from(NOT_STARTED);
+        }
     };
-    let options = Options {
-        cores: value("--cores", "1").parse().unwrap(),
-        memory_bytes: value("--memory_size", "100").parse::<usize>().unwrap() << 20,
-        engine: if value("--engine", "pump") == "streams" {
-            pbcache::runtime::Engine::Streams
-        } else {
-            pbcache::runtime::Engine::Pump
-        },
-        addresses: vec![format!("127.0.0.1:{}", value("--port", "11211")).parse().unwrap()],
-    };
-    let _node = Node::start(&options).unwrap();
-    println!("listening");
-    loop {
-        std::thread::park();
+    match serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError(sentence)) => {
+            eprintln!("pbcache: {sentence}");
+            ExitCode::from(NOT_STARTED)
+        }
     }
+}
+
+fn serve(options: Options) -> Result<(), StartError> {
+    env_logger::Builder::new().filter_level(log_level(options.verbosity.into())).parse_default_env().init();
+    process::prepare(&options)?;
+    signals::block();
+    if !options.notices.is_empty() {
+        log::warn!("accepted without effect: {}", options.notices.join(", "));
+    }
+    let kept = options.clone();
+    let node = Node::start(options)?;
+    println!("{}", node.listening);
+    signals::wait();
+    log::info!("draining");
+    node.stop();
+    process::clean_up(&kept);
+    Ok(())
 }

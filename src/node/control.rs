@@ -4,21 +4,40 @@
 //!   core --ControlRequest--> control thread --Run(closure)--> every core --answer--> control thread --Answer--> core
 //! ```
 //!
-//! One actor, one request at a time; it may allocate and be slow. Cores never wait for it, only the asking client does.
+//! One actor, one request at a time; it may allocate and be slow. Cores never wait for it, only the asking client does. Dumps of
+//! keys have a thread of their own, one at a time, because they last as long as their client reads.
 //!
 //! Lives here: the questions to the cores and the answers to clients. Not here: the words of `stats` (`stats`), data commands.
+//! Unsafe lives here: one foreign call that reads the process's CPU time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::options::Options;
+use super::signals;
+use super::stats::{self, CoreFigures, Lines, ProcessFigures};
+use crate::arena::Arena;
 use crate::buffer::Buffer;
-use crate::command::Reply;
-use crate::protocol::{self, Framing};
+use crate::command::{Error, Reply};
+use crate::engine::Cursor;
+use crate::protocol::{self, Framing, Head};
 use crate::runtime::context::{ControlRequest, OwnedControl, Shared};
 use crate::runtime::core::{Core, ToCore};
-use crate::time::Instant;
+use crate::runtime::message::Ticket;
+use crate::shard::ShardId;
+use crate::time::{Exptime, Instant};
+
+/// Longest wait for a core's answer: a core that is silent for so long has ended.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for a client to take a piece of a dump.
+const DUMP_WAIT: Duration = Duration::from_secs(60);
+/// Items of one piece of a dump.
+const DUMP_ITEMS: u32 = 200;
+/// Bytes of one `stats cachedump`: memcached's bound.
+const CACHEDUMP_BYTES_MAX: usize = 2 << 20;
 
 /// The control plane's ways to the cores.
 #[derive(Clone)]
@@ -28,9 +47,6 @@ pub struct Cores {
     /// Doorbells and gauges.
     pub shared: Arc<Shared>,
 }
-
-/// Longest wait for a core's answer: a core that is silent for so long has ended.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 impl Cores {
     /// Sends a message to one core and wakes it.
@@ -42,41 +58,326 @@ impl Cores {
 
     /// Runs `question` on every core and returns the answers in the order of the cores.
     pub fn ask<T: Send + 'static>(&self, question: impl Fn(&mut Core) -> T + Send + Clone + 'static) -> Vec<T> {
-        let answers = (0..self.inboxes.len()).map(|core| {
-            let (sender, receiver) = bounded(1);
-            let question = question.clone();
-            self.send(core, ToCore::Run(Box::new(move |core| drop(sender.send(question(core))))));
-            receiver
-        });
-        let answers: Vec<_> = answers.collect();
+        let answers: Vec<_> = (0..self.inboxes.len()).map(|core| self.start(core, question.clone())).collect();
         answers.iter().filter_map(|answer| answer.recv_timeout(ANSWER_WAIT).ok()).collect()
     }
-}
 
-/// Answers requests until every core has ended.
-pub fn run(requests: &Receiver<ControlRequest>, cores: &Cores) {
-    for request in requests {
-        let mut buffer = Buffer::default();
-        let close = answer(&request, cores, &mut buffer);
-        let message = ToCore::Answer { ticket: request.ticket, bytes: buffer.flatten(), close };
-        cores.send(request.core.0 as usize, message);
+    /// Runs `question` on one core.
+    pub fn ask_one<T: Send + 'static>(&self, core: usize, question: impl FnOnce(&mut Core) -> T + Send + 'static) -> Option<T> {
+        self.start(core, question).recv_timeout(ANSWER_WAIT).ok()
+    }
+
+    fn start<T: Send + 'static>(&self, core: usize, question: impl FnOnce(&mut Core) -> T + Send + 'static) -> Receiver<T> {
+        let (sender, receiver) = bounded(1);
+        self.send(core, ToCore::Run(Box::new(move |core| drop(sender.send(question(core))))));
+        receiver
     }
 }
 
-fn answer(request: &ControlRequest, cores: &Cores, output: &mut Buffer) -> bool {
-    let framing = Framing { head: request.framing, words: b"" };
-    let reply = match &request.control {
-        OwnedControl::FlushAll { delay } => {
-            let now = cores.shared.clock.now();
-            let at = match delay.expiry(now.seconds()).0 {
-                0 | 1 => now,
-                second => Instant::from_seconds(second),
+/// The actor.
+pub struct Control {
+    cores: Cores,
+    arena: Arc<Arena>,
+    options: Options,
+    started: Instant,
+    verbosity: u32,
+    dumping: Arc<AtomicBool>,
+}
+
+/// What a request is answered with.
+enum Answer {
+    Reply(Reply<'static>),
+    Stats(Lines),
+    Text(Vec<u8>),
+    /// The answer comes from elsewhere.
+    Later,
+    /// Nothing, and the connection is closed.
+    Close,
+}
+
+impl Control {
+    /// An actor over the cores of a node that was just started.
+    pub fn new(cores: Cores, arena: Arc<Arena>, options: Options) -> Self {
+        let started = cores.shared.clock.now();
+        let verbosity = options.verbosity as u32;
+        Self { cores, arena, options, started, verbosity, dumping: Arc::default() }
+    }
+
+    /// Answers requests until every core has ended.
+    pub fn run(&mut self, requests: &Receiver<ControlRequest>) {
+        for request in requests {
+            let answer = self.answer(&request);
+            let close = matches!(answer, Answer::Close);
+            let reply = match &answer {
+                Answer::Reply(reply) => *reply,
+                Answer::Stats(lines) => Reply::Stats(lines),
+                Answer::Text(text) => Reply::Text(text),
+                Answer::Close => Reply::Text(b""),
+                Answer::Later => continue,
             };
-            cores.ask(move |core| core.context.shard.engine.flush(at));
-            Reply::Ok
+            reply_to(&self.cores, request.core, request.ticket, request.framing, &reply, close);
         }
-        _ => Reply::Ok,
+    }
+
+    fn answer(&mut self, request: &ControlRequest) -> Answer {
+        match &request.control {
+            OwnedControl::FlushAll { delay } => self.flush(*delay),
+            OwnedControl::Stats { group } => self.stats(group),
+            OwnedControl::Verbosity { level } => {
+                self.verbosity = *level;
+                log::set_max_level(super::log_level(*level));
+                Answer::Reply(Reply::Ok)
+            }
+            OwnedControl::CacheMemlimit { megabytes } => self.set_limit(*megabytes),
+            OwnedControl::LruCrawler { words } => self.crawl(words, request),
+            OwnedControl::Tune { line } => tune(line),
+            OwnedControl::Shutdown { .. } if !self.options.shutdown_enabled => {
+                Answer::Text(b"ERROR: shutdown not enabled\r\n".to_vec())
+            }
+            OwnedControl::Shutdown { .. } => {
+                signals::raise();
+                Answer::Close
+            }
+            OwnedControl::DebugTime { words } => self.debug_time(words),
+        }
+    }
+
+    fn flush(&self, delay: Exptime) -> Answer {
+        let now = self.cores.shared.clock.now();
+        let at = match delay.expiry(now.seconds()).0 {
+            0 | 1 => now,
+            second => Instant::from_seconds(second),
+        };
+        self.cores.ask(move |core| core.context.shard.engine.flush(at));
+        let _ = self.cores.ask_one(0, |core| core.context.shard.counters.cmd_flush += 1);
+        Answer::Reply(Reply::Ok)
+    }
+
+    fn stats(&self, group: &[u8]) -> Answer {
+        let mut words = group.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+        match words.next().unwrap_or(b"") {
+            b"" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
+            b"settings" => Answer::Stats(stats::settings(&self.options, self.arena.limit_bytes() as u64, self.verbosity)),
+            b"items" => Answer::Stats(stats::items(&self.figures())),
+            b"slabs" => Answer::Stats(stats::slabs(&self.figures(), self.arena.segment_bytes() as u64)),
+            b"shards" => Answer::Stats(stats::shards(&self.figures(), &self.options)),
+            b"sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
+            b"conns" | b"extstore" => Answer::Stats(Lines::new()),
+            b"reset" => {
+                self.cores.ask(|core| core.context.shard.counters = Default::default());
+                Answer::Reply(Reply::Reset)
+            }
+            b"detail" => match words.next() {
+                Some(b"on" | b"off") => Answer::Reply(Reply::Ok),
+                Some(b"dump") => Answer::Text(b"END\r\n".to_vec()),
+                _ => Answer::Text(b"CLIENT_ERROR usage: stats detail on|off|dump\r\n".to_vec()),
+            },
+            b"cachedump" => self.cachedump(words.next(), words.next()),
+            _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
+        }
+    }
+
+    fn figures(&self) -> Vec<CoreFigures> {
+        self.cores.ask(|core| CoreFigures {
+            counters: core.context.shard.counters,
+            engine: core.context.shard.engine.statistics(),
+            connections: core.context.links.own_state().connections.load(Ordering::Relaxed),
+        })
+    }
+
+    fn process(&self) -> ProcessFigures {
+        let now = self.cores.shared.clock.now();
+        let (user_us, system_us) = cpu_time_us();
+        ProcessFigures {
+            pid: std::process::id(),
+            uptime_s: now.unix_ms.saturating_sub(self.started.unix_ms) / 1000,
+            time_s: now.unix_ms / 1000,
+            user_us,
+            system_us,
+            limit_bytes: self.arena.limit_bytes() as u64,
+        }
+    }
+
+    fn cachedump(&self, class: Option<&[u8]>, limit: Option<&[u8]>) -> Answer {
+        if self.options.dump_disabled {
+            return Answer::Text(b"CLIENT_ERROR stats cachedump not allowed\r\n".to_vec());
+        }
+        let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<u32>().ok();
+        let (Some(class), Some(limit)) = (number(class), number(limit)) else {
+            return Answer::Text(b"CLIENT_ERROR bad command line\r\n".to_vec());
+        };
+        if class > 63 {
+            return Answer::Text(b"CLIENT_ERROR Illegal slab id\r\n".to_vec());
+        }
+        let mut text = Vec::new();
+        let mut left = if limit == 0 { u32::MAX } else { limit };
+        for core in 0..self.cores.inboxes.len() {
+            let mut cursor = Some(Cursor::default());
+            while let Some(from) = cursor.filter(|_| class == 1 && left > 0 && text.len() < CACHEDUMP_BYTES_MAX) {
+                let piece = self.cores.ask_one(core, move |core| {
+                    let (mut lines, now) = (Vec::new(), core.context.now);
+                    let next = core.context.shard.engine.walk(from, now, DUMP_ITEMS, &mut |entry| {
+                        let mut line = Vec::new();
+                        stats::cachedump_line(entry.key, &entry.item, &mut line);
+                        lines.push(line);
+                    });
+                    (lines, next)
+                });
+                let Some((lines, next)) = piece else { break };
+                let count = lines.len().min(left as usize);
+                lines[..count].iter().for_each(|line| text.extend_from_slice(line));
+                left -= count as u32;
+                cursor = next;
+            }
+        }
+        text.extend_from_slice(b"END\r\n");
+        Answer::Text(text)
+    }
+
+    fn set_limit(&self, megabytes: u64) -> Answer {
+        if megabytes < 8 {
+            return Answer::Text(b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n".to_vec());
+        }
+        let bytes = usize::try_from(megabytes << 20).unwrap_or(usize::MAX);
+        if self.arena.set_limit(bytes) {
+            Answer::Reply(Reply::Ok)
+        } else {
+            Answer::Text(b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n".to_vec())
+        }
+    }
+
+    fn crawl(&self, words: &[u8], request: &ControlRequest) -> Answer {
+        let mut words = words.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+        let text = |text: &str| Answer::Text(format!("{text}\r\n").into_bytes());
+        match (words.next().unwrap_or(b""), words.next()) {
+            (b"enable" | b"disable", _) => Answer::Reply(Reply::Ok),
+            (b"crawl" | b"sleep" | b"tocrawl", Some(_)) => Answer::Reply(Reply::Ok),
+            (b"metadump" | b"mgdump", Some(_)) if self.options.dump_disabled => text("ERROR metadump not allowed"),
+            (kind @ (b"metadump" | b"mgdump"), Some(b"all" | b"hash" | b"1")) => self.dump(kind == b"mgdump", request),
+            (b"metadump" | b"mgdump", Some(classes)) => match classes.iter().all(|byte| byte.is_ascii_digit() || *byte == b',')
+            {
+                true => text("END"),
+                false => text("BADCLASS invalid class id"),
+            },
+            _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
+        }
+    }
+
+    /// Starts a dump of all keys on a thread of its own.
+    fn dump(&self, short: bool, request: &ControlRequest) -> Answer {
+        if self.dumping.swap(true, Ordering::AcqRel) {
+            return Answer::Text(b"BUSY currently processing crawler request\r\n".to_vec());
+        }
+        let dump = Dump {
+            cores: self.cores.clone(),
+            core: request.core,
+            ticket: request.ticket,
+            framing: request.framing,
+            short,
+            dumping: self.dumping.clone(),
+        };
+        match std::thread::Builder::new().name("pbcache-dump".into()).spawn(move || dump.run()) {
+            Ok(_) => Answer::Later,
+            Err(_) => {
+                self.dumping.store(false, Ordering::Release);
+                Answer::Text(b"ERROR failed to start lru crawler thread\r\n".to_vec())
+            }
+        }
+    }
+
+    fn debug_time(&self, words: &[u8]) -> Answer {
+        let clock = &self.cores.shared.clock;
+        match words {
+            b"p" => clock.pause(),
+            b"r" => clock.resume(),
+            _ => match std::str::from_utf8(words).ok().and_then(|text| text.parse().ok()) {
+                Some(seconds) => clock.advance(seconds),
+                None => return Answer::Reply(Reply::Error(Error::Line("ERROR"))),
+            },
+        }
+        // A turn that began before may still have the old time; the next one has the new.
+        self.cores.ask(|core| core.begin_turn());
+        Answer::Reply(Reply::Ok)
+    }
+}
+
+/// A dump of all keys, sent piece by piece as its client takes them.
+struct Dump {
+    cores: Cores,
+    core: ShardId,
+    ticket: Ticket,
+    framing: Head,
+    short: bool,
+    dumping: Arc<AtomicBool>,
+}
+
+impl Dump {
+    fn run(self) {
+        let end: &[u8] = if self.short { b"EN\r\n" } else { b"END\r\n" };
+        if self.pieces().is_some() {
+            reply_to(&self.cores, self.core, self.ticket, self.framing, &Reply::Text(end), false);
+        }
+        self.dumping.store(false, Ordering::Release);
+    }
+
+    /// `None` when the client has gone.
+    fn pieces(&self) -> Option<()> {
+        let short = self.short;
+        for core in 0..self.cores.inboxes.len() {
+            let mut cursor = Some(Cursor::default());
+            while let Some(from) = cursor {
+                let (bytes, next) = self.cores.ask_one(core, move |core| {
+                    let (mut bytes, now) = (Vec::new(), core.context.now);
+                    let next = core.context.shard.engine.walk(from, now, DUMP_ITEMS, &mut |entry| {
+                        if short {
+                            bytes.extend_from_slice(b"mg ");
+                            bytes.extend_from_slice(entry.key);
+                            bytes.extend_from_slice(b"\r\n");
+                        } else {
+                            stats::metadump_line(entry.key, &entry.item, now.seconds().0, &mut bytes);
+                        }
+                    });
+                    (bytes, next)
+                })?;
+                if !bytes.is_empty() {
+                    let (taken, confirmed) = bounded(1);
+                    self.cores.send(self.core.0 as usize, ToCore::Part { ticket: self.ticket, bytes, taken });
+                    confirmed.recv_timeout(DUMP_WAIT).ok()?;
+                }
+                cursor = next;
+            }
+        }
+        Some(())
+    }
+}
+
+fn reply_to(cores: &Cores, core: ShardId, ticket: Ticket, framing: Head, reply: &Reply<'_>, close: bool) {
+    let mut buffer = Buffer::default();
+    protocol::encode(&Framing { head: framing, words: b"" }, b"", reply, &mut buffer);
+    cores.send(core.0 as usize, ToCore::Answer { ticket, bytes: buffer.flatten(), close });
+}
+
+/// Commands that tune what segments do not have: answered as by a memcached that has it switched off.
+fn tune(line: &[u8]) -> Answer {
+    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let text = |text: &str| Answer::Text(format!("{text}\r\n").into_bytes());
+    match (words.next().unwrap_or(b""), words.next(), words.next()) {
+        (b"slabs", Some(b"reassign"), Some(_)) => text("CLIENT_ERROR slab reassignment disabled"),
+        (b"slabs", Some(b"automove"), Some(_)) => Answer::Reply(Reply::Ok),
+        (b"lru", Some(b"tune" | b"mode" | b"temp_ttl"), Some(_)) => Answer::Reply(Reply::Ok),
+        (b"watch", ..) => text("CLIENT_ERROR watch commands not allowed"),
+        _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
+    }
+}
+
+/// CPU time of the process in user mode and in the kernel.
+fn cpu_time_us() -> (u64, u64) {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the struct lives across the call, and all zero is a value of it.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
     };
-    protocol::encode(&framing, b"", &reply, output);
-    false
+    let us = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    (us(usage.ru_utime), us(usage.ru_stime))
 }

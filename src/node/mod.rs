@@ -77,6 +77,7 @@ impl Node {
         let (inboxes, threads) = starter.start_cores(&cpus)?;
         let cores = Cores { inboxes, shared };
         let listening = listening(&options);
+        process::write_port_file(&options);
         let control = start_control(requests, cores.clone(), arena, options)?;
         Ok(Self { cores, threads, control: Some(control), listening })
     }
@@ -95,6 +96,16 @@ impl Node {
         if let Some(control) = self.control.take() {
             let _ = control.join();
         }
+    }
+}
+
+/// The level of the log for a verbosity: warnings, then what happens to the node, then everything.
+pub fn log_level(verbosity: u32) -> log::LevelFilter {
+    match verbosity {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        2 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
     }
 }
 
@@ -134,8 +145,7 @@ impl Starter<'_> {
             let core_options =
                 CoreOptions { cpu: cpus[index], engine: self.engine, idle_timeout_s: self.options.idle_timeout_s, listeners };
             let ready = ready_sender.clone();
-            let started =
-                runtime::start_core(parts, core_options, index as u16, move |result| drop(ready.send(result)));
+            let started = runtime::start_core(parts, core_options, index as u16, move |result| drop(ready.send(result)));
             threads.push(started.map_err(|error| StartError(format!("a thread cannot be started: {error}.")))?);
         }
         drop(ready_sender);
@@ -189,7 +199,10 @@ impl Starter<'_> {
         }
         if let (0, Some(path)) = (index, &options.unix_socket) {
             let listener = Listener::unix(path, options.unix_mask, backlog).map_err(|error| {
-                StartError(format!("cannot listen on the unix socket {}: {error}; choose another --unix_socket.", path.display()))
+                StartError(format!(
+                    "cannot listen on the unix socket {}: {error}; choose another --unix_socket.",
+                    path.display()
+                ))
             })?;
             listeners.push(listener);
         }

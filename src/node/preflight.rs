@@ -83,7 +83,9 @@ fn raise(resource: libc::__rlimit_resource_t, needed: u64) -> Result<(), u64> {
         return Ok(());
     }
     let hard = limit.rlim_max;
-    for wanted in [libc::rlimit { rlim_cur: needed.min(hard), rlim_max: hard }, libc::rlimit { rlim_cur: needed, rlim_max: needed }] {
+    for wanted in
+        [libc::rlimit { rlim_cur: needed.min(hard), rlim_max: hard }, libc::rlimit { rlim_cur: needed, rlim_max: needed }]
+    {
         // SAFETY: the struct lives across the call.
         if wanted.rlim_cur >= needed && unsafe { libc::setrlimit(resource, &raw const wanted) } == 0 {
             return Ok(());

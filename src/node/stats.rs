@@ -1,0 +1,508 @@
+//! The words of `stats`: from figures to names and values.
+//!
+//! `stats` and `stats settings` print exactly the names of memcached 1.6.18 with its default flags, in its order (the latter
+//! with ours at its end): tools check for names, and unknown ones confuse them. Our own figures have their own sub-commands.
+//! Where a name has no meaning here its value is 0, or what a memcached without that feature says.
+//!
+//! Lives here: names, order, arithmetic. Not here: asking the cores (`control`).
+
+use crate::engine::Statistics;
+use crate::metrics::{Counters, ROWS};
+use crate::node::options::{Options, table};
+
+/// Names and values, in order.
+pub type Lines = Vec<(String, String)>;
+
+/// The figures of one core at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CoreFigures {
+    /// Its counters.
+    pub counters: Counters,
+    /// Its engine's figures.
+    pub engine: Statistics,
+    /// Connections now.
+    pub connections: u32,
+}
+
+/// The figures of the process at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessFigures {
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Unix time in seconds.
+    pub time_s: u64,
+    /// CPU time in user mode, in microseconds.
+    pub user_us: u64,
+    /// CPU time in the kernel, in microseconds.
+    pub system_us: u64,
+    /// Memory limit now, in bytes.
+    pub limit_bytes: u64,
+}
+
+/// `stats`.
+pub fn general(cores: &[CoreFigures], process: &ProcessFigures, options: &Options) -> Lines {
+    let (counters, engine) = totals(cores);
+    let connections: u64 = cores.iter().map(|core| core.connections as u64).sum();
+    let value = |name: &str| -> String {
+        if let Some(row) = ROWS.iter().find(|row| row.stat == name) {
+            return (row.read)(&counters).to_string();
+        }
+        let number = match name {
+            "pid" => process.pid as u64,
+            "uptime" => process.uptime_s,
+            "time" => process.time_s,
+            "pointer_size" => usize::BITS as u64,
+            "max_connections" => options.conn_limit as u64,
+            "curr_connections" | "connection_structures" => connections,
+            "reserved_fds" => 16 * options.cores as u64,
+            "limit_maxbytes" => process.limit_bytes,
+            "accepting_conns" => (connections < options.conn_limit as u64) as u64,
+            "threads" => options.cores as u64,
+            "hash_power_level" => engine.index_bytes.max(1).ilog2() as u64,
+            "hash_bytes" => engine.index_bytes,
+            "bytes" => engine.item_bytes,
+            "curr_items" => engine.items_count,
+            "total_items" => engine.items_total,
+            "expired_unfetched" => engine.expired_unfetched,
+            "evicted_unfetched" => engine.evicted_unfetched,
+            "evictions" => engine.evicted,
+            "crawler_reclaimed" => engine.expired,
+            _ => 0,
+        };
+        number.to_string()
+    };
+    let special = |name: &str| match name {
+        "version" => super::VERSION.to_string(),
+        "libevent" => "none-io_uring".to_string(),
+        "rusage_user" => seconds(process.user_us),
+        "rusage_system" => seconds(process.system_us),
+        _ => value(name),
+    };
+    GENERAL.iter().map(|&name| (name.to_string(), special(name))).collect()
+}
+
+/// Microseconds as memcached prints them: seconds and six digits.
+fn seconds(us: u64) -> String {
+    format!("{}.{:06}", us / 1_000_000, us % 1_000_000)
+}
+
+fn totals(cores: &[CoreFigures]) -> (Counters, Statistics) {
+    let (mut counters, mut engine) = (Counters::default(), Statistics::default());
+    for core in cores {
+        counters.add(&core.counters);
+        add(&mut engine, &core.engine);
+    }
+    (counters, engine)
+}
+
+/// Adds one engine's figures to a total.
+fn add(total: &mut Statistics, other: &Statistics) {
+    total.items_count += other.items_count;
+    total.items_total += other.items_total;
+    total.item_bytes += other.item_bytes;
+    total.index_bytes += other.index_bytes;
+    total.segment_bytes += other.segment_bytes;
+    total.evicted += other.evicted;
+    total.evicted_unfetched += other.evicted_unfetched;
+    total.evicted_nonzero += other.evicted_nonzero;
+    total.evicted_time_s = total.evicted_time_s.max(other.evicted_time_s);
+    total.expired += other.expired;
+    total.expired_unfetched += other.expired_unfetched;
+    total.out_of_memory += other.out_of_memory;
+}
+
+/// `stats settings`: memcached's names, then every option of ours.
+pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32) -> Lines {
+    let on = |yes: bool| if yes { "yes" } else { "no" }.to_string();
+    let value = |name: &str, default: &str| match name {
+        "maxbytes" => limit_bytes.to_string(),
+        "maxconns" => options.conn_limit.to_string(),
+        "tcpport" => options.port.to_string(),
+        "inter" => options.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(","),
+        "verbosity" => verbosity.to_string(),
+        "evictions" => if options.evictions_disabled { "off" } else { "on" }.to_string(),
+        "domain_socket" => options.unix_socket.as_ref().map_or("NULL".into(), |path| path.display().to_string()),
+        "umask" => format!("{:o}", options.unix_mask),
+        "shutdown_command" => on(options.shutdown_enabled),
+        "num_threads" | "num_threads_per_udp" => options.cores.to_string(),
+        "stat_key_prefix" => options.delimiter.to_string(),
+        "reqs_per_event" => options.requests_per_event.to_string(),
+        "cas_enabled" => on(!options.cas_disabled),
+        "tcp_backlog" => options.listen_backlog.to_string(),
+        "binding_protocol" => match options.doors {
+            crate::protocol::Doors::Any => "auto-negotiate".into(),
+            crate::protocol::Doors::TextOnly => "ascii".into(),
+            crate::protocol::Doors::BinaryOnly => "binary".into(),
+        },
+        "item_size_max" => options.item_bytes_max.to_string(),
+        "flush_enabled" => on(!options.flush_disabled),
+        "dump_enabled" => on(!options.dump_disabled),
+        "idle_timeout" => options.idle_timeout_s.to_string(),
+        _ => default.to_string(),
+    };
+    let memcached = SETTINGS.iter().map(|&(name, default)| (name.to_string(), value(name, default)));
+    memcached.chain(own_settings(options)).collect()
+}
+
+/// Our options by the names of the command line.
+fn own_settings(options: &Options) -> Lines {
+    let list = |words: Vec<String>| if words.is_empty() { "none".to_string() } else { words.join(",") };
+    let value = |name: &str| {
+        Some(match name {
+            "cores" => options.cores.to_string(),
+            "memory_size" => options.memory_mb.to_string(),
+            "engine" => format!("{:?}", options.engine).to_lowercase(),
+            "incoming_ip" => list(options.incoming.iter().map(ToString::to_string).collect()),
+            "shard_ports" => options.shard_ports.map_or("none".into(), |base| base.to_string()),
+            "buckets" => options.buckets.to_string(),
+            "redudancy" => options.redundancy.to_string(),
+            "ringnode" => list(options.ringnodes.clone()),
+            _ => return None,
+        })
+    };
+    table::ROWS.iter().filter_map(|row| Some((format!("pbcache_{}", row.name), value(row.name)?))).collect()
+}
+
+/// `stats items`: everything as one size class, because segments have none.
+pub fn items(cores: &[CoreFigures]) -> Lines {
+    let (_, engine) = totals(cores);
+    if engine.items_count == 0 && engine.items_total == 0 {
+        return Lines::new();
+    }
+    let value = |name: &str| match name {
+        "number" | "number_cold" => engine.items_count,
+        "mem_requested" => engine.item_bytes,
+        "evicted" => engine.evicted,
+        "evicted_nonzero" => engine.evicted_nonzero,
+        "evicted_time" => engine.evicted_time_s,
+        "outofmemory" => engine.out_of_memory,
+        "reclaimed" | "crawler_reclaimed" => engine.expired,
+        "expired_unfetched" => engine.expired_unfetched,
+        "evicted_unfetched" => engine.evicted_unfetched,
+        _ => 0,
+    };
+    ITEMS.iter().map(|&name| (format!("items:1:{name}"), value(name).to_string())).collect()
+}
+
+/// `stats slabs`: the segments presented as one class whose chunks have the mean size of an item.
+pub fn slabs(cores: &[CoreFigures], segment_bytes: u64) -> Lines {
+    let (counters, engine) = totals(cores);
+    let mut lines = Lines::new();
+    if engine.items_total > 0 {
+        let chunk = (engine.item_bytes / engine.items_count.max(1)).max(48);
+        let total = (engine.segment_bytes / chunk).max(engine.items_count);
+        let mut put = |name: &str, value: u64| lines.push((format!("1:{name}"), value.to_string()));
+        put("chunk_size", chunk);
+        put("chunks_per_page", (segment_bytes / chunk).max(1));
+        put("total_pages", engine.segment_bytes / segment_bytes);
+        put("total_chunks", total);
+        put("used_chunks", engine.items_count);
+        put("free_chunks", total - engine.items_count);
+        put("free_chunks_end", 0);
+        put("get_hits", counters.get_hits);
+        put("cmd_set", counters.cmd_set);
+        put("delete_hits", counters.delete_hits);
+        put("incr_hits", counters.incr_hits);
+        put("decr_hits", counters.decr_hits);
+        put("cas_hits", counters.cas_hits);
+        put("cas_badval", counters.cas_badval);
+        put("touch_hits", counters.touch_hits);
+    }
+    lines.push(("active_slabs".into(), ((engine.items_total > 0) as u8).to_string()));
+    lines.push(("total_malloced".into(), engine.segment_bytes.to_string()));
+    lines
+}
+
+/// `stats shards`: one group of lines per core; clients that know the map reach the owning core directly.
+pub fn shards(cores: &[CoreFigures], options: &Options) -> Lines {
+    let mut lines = Lines::new();
+    lines.push(("cores".into(), options.cores.to_string()));
+    lines.push(("buckets".into(), options.buckets.to_string()));
+    for (index, core) in cores.iter().enumerate() {
+        let port = options.shard_ports.map_or(options.port, |base| base + index as u16);
+        let mut put = |name: &str, value: u64| lines.push((format!("{index}:{name}"), value.to_string()));
+        put("port", port as u64);
+        put("connections", core.connections as u64);
+        put("items", core.engine.items_count);
+        put("bytes", core.engine.item_bytes);
+        put("index_bytes", core.engine.index_bytes);
+        put("segment_bytes", core.engine.segment_bytes);
+        put("gets", core.counters.cmd_get);
+        put("sets", core.counters.cmd_set);
+        put("evictions", core.engine.evicted);
+        put("accepted", core.counters.total_connections);
+        put("moved", core.counters.connections_moved);
+        put("strangers_refused", core.counters.strangers_refused);
+        put("accept_errors", core.counters.accept_errors);
+    }
+    lines
+}
+
+/// One line of `lru_crawler metadump`. `last_used_s` is Unix time; the size is the whole item's.
+pub fn metadump_line(key: &[u8], item: &crate::command::Item<'_>, now_s: u32, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"key=");
+    for &byte in key {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => output.push(byte),
+            _ => output.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    let expiry = if item.expiry.0 == 0 { -1 } else { item.expiry.0 as i64 };
+    let used = now_s.saturating_sub(item.idle_s);
+    let fetched = if item.fetched { "yes" } else { "no" };
+    let rest = format!(" exp={expiry} la={used} cas={} fetch={fetched} cls=1 size={}\n", item.cas, item.total_bytes);
+    output.extend_from_slice(rest.as_bytes());
+}
+
+/// One line of `stats cachedump`.
+pub fn cachedump_line(key: &[u8], item: &crate::command::Item<'_>, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"ITEM ");
+    output.extend_from_slice(key);
+    output.extend_from_slice(format!(" [{} b; {} s]\r\n", item.value.len(), item.expiry.0).as_bytes());
+}
+
+const GENERAL: &[&str] = &[
+    "pid",
+    "uptime",
+    "time",
+    "version",
+    "libevent",
+    "pointer_size",
+    "rusage_user",
+    "rusage_system",
+    "max_connections",
+    "curr_connections",
+    "total_connections",
+    "rejected_connections",
+    "connection_structures",
+    "response_obj_oom",
+    "response_obj_count",
+    "response_obj_bytes",
+    "read_buf_count",
+    "read_buf_bytes",
+    "read_buf_bytes_free",
+    "read_buf_oom",
+    "reserved_fds",
+    "cmd_get",
+    "cmd_set",
+    "cmd_flush",
+    "cmd_touch",
+    "cmd_meta",
+    "get_hits",
+    "get_misses",
+    "get_expired",
+    "get_flushed",
+    "delete_misses",
+    "delete_hits",
+    "incr_misses",
+    "incr_hits",
+    "decr_misses",
+    "decr_hits",
+    "cas_misses",
+    "cas_hits",
+    "cas_badval",
+    "touch_hits",
+    "touch_misses",
+    "store_too_large",
+    "store_no_memory",
+    "auth_cmds",
+    "auth_errors",
+    "bytes_read",
+    "bytes_written",
+    "limit_maxbytes",
+    "accepting_conns",
+    "listen_disabled_num",
+    "time_in_listen_disabled_us",
+    "threads",
+    "conn_yields",
+    "hash_power_level",
+    "hash_bytes",
+    "hash_is_expanding",
+    "slab_reassign_rescues",
+    "slab_reassign_chunk_rescues",
+    "slab_reassign_evictions_nomem",
+    "slab_reassign_inline_reclaim",
+    "slab_reassign_busy_items",
+    "slab_reassign_busy_deletes",
+    "slab_reassign_running",
+    "slabs_moved",
+    "lru_crawler_running",
+    "lru_crawler_starts",
+    "lru_maintainer_juggles",
+    "malloc_fails",
+    "log_worker_dropped",
+    "log_worker_written",
+    "log_watcher_skipped",
+    "log_watcher_sent",
+    "log_watchers",
+    "unexpected_napi_ids",
+    "round_robin_fallback",
+    "bytes",
+    "curr_items",
+    "total_items",
+    "slab_global_page_pool",
+    "expired_unfetched",
+    "evicted_unfetched",
+    "evicted_active",
+    "evictions",
+    "reclaimed",
+    "crawler_reclaimed",
+    "crawler_items_checked",
+    "lrutail_reflocked",
+    "moves_to_cold",
+    "moves_to_warm",
+    "moves_within_lru",
+    "direct_reclaims",
+    "lru_bumps_dropped",
+];
+
+const SETTINGS: &[(&str, &str)] = &[
+    ("maxbytes", "67108864"),
+    ("maxconns", "1024"),
+    ("tcpport", "21556"),
+    ("udpport", "0"),
+    ("inter", "127.0.0.1"),
+    ("verbosity", "0"),
+    ("oldest", "0"),
+    ("evictions", "on"),
+    ("domain_socket", "NULL"),
+    ("umask", "700"),
+    ("shutdown_command", "no"),
+    ("growth_factor", "1.25"),
+    ("chunk_size", "48"),
+    ("num_threads", "4"),
+    ("num_threads_per_udp", "4"),
+    ("stat_key_prefix", ":"),
+    ("detail_enabled", "no"),
+    ("reqs_per_event", "20"),
+    ("cas_enabled", "yes"),
+    ("tcp_backlog", "1024"),
+    ("binding_protocol", "auto-negotiate"),
+    ("auth_enabled_sasl", "no"),
+    ("auth_enabled_ascii", "no"),
+    ("item_size_max", "1048576"),
+    ("maxconns_fast", "yes"),
+    ("hashpower_init", "0"),
+    ("slab_reassign", "yes"),
+    ("slab_automove", "1"),
+    ("slab_automove_ratio", "0.80"),
+    ("slab_automove_window", "30"),
+    ("slab_chunk_max", "524288"),
+    ("lru_crawler", "no"),
+    ("lru_crawler_sleep", "100"),
+    ("lru_crawler_tocrawl", "0"),
+    ("tail_repair_time", "0"),
+    ("flush_enabled", "yes"),
+    ("dump_enabled", "yes"),
+    ("hash_algorithm", "murmur3"),
+    ("lru_maintainer_thread", "yes"),
+    ("lru_segmented", "yes"),
+    ("hot_lru_pct", "20"),
+    ("warm_lru_pct", "40"),
+    ("hot_max_factor", "0.20"),
+    ("warm_max_factor", "2.00"),
+    ("temp_lru", "no"),
+    ("temporary_ttl", "61"),
+    ("idle_timeout", "0"),
+    ("watcher_logbuf_size", "262144"),
+    ("worker_logbuf_size", "65536"),
+    ("read_buf_mem_limit", "0"),
+    ("track_sizes", "no"),
+    ("inline_ascii_response", "no"),
+    ("ext_item_size", "512"),
+    ("ext_item_age", "4294967295"),
+    ("ext_low_ttl", "0"),
+    ("ext_recache_rate", "2000"),
+    ("ext_wbuf_size", "4194304"),
+    ("ext_compact_under", "0"),
+    ("ext_drop_under", "0"),
+    ("ext_max_sleep", "1000000"),
+    ("ext_max_frag", "0.80"),
+    ("slab_automove_freeratio", "0.010"),
+    ("ext_drop_unread", "no"),
+    ("ssl_enabled", "no"),
+    ("ssl_chain_cert", "(null)"),
+    ("ssl_key", "(null)"),
+    ("ssl_verify_mode", "0"),
+    ("ssl_keyformat", "1"),
+    ("ssl_ciphers", "NULL"),
+    ("ssl_ca_cert", "NULL"),
+    ("ssl_wbuf_size", "16384"),
+    ("ssl_session_cache", "no"),
+    ("ssl_kernel_tls", "no"),
+    ("ssl_min_version", "tlsv1.2"),
+    ("num_napi_ids", "(null)"),
+    ("memory_file", "(null)"),
+];
+
+const ITEMS: &[&str] = &[
+    "number",
+    "number_hot",
+    "number_warm",
+    "number_cold",
+    "age_hot",
+    "age_warm",
+    "age",
+    "mem_requested",
+    "evicted",
+    "evicted_nonzero",
+    "evicted_time",
+    "outofmemory",
+    "tailrepairs",
+    "reclaimed",
+    "expired_unfetched",
+    "evicted_unfetched",
+    "evicted_active",
+    "crawler_reclaimed",
+    "crawler_items_checked",
+    "lrutail_reflocked",
+    "moves_to_cold",
+    "moves_to_warm",
+    "moves_within_lru",
+    "direct_reclaims",
+    "hits_to_hot",
+    "hits_to_warm",
+    "hits_to_cold",
+    "hits_to_temp",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options::parse(["pbcache".to_string()], 2).unwrap()
+    }
+
+    #[test]
+    fn figures_of_all_cores_are_added_under_memcached_names() {
+        let mut core = CoreFigures { connections: 3, ..CoreFigures::default() };
+        core.counters.cmd_get = 5;
+        core.engine.items_count = 7;
+        let process = ProcessFigures { user_us: 1_000_002, ..ProcessFigures::default() };
+        let lines = general(&[core, core], &process, &options());
+        let read = |name: &str| lines.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        assert_eq!(read("cmd_get"), Some("10"));
+        assert_eq!(read("curr_items"), Some("14"));
+        assert_eq!(read("curr_connections"), Some("6"));
+        assert_eq!(read("rusage_user"), Some("1.000002"));
+        assert_eq!(lines.len(), GENERAL.len());
+    }
+
+    #[test]
+    fn every_value_is_a_number_where_tools_expect_one() {
+        for (name, value) in general(&[CoreFigures::default()], &ProcessFigures::default(), &options()) {
+            let is_text = ["version", "libevent", "rusage_user", "rusage_system"].contains(&name.as_str());
+            assert!(is_text || value.parse::<u64>().is_ok(), "{name} is {value}");
+        }
+    }
+
+    #[test]
+    fn a_dump_line_escapes_what_is_not_plain() {
+        let mut output = Vec::new();
+        metadump_line(b"a b%", &crate::command::Item::with_cas(9), 100, &mut output);
+        assert_eq!(output, b"key=a%20b%25 exp=-1 la=100 cas=9 fetch=no cls=1 size=0\n");
+    }
+}
