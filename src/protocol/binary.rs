@@ -79,6 +79,9 @@ pub(super) fn step<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
     let Some(bytes) = input.first_chunk::<HEADER_BYTES>() else {
         return Step::Incomplete { needed: HEADER_BYTES };
     };
+    if let Some(step) = single_get(session, bytes, input) {
+        return step;
+    }
     if bytes[0] != REQUEST_MAGIC {
         return close(session, &Header::read(bytes), Reply::Bye, true);
     }
@@ -107,6 +110,24 @@ pub(super) fn step<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
             command(session, input, &header, operation, Value::EMPTY, head_bytes)
         }
     }
+}
+
+/// A get with nothing unusual, which is most of all requests.
+#[inline]
+fn single_get<'a>(session: &Session, bytes: &[u8; HEADER_BYTES], input: &'a [u8]) -> Option<Step<'a>> {
+    let [REQUEST_MAGIC, opcode @ (GET | GETQ | GETK | GETKQ), high, low, 0, ..] = *bytes else { return None };
+    let key_bytes = u16::from_be_bytes([high, low]) as usize;
+    if number32(bytes, 8) as usize != key_bytes || key_bytes == 0 || key_bytes > KEY_BYTES_MAX {
+        return None;
+    }
+    let consumed = HEADER_BYTES + key_bytes;
+    let key = Key::new(input.get(HEADER_BYTES..consumed)?);
+    let head = Head { opcode, cas_disabled: session.options.cas_disabled, opaque: number32(bytes, 12) };
+    Some(Step::Command {
+        command: Command { key, verb: Verb::Get(Get::default()), value: Value::EMPTY },
+        framing: Framing { head: super::Head::Binary(head), words: &[] },
+        consumed,
+    })
 }
 
 impl Header {

@@ -96,6 +96,16 @@ fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> 
         return refuse(BAD_FORMAT, consumed);
     }
     let words = &line[from..];
+    if name == Name::Get
+        && let Some(letters) = Letters::plain(words)
+        && !letters.has(b'b')
+    {
+        return Step::Command {
+            command: Command { key: Key::new(key), verb: letters.get(), value: Value::EMPTY },
+            framing: framing(session, name, letters, words),
+            consumed,
+        };
+    }
     if too_many(words, META_WORDS_MAX - 2) {
         return refuse(if name == Name::Get { MG_TOO_MANY } else { TOO_MANY }, consumed);
     }
@@ -117,17 +127,17 @@ fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> 
     }
     Step::Command {
         command: Command { key, verb, value: Value::EMPTY },
-        framing: framing(session, name, &flags, words),
+        framing: framing(session, name, flags.letters, words),
         consumed,
     }
 }
 
-fn framing<'a>(session: &Session, name: Name, flags: &Flags, words: &'a [u8]) -> Framing<'a> {
+fn framing<'a>(session: &Session, name: Name, letters: Letters, words: &'a [u8]) -> Framing<'a> {
     let head = Head {
         name,
-        quiet: flags.has(b'q'),
-        value: flags.has(b'v'),
-        encoded: flags.has(b'b'),
+        quiet: letters.has(b'q'),
+        value: letters.has(b'v'),
+        encoded: letters.has(b'b'),
         cas_disabled: session.options.cas_disabled,
     };
     Framing { head: super::Head::Meta(head), words }
@@ -146,7 +156,7 @@ fn inspect<'a>(session: &Session, line: &'a [u8], consumed: usize) -> Step<'a> {
     };
     Step::Command {
         command: Command { key, verb: Verb::Inspect, value: Value::EMPTY },
-        framing: framing(session, Name::Inspect, &Flags::default(), words),
+        framing: framing(session, Name::Inspect, Letters::default(), words),
         consumed,
     }
 }
@@ -223,7 +233,7 @@ fn store<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], head_bytes:
 fn stored<'a>(session: &Session, line: &StoreLine<'a>, value: Value<'a>, consumed: usize) -> Step<'a> {
     Step::Command {
         command: Command { key: line.key, verb: Verb::Store(line.store), value },
-        framing: framing(session, Name::Store, &line.flags, line.words),
+        framing: framing(session, Name::Store, line.flags.letters, line.words),
         consumed,
     }
 }
@@ -259,18 +269,78 @@ impl<'a> Iterator for Tokens<'a> {
         if self.words.is_empty() {
             return None;
         }
-        let end = scan::word_end(self.words, 0);
+        // Most flags are one letter.
+        let end = if let [_] | [_, b' ', ..] = self.words { 1 } else { scan::word_end(self.words, 0) };
         let word = &self.words[..end];
         self.words = &self.words[scan::word_start(self.words, end)..];
         Some(word)
     }
 }
 
+/// Which flags a line has: one bit for each letter from `A` to `z`.
+#[derive(Clone, Copy, Default)]
+struct Letters(u64);
+
+impl Letters {
+    /// Those of a line whose flags have no tokens, or an opaque of good length: most lines. `None` for any other line, right
+    /// or wrong.
+    #[inline]
+    fn plain(words: &[u8]) -> Option<Self> {
+        let mut letters = Self::default();
+        for word in (Tokens { words }) {
+            let letter = word[0];
+            let plain = if word.len() == 1 { PLAIN.has(letter) } else { letter == b'O' && word.len() <= META_OPAQUE_BYTES_MAX };
+            if !plain || letters.has(letter) {
+                return None;
+            }
+            letters = letters.with(letter);
+        }
+        Some(letters)
+    }
+
+    #[inline]
+    const fn has(self, letter: u8) -> bool {
+        self.0 & Self::bit(letter) != 0
+    }
+
+    #[inline]
+    const fn with(self, letter: u8) -> Self {
+        Self(self.0 | Self::bit(letter))
+    }
+
+    /// 0 for what is no letter.
+    #[inline]
+    const fn bit(letter: u8) -> u64 {
+        match letter {
+            b'A'..=b'z' => 1 << (letter - b'A'),
+            _ => 0,
+        }
+    }
+
+    const fn all(letters: &[u8]) -> Self {
+        let mut all = Self(0);
+        let mut at = 0;
+        while at < letters.len() {
+            all = all.with(letters[at]);
+            at += 1;
+        }
+        all
+    }
+
+    /// An `mg` with these flags only.
+    #[inline]
+    fn get(self) -> Verb {
+        Verb::Get(Get { meta: true, peek: self.has(b'u'), ..Get::default() })
+    }
+}
+
+/// Flags that may stand alone.
+const PLAIN: Letters = Letters::all(b"bcfhklqstuvxILOP");
+
 /// The flags of a line.
 #[derive(Clone, Copy, Default)]
 struct Flags {
-    /// One bit for each letter that was there.
-    seen: u128,
+    letters: Letters,
     touch: Option<Exptime>,
     vivify: Option<Exptime>,
     recache_s: Option<u32>,
@@ -296,7 +366,7 @@ impl Flags {
             if letter >= 127 || flags.has(letter) {
                 return Err("CLIENT_ERROR duplicate flag");
             }
-            flags.seen |= 1 << letter;
+            flags.letters = flags.letters.with(letter);
             if let Err(wrong) = flags.take(letter, &word[1..])? {
                 fault = Some(wrong);
             }
@@ -338,7 +408,7 @@ impl Flags {
 
     #[inline]
     fn has(&self, letter: u8) -> bool {
-        self.seen >> letter & 1 == 1
+        self.letters.has(letter)
     }
 
     /// The key of a line with these flags.
@@ -552,8 +622,21 @@ fn encode_property(head: Head, letter: u8, item: &Item<'_>, value_bytes: usize, 
         (b'h', Name::Get) => item.fetched.into(),
         _ => return,
     };
-    output.put(&[b' ', letter]);
-    output.put_number(number);
+    // ` ` letter number, written from its end.
+    let mut text = [0; 22];
+    let mut at = text.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        text[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text[at - 1] = letter;
+    text[at - 2] = b' ';
+    output.put(&text[at - 2..]);
 }
 
 /// The line of `me`. We have no slab classes: `cls` is always 1.
