@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::arena::Arena;
 use crate::command::{Command, Reply};
 use crate::key::Key;
+use crate::limits::KEY_BYTES_MAX;
 use crate::time::Instant;
 
 mod number;
@@ -92,7 +93,20 @@ impl Engine {
     /// `Reply::Busy` means: no memory now, call again with the same command after a `tick`; the caller bounds the tries.
     #[inline]
     pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+        if command.key.encoded {
+            return self.execute_decoded(command, now);
+        }
         self.inner.execute(command, now)
+    }
+
+    /// A command whose key is base64 text (meta flag `b`), with the key that it stands for.
+    #[cold]
+    fn execute_decoded<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+        let mut buffer = [0; KEY_BYTES_MAX];
+        match command.key.decode(&mut buffer) {
+            Some(key) => self.inner.execute(&Command { key, ..*command }, now),
+            None => Reply::NotFound,
+        }
     }
 
     /// `flush_all`: every item stored before `at` becomes unreadable once `at` has come. At most one is planned; a later call

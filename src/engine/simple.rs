@@ -94,10 +94,9 @@ impl SimpleEngine {
     #[inline]
     pub fn prepare<'k>(&mut self, _keys: impl Iterator<Item = &'k Key<'k>>) {}
 
-    /// See [`super::Engine::execute`].
+    /// See [`super::Engine::execute`]. The key is not `encoded`.
     pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
-        let mut buffer = [0; limits::KEY_BYTES_MAX];
-        let Some(Key { bytes: key, .. }) = command.key.decode(&mut buffer) else { return Reply::NotFound };
+        let key = command.key.bytes;
         self.advance(now);
         self.drop_unreadable(key, now.seconds());
         match command.verb {
