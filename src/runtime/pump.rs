@@ -504,10 +504,12 @@ impl Pump {
             let (start, bodies_start) = (self.output.bytes.len(), self.output.bodies.len());
             self.core.flush(id, &mut self.output);
             self.emit(id, start, bodies_start);
-            if self.core.connections[id as usize].is_closing()
-                && let Some(socket) = self.sockets[id as usize].as_mut()
-            {
-                close_later(socket, id, &mut self.closers);
+            match self.sockets[id as usize].as_mut() {
+                Some(socket) if self.core.connections[id as usize].is_closing() => {
+                    close_later(socket, id, &mut self.closers);
+                }
+                Some(socket) if socket.receiving => self.consider_moving(id),
+                _ => {}
             }
         }
         self.core.dirty = dirty;

@@ -138,7 +138,7 @@ fn a_reader_that_never_reads_costs_bounded_memory_and_hurts_nobody() {
         // A slow reader that wakes up gets everything, unharmed.
         let mut late = Client::new(greedy.swap_remove(0));
         (0..200).for_each(|_| late.expect(hit("k", &value(10_000))));
-        let mut late = Client::new(greedy.swap_remove(1));
+        let mut late = Client::new(greedy.swap_remove(2));
         (0..20).for_each(|_| late.expect(hit("k", &value(10_000))));
     }
 }
