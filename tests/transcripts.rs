@@ -42,6 +42,8 @@
 
 #[path = "transcripts/format.rs"]
 mod format;
+#[path = "transcripts/inputs.rs"]
+mod inputs;
 #[path = "transcripts/memory.rs"]
 mod memory;
 #[path = "transcripts/packet.rs"]

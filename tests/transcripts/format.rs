@@ -26,6 +26,14 @@ pub struct Options {
     pub clock: bool,
 }
 
+impl Options {
+    /// Whether a server in its usual state, without its control plane, is enough.
+    pub fn plain(&self) -> bool {
+        let state = (self.max_item_size, self.flush_disabled, self.dump_disabled, self.cas_disabled, self.node_only);
+        state == (None, false, false, false, false)
+    }
+}
+
 /// One line that does something.
 pub struct Line {
     pub number: usize,

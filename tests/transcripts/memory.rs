@@ -80,6 +80,16 @@ impl Memory {
         }
     }
 
+    /// Forgets the current connection.
+    pub fn disconnect(&mut self) {
+        self.connections.remove(&self.current);
+    }
+
+    /// Lets the engine check itself.
+    pub fn verify(&self) {
+        self.engine.verify();
+    }
+
     fn next_random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -61,8 +61,9 @@ pub fn against_memcached(folder: &str) {
     );
 }
 
-/// Every transcript of `folder` that does not move the clock, against a node.
-pub fn against_node(folder: &str) {
+/// Transcripts of `folder` that do not move the clock, against a node: the plain ones, or those that ask for options and the
+/// control plane.
+pub fn against_node(folder: &str, plain: bool) {
     let mut servers = Servers::new(Server::node);
     run_all(
         folder,

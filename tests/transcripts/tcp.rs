@@ -114,7 +114,11 @@ impl Peer for Tcp<'_> {
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
         let stream = self.connections.get_mut(&self.current).ok_or("no connection")?;
-        stream.write_all(bytes).map_err(|error| error.to_string())
+        match stream.write_all(bytes) {
+            // Closed by the server in the middle of a send: what it means is for the next line to say.
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+            result => result.map_err(|error| error.to_string()),
+        }
     }
 
     fn receive(&mut self, into: &mut Vec<u8>) -> Arrival {
