@@ -36,6 +36,7 @@
 //!
 //! Every transcript runs in memory (whole, byte by byte, cut at seeded places), over TCP against a node, and against the
 //! original memcached where one is installed, so that every expectation is checked against it.
+//! Beside them, any bytes from a seed go through sessions and engine (`inputs.rs`; PROTOCOL_SEED, PROTOCOL_ROUNDS).
 //! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED_BIN, PBCACHE_BIN.
 //!
 //! Lives here: the tests. In `transcripts/`: the format (`format.rs`, `packet.rs`), who answers (`memory.rs`, `tcp.rs`), the data.
@@ -53,6 +54,12 @@ mod run;
 #[path = "transcripts/tcp.rs"]
 mod tcp;
 
+use std::panic::AssertUnwindSafe;
+
+use format::Options;
+use memory::{Cut, Memory};
+use run::{Arrival, Peer};
+
 /// The tests of one folder.
 macro_rules! folder {
     ($folder:ident) => {
@@ -61,19 +68,16 @@ macro_rules! folder {
             use crate::run;
 
             #[test]
-            #[ignore = "the engine is not there yet"]
             fn in_memory() {
                 run::in_memory(stringify!($folder), Cut::Whole);
             }
 
             #[test]
-            #[ignore = "the engine is not there yet"]
             fn in_memory_byte_by_byte() {
                 run::in_memory(stringify!($folder), Cut::Bytes);
             }
 
             #[test]
-            #[ignore = "the engine is not there yet"]
             fn in_memory_cut_at_random() {
                 run::in_memory(stringify!($folder), Cut::Random { seed: run::seed() });
             }
@@ -84,9 +88,14 @@ macro_rules! folder {
             }
 
             #[test]
-            #[ignore = "the runtime does not serve yet"]
             fn against_a_node() {
-                run::against_node(stringify!($folder));
+                run::against_node(stringify!($folder), true);
+            }
+
+            #[test]
+            #[ignore = "the control plane is not there yet"]
+            fn against_a_node_with_options() {
+                run::against_node(stringify!($folder), false);
             }
         }
     };
@@ -95,3 +104,41 @@ macro_rules! folder {
 folder!(text);
 folder!(meta);
 folder!(binary);
+
+/// Whatever arrives, however it is cut, three servers that hold the same items answer the same and stay whole.
+#[test]
+fn any_bytes_are_answered_the_same_however_they_are_cut() {
+    let seed = inputs::seed();
+    let mut random = inputs::Random(seed);
+    let mut servers = [Cut::Whole, Cut::Bytes, Cut::Random { seed }].map(|cut| Memory::new(&Options::default(), cut));
+    for round in 0..inputs::rounds(600) {
+        let input = inputs::input(&mut random);
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let answers = servers.each_mut().map(|server| answer(server, &input));
+            assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+            if round % 64 == 0 {
+                servers.iter().for_each(Memory::verify);
+            }
+        }));
+        if let Err(panic) = result {
+            eprintln!("PROTOCOL_SEED={seed}, round {round}, input {}", inputs::shorten(&input));
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// What one input on a connection of its own is answered, and how the connection ends.
+fn answer(server: &mut Memory, input: &[u8]) -> (String, Arrival) {
+    let mut output = Vec::new();
+    server.connect("client").expect("a connection");
+    server.send(input).expect("a server that goes on");
+    let end = loop {
+        match server.receive(&mut output) {
+            Arrival::Bytes => {}
+            end => break end,
+        }
+    };
+    server.disconnect();
+    server.advance(1);
+    (inputs::shorten(&output), end)
+}

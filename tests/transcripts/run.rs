@@ -67,7 +67,7 @@ pub fn against_node(folder: &str, plain: bool) {
     let mut servers = Servers::new(Server::node);
     run_all(
         folder,
-        |options| !options.clock,
+        |options| !options.clock && options.plain() == plain,
         |transcript| servers.run(transcript).map_err(|failure| format!("{failure}\n  against a node")),
     );
 }

@@ -1,0 +1,242 @@
+//! Inputs for the laws of the protocols: requests of all doors, joined and mutated, from a seed.
+//!
+//! Most are right, many are nearly right, some are noise: what is refused at its first byte finds nothing.
+//!
+//! Environment: PROTOCOL_SEED (else of the moment), PROTOCOL_ROUNDS for long runs.
+
+/// Pseudo-random numbers (xorshift64*).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 16) as usize % bound
+    }
+
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+}
+
+/// Requests of all doors, to be joined and mutated.
+fn request(random: &mut Random) -> Vec<u8> {
+    let key = key(random);
+    let number = |random: &mut Random| random.pick(&NUMBERS).as_bytes().to_vec();
+    let noreply: &[u8] = random.pick(&[&b""[..], b"", b"", b" noreply", b" x", b" noreply x"]);
+    let end: &[u8] = random.pick(&[&b"\r\n"[..], b"\r\n", b"\r\n", b"\n"]);
+    match random.below(12) {
+        0..=2 => {
+            let word: &[u8] = random.pick(&[&b"get"[..], b"gets", b"gat 10", b"gats -1", b"gat x", b" get"]);
+            let mut line = word.to_vec();
+            for _ in 0..random.below(5) {
+                line.extend(random.pick(&[&b" "[..], b" ", b"  "]));
+                line.extend(self::key(random));
+            }
+            [&line, end].concat()
+        }
+        3..=5 => {
+            let word: &[u8] = random.pick(&[&b"set"[..], b"add", b"replace", b"append", b"prepend", b"cas"]);
+            let value_bytes = random.pick(&[0, 1, 5, 40, 300, 16_384, 16_385, 20_000, 65_536]);
+            let length = if random.below(8) == 0 { number(random) } else { value_bytes.to_string().into_bytes() };
+            let mut line = [word, b" ", &key, b" ", &number(random), b" ", &number(random), b" ", &length].concat();
+            if word == b"cas" {
+                line.extend([b" ".to_vec(), number(random)].concat());
+            }
+            let tail: &[u8] = random.pick(&[&b"\r\n"[..], b"\r\n", b"\r\n", b"\n", b"xy"]);
+            [&line, noreply, end, &vec![b'v'; value_bytes], tail].concat()
+        }
+        6 => {
+            let word: &[u8] = random.pick(&[&b"incr"[..], b"decr", b"touch", b"delete"]);
+            [word, b" ", &key, b" ", &number(random), noreply, end].concat()
+        }
+        7 => {
+            let line: &[u8] = random.pick(&LINES);
+            [line, noreply, end].concat()
+        }
+        8 => {
+            let word: &[u8] = random.pick(&[&b"mg"[..], b"md", b"ma", b"me", b"mn"]);
+            [word, b" ", &key, &flags(random), end].concat()
+        }
+        9 => {
+            let value_bytes = random.pick(&[0, 1, 40, 16_384, 16_385, 20_000]);
+            let length = value_bytes.to_string().into_bytes();
+            [b"ms ", &key[..], b" ", &length, &flags(random), end, &vec![b'v'; value_bytes], b"\r\n"].concat()
+        }
+        10 => packet(random, &key),
+        _ => (0..random.below(60)).map(|_| random.next() as u8).collect(),
+    }
+}
+
+fn key(random: &mut Random) -> Vec<u8> {
+    match random.below(12) {
+        0 => vec![b'k'; 250],
+        1 => vec![b'k'; 251],
+        2 => b"{tag}k\x01".to_vec(),
+        3 => b"aGVsbG8=".to_vec(),
+        _ => vec![b'a' + random.below(26) as u8; 1 + random.below(20)],
+    }
+}
+
+/// Flags of a meta command: some that go together, or any letters with any tokens.
+fn flags(random: &mut Random) -> Vec<u8> {
+    if random.below(2) == 0 {
+        return random.pick(&META_FLAGS).as_bytes().to_vec();
+    }
+    let mut flags = Vec::new();
+    for _ in 0..random.pick(&[1, 3, 6, 19]) {
+        let letter = random.pick(b"bcfhklqstuvxCDEFIJLMNOPRTTaA!");
+        let token = if letter.is_ascii_uppercase() { random.pick(&NUMBERS) } else { "" };
+        flags.extend([b" ", &[letter][..], token.as_bytes()].concat());
+    }
+    flags
+}
+
+/// A binary packet whose lengths mostly agree.
+fn packet(random: &mut Random, key: &[u8]) -> Vec<u8> {
+    let opcode = random.below(0x26) as u8;
+    let extras_bytes = match opcode {
+        _ if random.below(8) == 0 => random.pick(&[0usize, 4, 8, 20]),
+        0x01..=0x03 | 0x11..=0x13 => 8,
+        0x05 | 0x06 | 0x15 | 0x16 => 20,
+        0x1c..=0x1e | 0x23 | 0x24 => 4,
+        _ => 0,
+    };
+    let takes_value = matches!(opcode, 0x01..=0x03 | 0x0e | 0x0f | 0x11..=0x13 | 0x19 | 0x1a) || random.below(8) == 0;
+    let value_bytes = if takes_value { random.pick(&[0usize, 1, 40, 16_384, 16_385, 20_000]) } else { 0 };
+    let mut total = (extras_bytes + key.len() + value_bytes) as u32;
+    if random.below(8) == 0 {
+        total = random.next() as u32;
+    }
+    let mut bytes = vec![0x80, opcode];
+    bytes.extend((key.len() as u16).to_be_bytes());
+    bytes.extend([extras_bytes as u8, 0, 0, 0]);
+    bytes.extend(total.to_be_bytes());
+    bytes.extend([0; 12]);
+    bytes.extend(vec![0; extras_bytes]);
+    bytes.extend(key);
+    bytes.extend(vec![b'v'; value_bytes]);
+    bytes
+}
+
+/// Some requests in a row, perhaps with a few bytes changed. Half of them stay in one protocol, or they would rarely get far.
+pub fn input(random: &mut Random) -> Vec<u8> {
+    let count = 1 + random.below(5);
+    let mut bytes = match random.below(4) {
+        0 => (0..count)
+            .flat_map(|_| {
+                let key = key(random);
+                packet(random, &key)
+            })
+            .collect(),
+        _ => (0..count).flat_map(|_| request(random)).collect::<Vec<u8>>(),
+    };
+    for _ in 0..random.pick(&[0, 0, 1, 4]) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = random.below(bytes.len());
+        match random.below(4) {
+            0 => bytes[at] = random.next() as u8,
+            1 => drop(bytes.remove(at)),
+            2 => bytes.insert(at, random.pick(b" \r\n\0\x80mgs09-+")),
+            _ => bytes.truncate(at),
+        }
+    }
+    bytes
+}
+
+/// Seed of a run: from the environment, or of the moment.
+pub fn seed() -> u64 {
+    match std::env::var("PROTOCOL_SEED") {
+        Ok(seed) => seed.parse().expect("PROTOCOL_SEED is a number"),
+        Err(_) => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64) | 1,
+    }
+}
+
+/// Inputs of a run: from the environment, or `usual`.
+pub fn rounds(usual: u64) -> u64 {
+    std::env::var("PROTOCOL_ROUNDS").map_or(usual, |rounds| rounds.parse().expect("PROTOCOL_ROUNDS is a number"))
+}
+
+/// The input for a message: runs of one byte are told by their length.
+pub fn shorten(input: &[u8]) -> String {
+    let runs = input.chunk_by(|left, right| left == right);
+    runs.map(|run| match run.len() {
+        1..=9 => run.escape_ascii().to_string(),
+        length => format!("\\{{{}*{length}}}", run[..1].escape_ascii()),
+    })
+    .collect()
+}
+
+const NUMBERS: [&str; 20] = [
+    "0",
+    "0",
+    "0",
+    "1",
+    "1",
+    "5",
+    "60",
+    "-1",
+    "2592000",
+    "2592001",
+    "2147483645",
+    "2147483647",
+    "2147483648",
+    "4294967295",
+    "4294967296",
+    "18446744073709551615",
+    "18446744073709551616",
+    "+1",
+    "x",
+    "1x",
+];
+
+const LINES: [&[u8]; 22] = [
+    b"version",
+    b"quit",
+    b"verbosity 1",
+    b"flush_all",
+    b"flush_all 10",
+    b"flush_all x",
+    b"stats",
+    b"stats items",
+    b"stats cachedump 1 0",
+    b"cache_memlimit 64",
+    b"cache_memlimit 1",
+    b"lru_crawler metadump all",
+    b"lru_crawler",
+    b"slabs automove 1",
+    b"lru tune 1",
+    b"watch",
+    b"shutdown",
+    b"shutdown graceful",
+    b"foo",
+    b"GET / HTTP/1.1",
+    b"",
+    b"mn",
+];
+
+const META_FLAGS: [&str; 16] = [
+    "",
+    "",
+    " v",
+    " s v t",
+    " k O1 q v",
+    " b v",
+    " N30 t",
+    " T0",
+    " MA",
+    " C1",
+    " I T30",
+    " q",
+    " v v",
+    " Oxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    " D5",
+    " N0 J13 D2 v",
+];
