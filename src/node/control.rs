@@ -170,7 +170,7 @@ impl Control {
             b"detail" => match words.next() {
                 Some(b"on" | b"off") => Answer::Reply(Reply::Ok),
                 Some(b"dump") => Answer::Text(b"END\r\n".to_vec()),
-                _ => Answer::Text(b"CLIENT_ERROR usage: stats detail on|off|dump\r\n".to_vec()),
+                _ => Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats detail on|off|dump"))),
             },
             b"cachedump" => self.cachedump(words.next(), words.next()),
             _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),

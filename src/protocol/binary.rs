@@ -314,7 +314,12 @@ fn administer<'a>(session: &mut Session, input: &'a [u8], header: &Header, opera
         }
         Operation::Stat => {
             session.swallow(header.value_bytes() as u64, true);
-            Control::Stats { group: input[HEADER_BYTES..consumed].trim_ascii() }
+            let group = &input[HEADER_BYTES..consumed];
+            // Its lines have no names that packets could carry.
+            if group.starts_with(b"cachedump") {
+                return answer(session, header, error(NOT_FOUND), consumed);
+            }
+            Control::Stats { group }
         }
         Operation::Quit => {
             return Step::Reply { reply: Reply::Bye, framing: framing(session, header), consumed, close: true };
