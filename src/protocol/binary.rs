@@ -79,9 +79,14 @@ pub(super) fn step<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
     let Some(bytes) = input.first_chunk::<HEADER_BYTES>() else {
         return Step::Incomplete { needed: HEADER_BYTES };
     };
-    if let Some(step) = single_get(session, bytes, input) {
-        return step;
+    match single_get(session, bytes, input) {
+        Some(step) => step,
+        None => step_packet(session, bytes, input),
     }
+}
+
+/// A step over any packet; `bytes` is its header.
+fn step_packet<'a>(session: &mut Session, bytes: &[u8; HEADER_BYTES], input: &'a [u8]) -> Step<'a> {
     if bytes[0] != REQUEST_MAGIC {
         return close(session, &Header::read(bytes), Reply::Bye, true);
     }
@@ -513,3 +518,35 @@ const SASL_AUTH: u8 = 0x21;
 const SASL_STEP: u8 = 0x22;
 const GATK: u8 = 0x23;
 const GATKQ: u8 = 0x24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Options;
+
+    /// The short way of a get and the way of any packet lead to the same step.
+    #[test]
+    fn a_single_get_is_the_step_of_any_packet() {
+        let mut taken = 0;
+        for opcode in [GET, GETQ, GETK, GETKQ, SET, DELETE, TOUCH, 0x77] {
+            for key_bytes in [0, 1, 5, 250, 251, 300] {
+                for (extras_bytes, value_bytes) in [(0, 0), (4, 0), (0, 3)] {
+                    let mut packet = vec![REQUEST_MAGIC, opcode];
+                    packet.extend((key_bytes as u16).to_be_bytes());
+                    packet.extend([extras_bytes as u8, 1, 0, 9]);
+                    packet.extend(((key_bytes + extras_bytes + value_bytes) as u32).to_be_bytes());
+                    packet.extend([1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5]);
+                    packet.extend(vec![b'x'; key_bytes + extras_bytes + value_bytes]);
+                    let mut session = Session::new(Options::default());
+                    let bytes = packet.first_chunk().expect("a header");
+                    if let Some(step) = single_get(&session, bytes, &packet) {
+                        let any = step_packet(&mut session, bytes, &packet);
+                        assert_eq!(format!("{step:?}"), format!("{any:?}"));
+                        taken += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(taken, 4 * 3, "four opcodes, three good keys");
+    }
+}

@@ -669,3 +669,52 @@ const BAD_TOKEN: &str = "CLIENT_ERROR bad token in command line format";
 const MG_TOO_MANY: &str = "CLIENT_ERROR options flags are too long";
 const TOO_MANY: &str = "CLIENT_ERROR options flags too long";
 const OPAQUE_TOO_LONG: &str = "CLIENT_ERROR opaque token too long";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags as the short way of `mg` has them, and as any line has them.
+    fn both(words: &[u8]) -> (Option<Letters>, Result<Flags, &'static str>) {
+        (Letters::plain(words), Flags::parse(words))
+    }
+
+    #[test]
+    fn plain_flags_are_what_any_line_has() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut taken = 0;
+        for _ in 0..20_000 {
+            let mut words = Vec::new();
+            for _ in 0..seed % 7 {
+                seed = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+                let choices = b"bcfhklqstuvxILOPOTNRCEFMJDaAz!~5";
+                words.push(choices[(seed >> 40) as usize % choices.len()]);
+                words.extend([&b" "[..], b" ", b" ", b"  ", b"12 ", b"x "][(seed >> 50) as usize % 6]);
+            }
+            seed = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
+            if let (Some(letters), parsed) = both(&words) {
+                let parsed = parsed.unwrap_or_else(|fault| panic!("{}: {fault}", words.escape_ascii()));
+                assert_eq!((letters.0, letters.get()), (parsed.letters.0, parsed.get()), "{}", words.escape_ascii());
+                assert!(!parsed.opaque_too_long);
+                taken += 1;
+            }
+        }
+        assert!(taken > 1_000, "{taken}");
+    }
+
+    #[test]
+    fn plain_flags_stop_where_a_token_or_a_fault_is() {
+        for words in [&b"v v"[..], b"T0", b"v T0 s", b"\x7f", b"a", b"v!", b"O0123456789012345678901234567890123456789"] {
+            assert!(Letters::plain(words).is_none(), "{}", words.escape_ascii());
+        }
+        assert!(Letters::plain(b"").is_some());
+        assert!(Letters::plain(b"b c f h k l q s t u v x I L O1 P").is_some());
+    }
+
+    #[test]
+    fn words_are_counted_up_to_the_bound() {
+        assert!(!too_many(b"a b c", 3));
+        assert!(too_many(b"a b c d", 3));
+        assert!(!too_many(b"aaaaaa   b   ", 3));
+    }
+}
