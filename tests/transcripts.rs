@@ -93,7 +93,6 @@ macro_rules! folder {
             }
 
             #[test]
-            #[ignore = "the control plane is not there yet"]
             fn against_a_node_with_options() {
                 run::against_node(stringify!($folder), false);
             }

@@ -202,9 +202,12 @@ impl Control {
         if self.options.dump_disabled {
             return Answer::Text(b"CLIENT_ERROR stats cachedump not allowed\r\n".to_vec());
         }
-        let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse::<u32>().ok();
-        let (Some(class), Some(limit)) = (number(class), number(limit)) else {
+        let (Some(class), Some(limit)) = (class, limit) else {
             return Answer::Text(b"CLIENT_ERROR bad command line\r\n".to_vec());
+        };
+        let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u32>().ok();
+        let (Some(class), Some(limit)) = (number(class), number(limit)) else {
+            return Answer::Text(b"CLIENT_ERROR bad command line format\r\n".to_vec());
         };
         if class > 63 {
             return Answer::Text(b"CLIENT_ERROR Illegal slab id\r\n".to_vec());

@@ -539,6 +539,15 @@ fn lru_crawler<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consume
             _ => {}
         }
     }
+    if (words.at(1), words.count) == (b"sleep", 3) {
+        match scan::unsigned32(words.at(2)) {
+            Some(microseconds) if microseconds > CRAWLER_SLEEP_US_MAX => {
+                return refuse("CLIENT_ERROR sleep must be one second or less", false, consumed);
+            }
+            Some(_) => {}
+            None => return refuse(BAD_FORMAT, false, consumed),
+        }
+    }
     control(Control::LruCrawler { words: words_behind(line, 1) }, false, consumed)
 }
 
@@ -684,6 +693,9 @@ const WORDS_MAX: usize = 7;
 
 /// Largest length of a data block that is believed. memcached: `INT_MAX - 2`.
 const LENGTH_MAX: u64 = i32::MAX as u64 - 2;
+
+/// Longest pause of `lru_crawler sleep`, in microseconds. memcached 1.6.
+const CRAWLER_SLEEP_US_MAX: u32 = 1_000_000;
 
 /// Least megabytes of `cache_memlimit`. memcached 1.6.
 const MEGABYTES_MIN: u32 = 8;
