@@ -109,9 +109,9 @@ fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> 
     if too_many(words, META_WORDS_MAX - 2) {
         return refuse(if name == Name::Get { MG_TOO_MANY } else { TOO_MANY }, consumed);
     }
-    let parsed = Flags::parse(words).and_then(|flags| Ok((flags, flags.key(key)?)));
-    let (flags, key) = match parsed {
-        Ok(parsed) => parsed,
+    let mut flags = Flags::default();
+    let key = match flags.read(words).and_then(|()| flags.key(key)) {
+        Ok(key) => key,
         Err(fault) => return refuse(if name == Name::Get { fault } else { BAD_FLAG }, consumed),
     };
     let verb = match name {
@@ -174,7 +174,7 @@ struct StoreLine<'a> {
     key: Key<'a>,
     store: Store,
     length: usize,
-    flags: Flags,
+    letters: Letters,
     words: &'a [u8],
 }
 
@@ -193,13 +193,14 @@ fn parse_store(line: &[u8]) -> Result<StoreLine<'_>, StoreFault> {
     if too_many(words, META_WORDS_MAX - 3) {
         return Err(refused(TOO_MANY));
     }
-    let flags = Flags::parse(words).map_err(refused)?;
+    let mut flags = Flags::default();
+    flags.read(words).map_err(refused)?;
     let key = flags.key(key).map_err(refused)?;
     let store = flags.store().ok_or(refused("CLIENT_ERROR invalid mode for ms M token"))?;
     if flags.opaque_too_long {
         return Err(refused(OPAQUE_TOO_LONG));
     }
-    Ok(StoreLine { key, store, length, flags, words })
+    Ok(StoreLine { key, store, length, letters: flags.letters, words })
 }
 
 /// `ms key length flags*` and the value.
@@ -233,7 +234,7 @@ fn store<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], head_bytes:
 fn stored<'a>(session: &Session, line: &StoreLine<'a>, value: Value<'a>, consumed: usize) -> Step<'a> {
     Step::Command {
         command: Command { key: line.key, verb: Verb::Store(line.store), value },
-        framing: framing(session, Name::Store, line.flags.letters, line.words),
+        framing: framing(session, Name::Store, line.letters, line.words),
         consumed,
     }
 }
@@ -358,20 +359,19 @@ struct Flags {
 
 impl Flags {
     /// Reads the flags. A letter that is there twice or unknown is told at once, of wrong tokens the last.
-    fn parse(words: &[u8]) -> Result<Self, &'static str> {
-        let mut flags = Self::default();
+    fn read(&mut self, words: &[u8]) -> Result<(), &'static str> {
         let mut fault = None;
         for word in (Tokens { words }) {
             let letter = word[0];
-            if letter >= 127 || flags.has(letter) {
+            if letter >= 127 || self.has(letter) {
                 return Err("CLIENT_ERROR duplicate flag");
             }
-            flags.letters = flags.letters.with(letter);
-            if let Err(wrong) = flags.take(letter, &word[1..])? {
+            self.letters = self.letters.with(letter);
+            if let Err(wrong) = self.take(letter, &word[1..])? {
                 fault = Some(wrong);
             }
         }
-        fault.map_or(Ok(flags), Err)
+        fault.map_or(Ok(()), Err)
     }
 
     /// Takes one flag. The outer error is an unknown letter, the inner one a wrong token.
@@ -674,11 +674,6 @@ const OPAQUE_TOO_LONG: &str = "CLIENT_ERROR opaque token too long";
 mod tests {
     use super::*;
 
-    /// Flags as the short way of `mg` has them, and as any line has them.
-    fn both(words: &[u8]) -> (Option<Letters>, Result<Flags, &'static str>) {
-        (Letters::plain(words), Flags::parse(words))
-    }
-
     #[test]
     fn plain_flags_are_what_any_line_has() {
         let mut seed = 0x9e37_79b9_7f4a_7c15u64;
@@ -692,10 +687,11 @@ mod tests {
                 words.extend([&b" "[..], b" ", b" ", b"  ", b"12 ", b"x "][(seed >> 50) as usize % 6]);
             }
             seed = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
-            if let (Some(letters), parsed) = both(&words) {
-                let parsed = parsed.unwrap_or_else(|fault| panic!("{}: {fault}", words.escape_ascii()));
-                assert_eq!((letters.0, letters.get()), (parsed.letters.0, parsed.get()), "{}", words.escape_ascii());
-                assert!(!parsed.opaque_too_long);
+            if let Some(letters) = Letters::plain(&words) {
+                let mut flags = Flags::default();
+                assert_eq!(flags.read(&words), Ok(()), "{}", words.escape_ascii());
+                assert_eq!((letters.0, letters.get()), (flags.letters.0, flags.get()), "{}", words.escape_ascii());
+                assert!(!flags.opaque_too_long);
                 taken += 1;
             }
         }
