@@ -254,6 +254,9 @@ impl Control {
         let text = |text: &str| Answer::Text(format!("{text}\r\n").into_bytes());
         match (words.next().unwrap_or(b""), words.next()) {
             (b"enable" | b"disable", _) => Answer::Reply(Reply::Ok),
+            (b"sleep", Some(us)) if number(us).is_none_or(|us| us > 1_000_000) => {
+                text("CLIENT_ERROR sleep must be one second or less")
+            }
             (b"crawl" | b"sleep" | b"tocrawl", Some(_)) => Answer::Reply(Reply::Ok),
             (b"metadump" | b"mgdump", Some(_)) if self.options.dump_disabled => text("ERROR metadump not allowed"),
             (kind @ (b"metadump" | b"mgdump"), Some(b"all" | b"hash" | b"1")) => self.dump(kind == b"mgdump", request),

@@ -112,7 +112,7 @@ pub struct CoreState {
     pub connections: AtomicU32,
     /// File descriptor of the core's ring, for wake-up messages, + 1; 0 where there is none.
     pub ring: AtomicU32,
-    /// File descriptor of the core's doorbell (an eventfd) + 1.
+    /// File descriptor to which eight bytes are written to ring the core's doorbell, + 1.
     pub doorbell: AtomicU32,
 }
 
@@ -151,7 +151,7 @@ impl CoreState {
     /// Writes the doorbell whether the core sleeps or not.
     pub fn write_doorbell(&self) {
         if let Some(fd) = self.doorbell.load(Ordering::Acquire).checked_sub(1) {
-            super::sys::write_eventfd(fd as i32);
+            super::sys::ring(fd as i32);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The doorbell of a core: how it is woken while it waits in its own ring, and while it is parked in glommio.
 //!
 //! ```text
-//!   other thread --write--> bell (eventfd) --read by the own ring--> completion --signals--> signal (eventfd) --glommio--> task
+//!   other thread --write--> bell (pipe) --read by the own ring--> completion --signals--> signal (eventfd) --glommio--> task
 //! ```
 //!
 //! A ring with DEFER_TASKRUN cannot be polled, but it signals a registered eventfd, which glommio can read as a file (the
-//! eventfd must be in blocking mode, or the read returns at once).
+//! eventfd must be in blocking mode, or the read returns at once). The bell must not be an eventfd: a completion that is caused by
+//! the write to one eventfd does not signal another from there, the kernel guards against such recursion, and the core slept on
+//! until its tick.
 //!
 //! Lives here: the two eventfds and the task that waits. Not here: who rings (`context`), when to park (`pump`).
 
@@ -25,24 +27,30 @@ use super::sys;
 /// How long a parked core sleeps at most: expiry and time-outs are looked at once a second.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The eventfds of one core and the task that waits for them.
+/// The bell and the signal of one core, and the task that waits for them.
 pub struct Doorbell {
-    bell: OwnedFd,
+    /// The two ends of the bell: to read, to write.
+    bell: (OwnedFd, OwnedFd),
     signal: OwnedFd,
     rung: Cell<bool>,
     sleeper: Cell<Option<Waker>>,
 }
 
 impl Doorbell {
-    /// Two fresh eventfds.
+    /// A fresh bell and signal.
     pub fn new() -> io::Result<Rc<Self>> {
-        let (bell, signal) = (sys::new_eventfd()?, sys::new_eventfd()?);
+        let (bell, signal) = (sys::new_pipe()?, sys::new_eventfd()?);
         Ok(Rc::new(Self { bell, signal, rung: Cell::new(false), sleeper: Cell::new(None) }))
     }
 
     /// What other threads write to.
     pub fn bell_fd(&self) -> RawFd {
-        self.bell.as_raw_fd()
+        self.bell.1.as_raw_fd()
+    }
+
+    /// What the ring of the core reads.
+    pub fn heard_fd(&self) -> RawFd {
+        self.bell.0.as_raw_fd()
     }
 
     /// What the ring signals completions on.

@@ -659,7 +659,7 @@ impl Pump {
 
     fn arm_doorbell(&mut self) {
         let value: *mut u64 = &mut *self.doorbell_value;
-        let entry = opcode::Read::new(types::Fd(self.doorbell.bell_fd()), value.cast(), 8)
+        let entry = opcode::Read::new(types::Fd(self.doorbell.heard_fd()), value.cast(), 8)
             .build()
             .user_data(Mark::new(Kind::Doorbell, 0, 0).0);
         // SAFETY: the value is boxed and lives as long as the pump, which drops its ring first (field order).

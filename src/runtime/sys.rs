@@ -1,6 +1,6 @@
 //! The few system calls that no crate in use offers.
 //!
-//! Lives here: eventfd, descriptor helpers. Not here: io_uring (`ring`), sockets with options (`listener`).
+//! Lives here: eventfd, pipe, descriptor helpers. Not here: io_uring (`ring`), sockets with options (`listener`).
 //! Unsafe lives here: foreign calls with plain integers and owned descriptors.
 
 use std::io;
@@ -17,8 +17,24 @@ pub fn new_eventfd() -> io::Result<OwnedFd> {
     }
 }
 
-/// Adds one to an eventfd.
-pub fn write_eventfd(fd: RawFd) {
+/// A new pipe: the end to read and the end to write, the latter without blocking.
+pub fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: the array has room for both descriptors, which are ours alone.
+    unsafe {
+        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let (read, write) = (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]));
+        if libc::fcntl(ends[1], libc::F_SETFL, libc::O_NONBLOCK) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((read, write))
+    }
+}
+
+/// Writes eight bytes: adds one to an eventfd, or rings a doorbell that is a pipe. A full pipe has been rung already.
+pub fn ring(fd: RawFd) {
     let one = 1u64;
     // SAFETY: reads eight bytes of a live local. A closed descriptor is an error that does not matter here.
     let _ = unsafe { libc::write(fd, (&raw const one).cast(), 8) };
