@@ -205,7 +205,6 @@ impl Control {
         let (Some(class), Some(limit)) = (class, limit) else {
             return Answer::Text(b"CLIENT_ERROR bad command line\r\n".to_vec());
         };
-        let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u32>().ok();
         let (Some(class), Some(limit)) = (number(class), number(limit)) else {
             return Answer::Text(b"CLIENT_ERROR bad command line format\r\n".to_vec());
         };
@@ -374,6 +373,11 @@ fn tune(line: &[u8]) -> Answer {
         (b"watch", ..) => text("CLIENT_ERROR watch commands not allowed"),
         _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
     }
+}
+
+/// A word as a number.
+fn number(word: &[u8]) -> Option<u32> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// CPU time of the process in user mode and in the kernel.
