@@ -10,13 +10,18 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use serde::Serialize;
+
 use crate::doors::{Protocol, raw::Raw};
-use crate::options::Compare;
-use crate::report;
+use crate::interrupt;
+use crate::options::{Compare, LoadOptions, WorkOptions};
+use crate::report::{self, Comparison, ComparisonRow, Context};
 use crate::server::Server;
-use crate::session::{Client, Outcome, Pace, Session};
+use crate::session::{Client, Outcome, Session};
+use crate::stats;
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::verify::Ledger;
@@ -24,18 +29,20 @@ use crate::work::Work;
 use crate::work::mix::{Kind, Mix};
 
 /// One load of the table.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// What it is called in the report.
-    pub name: String,
-    connections: usize,
-    depth: usize,
-    multi_get: u16,
-    gets_only: bool,
+struct Row {
+    name: String,
+    x: f64,
+    work: WorkOptions,
+    load: LoadOptions,
+    /// The keys must be stored again.
+    reload: bool,
 }
 
+/// A figure of a sample.
+pub type Figure = fn(&Sample) -> f64;
+
 /// What one server did in one round.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Sample {
     /// Requests per second of wall time.
     pub rate: f64,
@@ -57,9 +64,12 @@ pub struct Sample {
     pub hit_ratio: Option<f64>,
     /// Resident memory of the server, in bytes.
     pub resident_bytes: u64,
+    /// Growth of the resident memory since before any key was stored, per item that the server says it holds.
+    pub bytes_per_item: Option<f64>,
 }
 
 /// The samples of one server in one row.
+#[derive(Serialize)]
 pub struct Column {
     /// The server's name.
     pub name: String,
@@ -73,76 +83,128 @@ struct Contestant {
     echo: bool,
     server: Option<Server>,
     ledger: Arc<Ledger>,
+    resident_empty: u64,
+}
+
+impl Column {
+    /// Lowest, median and highest of a figure.
+    pub fn spread(&self, figure: Figure) -> (f64, f64, f64) {
+        let mut values: Vec<f64> = self.samples.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        match values[..] {
+            [] => (f64::NAN, f64::NAN, f64::NAN),
+            [first, ..] => (first, values[values.len() / 2], values[values.len() - 1]),
+        }
+    }
 }
 
 /// Compares and prints; gives the exit code.
 pub fn compare(options: &Compare) -> Result<u8, String> {
+    interrupt::catch();
     let (server_cpus, client_cpus) = placement(options);
     let mut contestants = options.commands.iter().map(|command| contestant(command, options)).collect::<Vec<_>>();
-    let base = options.load.client(Vec::new());
     for contestant in contestants.iter_mut().filter(|contestant| !contestant.echo) {
         let server = Server::start(&contestant.command, &server_cpus)?;
-        let client = Client { targets: vec![Target::Tcp(server.address)], cpus: client_cpus.clone(), ..base.clone() };
+        contestant.resident_empty = server.resident_bytes();
         contestant.server = Some(server);
-        let session = Session::open(&client, &Arc::new(options.work.work()?), &contestant.ledger)?;
-        session.load(|_| {}).map_err(|words| format!("{}: {words}", contestant.name))?;
     }
-    println!("{}", report::text::compare_head(options, &server_cpus, &client_cpus));
+    let mut comparison = Comparison {
+        context: Context::new(options),
+        commands: options.commands.clone(),
+        over: options.over.as_ref().map(|over| over.name.clone()),
+        rows: Vec::new(),
+        faults: Default::default(),
+    };
+    print!("{}", report::text::compare_head(&options.commands));
+    let work = &options.work;
+    println!(
+        "{} keys, {} bytes per value, {}, {} keys; {} rounds of {} s; servers on CPU {server_cpus:?}, client on {client_cpus:?}",
+        work.keys, work.value_size, work.ratio, work.distribution, options.rounds, options.load.duration
+    );
     let mut faults = Tally::default();
     for row in rows(options) {
-        let columns = measure_row(&row, options, &mut contestants, &server_cpus, &client_cpus, &mut faults)?;
-        println!("{}", report::text::compare_row(&row, &columns));
+        let place = Place { server_cpus: &server_cpus, client_cpus: &client_cpus };
+        let columns = measure_row(&row, options.rounds, &mut contestants, place, &mut faults)?;
+        let row = ComparisonRow { name: row.name, x: row.x, columns };
+        println!("{}", report::text::compare_row(&row));
+        comparison.rows.push(row);
     }
-    print!("{}", report::text::faults(&faults));
+    comparison.faults = faults.faults.iter().map(|(fault, count)| (fault.to_string(), *count)).collect();
+    print!("{}", report::text::faults(&comparison.faults, &faults.fault_samples));
+    let (csv, html) = (|| report::csv::comparison(&comparison), || report::html::comparison(&comparison));
+    report::write_files(&options.output, &comparison, csv, html)?;
     Ok(if faults.faults_count() > 0 { 1 } else { 0 })
+}
+
+/// Which CPUs are whose.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    server_cpus: &'a [usize],
+    client_cpus: &'a [usize],
 }
 
 fn measure_row(
     row: &Row,
-    options: &Compare,
+    rounds: u32,
     contestants: &mut [Contestant],
-    server_cpus: &[usize],
-    client_cpus: &[usize],
+    place: Place<'_>,
     faults: &mut Tally,
 ) -> Result<Vec<Column>, String> {
-    let work = row.work(options)?;
-    let raw = exchange(&work);
-    let pace = Pace { depth: row.depth, ..options.load.pace() };
-    let mut sessions = Vec::new();
-    for contestant in contestants.iter_mut() {
-        if contestant.echo {
-            let sizes = format!(" --request_bytes {} --reply_bytes {}", raw.request_bytes, raw.reply_bytes);
-            contestant.server = None;
-            contestant.server = Some(Server::start(&(contestant.command.clone() + &sizes), server_cpus)?);
-        }
-        let Some(server) = &contestant.server else { continue };
-        let client = Client {
-            targets: vec![Target::Tcp(server.address)],
-            protocol: if contestant.echo { Protocol::Raw } else { options.load.protocol },
-            raw: contestant.echo.then_some(raw),
-            connections: row.connections,
-            cpus: client_cpus.to_vec(),
-            ..options.load.client(Vec::new())
-        };
-        sessions.push(Session::open(&client, &work, &contestant.ledger)?);
-    }
+    let work = Arc::new(row.work.work()?);
+    let sessions =
+        contestants.iter_mut().map(|contestant| open(row, &work, contestant, place)).collect::<Result<Vec<_>, _>>()?;
     let mut columns: Vec<Column> =
         contestants.iter().map(|contestant| Column { name: contestant.name.clone(), samples: Vec::new() }).collect();
-    for _ in 0..options.rounds {
+    for _ in 0..rounds {
         for ((contestant, session), column) in contestants.iter_mut().zip(&sessions).zip(&mut columns) {
             let Some(server) = &mut contestant.server else { continue };
             let edges = RefCell::new(Vec::new());
-            let outcome = session.measure(pace, || edges.borrow_mut().push((Instant::now(), server.cpu_ns())), |_| {});
+            let outcome =
+                session.measure(row.load.pace(), || edges.borrow_mut().push((Instant::now(), server.cpu_ns())), |_| {});
+            if interrupt::CAUGHT.load(Ordering::Relaxed) {
+                return Err("interrupted".into());
+            }
             if let Some(words) = outcome.failure {
                 let end = server.ended().unwrap_or(words);
                 return Err(format!("{}: {end}", contestant.name));
             }
-            let resident_bytes = server.resident_bytes();
-            column.samples.push(sample(&outcome, &edges.borrow(), resident_bytes));
+            let mut sample = sample(&outcome, &edges.borrow(), server.resident_bytes());
+            let grown = sample.resident_bytes.saturating_sub(contestant.resident_empty) as f64;
+            let items =
+                stats::read(&Target::Tcp(server.address), "").and_then(|stats| stats.get("curr_items")?.parse::<f64>().ok());
+            sample.bytes_per_item = items.filter(|items| *items > 0.0).map(|items| grown / items);
+            column.samples.push(sample);
             faults.merge(Tally { commands: Vec::new(), intervals: Vec::new(), ..outcome.tally });
         }
     }
     Ok(columns)
+}
+
+/// Connects to a contestant for one row, and stores the keys where they are not stored yet.
+fn open(row: &Row, work: &Arc<Work>, contestant: &mut Contestant, place: Place<'_>) -> Result<Session, String> {
+    let raw = exchange(work);
+    if contestant.echo {
+        let sizes = format!(" --request_bytes {} --reply_bytes {}", raw.request_bytes, raw.reply_bytes);
+        contestant.server = None;
+        contestant.server = Some(Server::start(&(contestant.command.clone() + &sizes), place.server_cpus)?);
+    }
+    let Some(server) = &contestant.server else { return Err("the server is not running".into()) };
+    let base = row.load.client(vec![Target::Tcp(server.address)]);
+    let client = Client {
+        protocol: if contestant.echo { Protocol::Raw } else { base.protocol },
+        raw: contestant.echo.then_some(raw),
+        cpus: place.client_cpus.to_vec(),
+        ..base
+    };
+    if row.reload {
+        contestant.ledger = Arc::new(Ledger::new(row.work.keys, crate::writer_name(), row.load.shared));
+    }
+    if row.reload && !contestant.echo {
+        let few = Client { connections: client.connections.min(LOAD_CONNECTIONS_MAX), ..client.clone() };
+        let session = Session::open(&few, work, &contestant.ledger)?;
+        session.load(|_| {}).map_err(|words| format!("{}: {words}", contestant.name))?;
+    }
+    Session::open(&client, work, &contestant.ledger)
 }
 
 fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> Sample {
@@ -168,6 +230,7 @@ fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> S
         p99_us: latency.quantile_us(0.99),
         hit_ratio: tally.hit_ratio(),
         resident_bytes,
+        bytes_per_item: None,
     }
 }
 
@@ -182,7 +245,7 @@ fn contestant(command: &str, options: &Compare) -> Contestant {
         command.to_owned()
     };
     let ledger = Arc::new(Ledger::new(options.work.keys, crate::writer_name(), options.load.shared));
-    Contestant { name, command, echo, server: None, ledger }
+    Contestant { name, command, echo, server: None, ledger, resident_empty: 0 }
 }
 
 /// The CPUs of servers and client: as asked for, or the first CPU and the second one.
@@ -208,33 +271,32 @@ fn exchange(work: &Work) -> Raw {
 }
 
 fn rows(options: &Compare) -> Vec<Row> {
-    let row = |name: &str, connections, depth, multi_get| Row {
-        name: name.to_owned(),
-        connections,
-        depth,
-        multi_get,
-        gets_only: multi_get > 1,
-    };
-    if options.table.is_none() {
-        let (load, keys) = (&options.load, options.work.multi_get);
-        let name = format!("{} connections, {} in flight each", load.connections, load.depth);
-        return vec![Row { gets_only: false, ..row(&name, load.connections as usize, load.depth as usize, keys) }];
+    let base =
+        |name: String, x: f64, reload: bool| Row { name, x, work: options.work.clone(), load: options.load.clone(), reload };
+    if let Some(over) = &options.over {
+        let row = |(number, value): (usize, &f64)| {
+            let mut row = base(format!("{} = {value}", over.name), *value, number == 0 || over.reloads());
+            over.apply(*value, &mut row.work, &mut row.load);
+            row
+        };
+        return over.values.iter().enumerate().map(row).collect();
     }
-    vec![
-        row("50 connections, 1 in flight each", 50, 1, 1),
-        row("50 connections, 16 in flight each", 50, 16, 1),
-        row("10 connections, 100 in flight each", 10, 100, 1),
-        row("50 connections, 1 in flight each, get with 100 keys", 50, 1, 100),
-    ]
+    if options.table.is_none() {
+        let load = &options.load;
+        return vec![base(format!("{} connections, {} in flight each", load.connections, load.depth), 0.0, true)];
+    }
+    let node = [(50, 1, 1), (50, 16, 1), (10, 100, 1), (50, 1, 100)];
+    let row = |(number, (connections, depth, multi_get)): (usize, (u32, u32, u16))| {
+        let more = if multi_get > 1 { format!(", get with {multi_get} keys") } else { String::new() };
+        let mut row = base(format!("{connections} connections, {depth} in flight each{more}"), number as f64, number == 0);
+        (row.load.connections, row.load.depth, row.work.multi_get) = (connections, depth, multi_get);
+        if multi_get > 1 {
+            row.work.ratio = Mix::new(&[(Kind::Get, 1.0)]);
+        }
+        row
+    };
+    node.into_iter().enumerate().map(row).collect()
 }
 
-impl Row {
-    fn work(&self, options: &Compare) -> Result<Arc<Work>, String> {
-        let mut work = options.work.work()?;
-        work.multi_get = self.multi_get;
-        if self.gets_only {
-            work.mix = Mix::new(&[(Kind::Get, 1.0)]);
-        }
-        Ok(Arc::new(work))
-    }
-}
+/// Connections with which keys are stored.
+const LOAD_CONNECTIONS_MAX: usize = 50;

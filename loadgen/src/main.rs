@@ -17,6 +17,7 @@ mod doors;
 mod echo;
 mod interrupt;
 mod lane;
+mod machine;
 mod options;
 mod pump;
 mod report;
@@ -25,6 +26,7 @@ mod run;
 mod server;
 mod session;
 mod stats;
+mod sweep;
 mod tally;
 mod target;
 mod verify;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
     let options = Options::parse_from(options::normalised(std::env::args()));
     let result = match &options.action {
         Action::Run(options) => run::run(options),
+        Action::Sweep(options) => sweep::sweep(options),
+        Action::Search(options) => sweep::search(options),
         Action::Compare(options) => compare::compare(options),
         Action::Echo(options) => {
             let exchange =

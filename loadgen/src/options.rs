@@ -1,5 +1,7 @@
 //! What can be asked for on the command line. Underscore names are the main ones; dashes are accepted everywhere.
 
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,7 +13,7 @@ use crate::target::Target;
 use crate::work::Work;
 use crate::work::keys::{Distribution, KEY_BYTES_MIN, KeySpace};
 use crate::work::mix::{Mix, Ttls};
-use crate::work::values::Sizes;
+use crate::work::values::{Sizes, VALUE_BYTES_MAX, bytes};
 use crate::worker::Arrival;
 
 /// Load generator and checker for cache servers.
@@ -31,6 +33,12 @@ pub enum Action {
     /// Load a running server and report
     #[command(args_override_self = true)]
     Run(Run),
+    /// Measure a running server over several values of one option
+    #[command(args_override_self = true)]
+    Sweep(SweepOptions),
+    /// Find the highest rate at which the 99th percentile of the latency stays below a limit
+    #[command(args_override_self = true)]
+    Search(Search),
     /// Start several servers, give them the same work in alternating rounds, and report the ratios
     #[command(args_override_self = true)]
     Compare(Compare),
@@ -130,7 +138,111 @@ pub struct Run {
     /// What a miss of a key means that was stored, not deleted and without time to live
     #[arg(long = "misses", value_enum, default_value_t = Misses::Auto)]
     pub misses: Misses,
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
+
+/// Where else to write what was measured.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+pub struct OutputOptions {
+    /// Write everything as JSON
+    #[arg(long = "json")]
+    pub json: Option<PathBuf>,
+    /// Write a table: seconds, points or samples
+    #[arg(long = "csv")]
+    pub csv: Option<PathBuf>,
+    /// Write a page with plots that needs nothing else
+    #[arg(long = "html")]
+    pub html: Option<PathBuf>,
+    /// Write the histogram of all latencies for HdrHistogram's plotter (run only)
+    #[arg(long = "hgrm")]
+    pub hgrm: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct SweepOptions {
+    #[command(flatten)]
+    pub run: Run,
+    /// Option and values: connections, depth, multi_get, keys, value_size, key_size, rate or zipf, such as depth=1,4,16
+    #[arg(long = "over")]
+    pub over: Over,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct Search {
+    #[command(flatten)]
+    pub run: Run,
+    /// Limit of the 99th percentile, in microseconds
+    #[arg(long = "p99_below", value_parser = positive)]
+    pub p99_below: f64,
+    /// Where to begin, in requests per second
+    #[arg(long = "rate_first", default_value_t = 10_000.0, value_parser = positive)]
+    pub rate_first: f64,
+    /// Stop when the answer is known within this share
+    #[arg(long = "precision", default_value_t = 0.05, value_parser = positive)]
+    pub precision: f64,
+}
+
+/// An option with several values.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Over {
+    /// Which option.
+    pub name: String,
+    /// Its values.
+    pub values: Vec<f64>,
+}
+
+impl Over {
+    /// Sets the option to one of its values.
+    pub fn apply(&self, value: f64, work: &mut WorkOptions, load: &mut LoadOptions) {
+        match self.name.as_str() {
+            "connections" => load.connections = value as u32,
+            "depth" => load.depth = value as u32,
+            "multi_get" => work.multi_get = value as u16,
+            "keys" => work.keys = value as u32,
+            "key_size" => work.key_size = value as u8,
+            "value_size" => work.value_size = Sizes::Fixed(value as u32),
+            "zipf" => work.distribution = Distribution::Zipf { alpha: value },
+            _ => {}
+        }
+    }
+
+    /// Whether a new value needs the keys stored again.
+    pub fn reloads(&self) -> bool {
+        matches!(self.name.as_str(), "keys" | "key_size" | "value_size")
+    }
+}
+
+impl FromStr for Over {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, list) = text.split_once('=').ok_or("OPTION=VALUE,VALUE,... is wanted")?;
+        let (_, low, high) = OVER.iter().find(|(known, _, _)| *known == name).ok_or_else(|| {
+            let names: Vec<&str> = OVER.iter().map(|(name, _, _)| *name).collect();
+            format!("`{name}` is not one of {}", names.join(", "))
+        })?;
+        let value = |part: &str| {
+            let value = bytes(part).map(f64::from).or_else(|| part.parse().ok());
+            let value = value.filter(|value| (*low..=*high).contains(value));
+            value.ok_or_else(|| format!("`{part}` is not a {name} between {low} and {high}"))
+        };
+        let values = list.split(',').map(value).collect::<Result<Vec<f64>, _>>()?;
+        Ok(Self { name: name.to_owned(), values })
+    }
+}
+
+/// Options that can be swept, with their lowest and highest values.
+const OVER: [(&str, f64, f64); 8] = [
+    ("connections", 1.0, 60_000.0),
+    ("depth", 1.0, 100_000.0),
+    ("multi_get", 1.0, 1000.0),
+    ("keys", 1.0, 1e9),
+    ("key_size", KEY_BYTES_MIN as f64, 250.0),
+    ("value_size", 0.0, VALUE_BYTES_MAX as f64),
+    ("rate", 1.0, 1e9),
+    ("zipf", 0.0, 10.0),
+];
 
 /// What a miss of a stored key means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -156,6 +268,11 @@ pub struct Compare {
     /// A named table of loads instead of the one given: node (depth 1, 16, 100 and get with 100 keys)
     #[arg(long = "table", value_parser = ["node"])]
     pub table: Option<String>,
+    /// Rows instead: option and values, such as value_size=32,1k,32k (not rate)
+    #[arg(long = "over", conflicts_with = "table")]
+    pub over: Option<Over>,
+    #[command(flatten)]
+    pub output: OutputOptions,
     /// CPUs of the servers, such as 0
     #[arg(long = "server_cpus", value_delimiter = ',')]
     pub server_cpus: Vec<usize>,

@@ -4,47 +4,51 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::options::{Misses, Run};
-use crate::report;
+use crate::report::{self, Context, Report};
 use crate::session::{Client, Outcome, Pace, Session};
 use crate::stats::{self, Stats};
 use crate::tally::Tally;
 use crate::verify::Ledger;
 use crate::{interrupt, writer_name};
 
-/// What a run came to.
-pub struct Finished {
-    /// Counts, and what ended them early.
-    pub outcome: Outcome,
-    /// Each server's own counts: how much they grew.
-    pub growth: Vec<std::collections::BTreeMap<String, f64>>,
-    /// Why the figures are not those of the server, if so.
-    pub invalid: Option<String>,
-}
-
 /// Runs and prints; gives the exit code.
 pub fn run(options: &Run) -> Result<u8, String> {
     interrupt::catch();
-    let work = Arc::new(options.work.work()?);
+    let context = Context::new(options);
     let ledger = Arc::new(Ledger::new(options.work.keys, writer_name(), options.load.shared));
+    let (report, tally) = measure(options, &ledger, !options.no_load, context)?;
+    print!("{}", report::text::run(&report));
+    let files = report::write_files(&options.output, &report, || report::csv::run(&report), || report::html::run(&report));
+    files.and_then(|()| match &options.output.hgrm {
+        Some(path) => report::write(path, &report::csv::hgrm(&tally.latency())),
+        None => Ok(()),
+    })?;
+    Ok(exit_code(&report))
+}
+
+/// Connects, stores the keys if asked to, and measures once.
+pub fn measure(options: &Run, ledger: &Arc<Ledger>, store: bool, context: Context) -> Result<(Report, Tally), String> {
+    let work = Arc::new(options.work.work()?);
     let client = options.load.client(options.target.clone());
     let before = server_stats(&client);
-    let session = Session::open(&client, &work, &ledger)?;
-    if !options.no_load {
+    let session = Session::open(&client, &work, ledger)?;
+    if store {
         load(&session, options.work.keys)?;
     }
     let pace = Pace { rate: options.rate.map(|rate| (rate, options.arrival)), ..options.load.pace() };
-    let mut outcome = session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
+    let Outcome { mut tally, failure } =
+        session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
     let after = server_stats(&client);
-    judge_misses(&mut outcome.tally, options.misses, &before, &after);
-    let invalid = client_fault(&outcome.tally, pace, client.threads);
+    judge_misses(&mut tally, options.misses, &before, &after);
     let growth = before.iter().zip(&after).map(|(before, after)| both(before, after, stats::growth)).collect();
-    let finished = Finished { outcome, growth, invalid };
-    report::write(options, &finished)?;
-    Ok(exit_code(&finished.outcome))
+    let mut report = Report::new(context, &tally, failure);
+    report.server_growth = growth;
+    report.invalid = client_fault(&tally, pace, client.threads);
+    Ok((report, tally))
 }
 
 /// Stores the keys, with a progress bar.
-pub fn load(session: &Session, keys: u32) -> Result<(), String> {
+fn load(session: &Session, keys: u32) -> Result<(), String> {
     let style = indicatif::ProgressStyle::with_template("load {bar:40} {pos}/{len} keys, {per_sec}, {eta} left");
     let bar = indicatif::ProgressBar::new(keys as u64);
     bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
@@ -57,19 +61,19 @@ pub fn load(session: &Session, keys: u32) -> Result<(), String> {
 }
 
 /// 1: wrong answers; 3: the server was lost; 0: neither.
-pub fn exit_code(outcome: &Outcome) -> u8 {
-    match (&outcome.failure, outcome.tally.faults_count()) {
-        (_, 1..) => 1,
-        (Some(words), 0) => {
-            eprintln!("loadgen: {words}");
-            3
-        }
-        (None, 0) => 0,
+pub fn exit_code(report: &Report) -> u8 {
+    if let Some(words) = &report.failure {
+        eprintln!("loadgen: {words}");
+    }
+    match (report.faults.is_empty(), &report.failure) {
+        (false, _) => 1,
+        (true, Some(_)) => 3,
+        (true, None) => 0,
     }
 }
 
 /// Decides whether keys that were missing were lost, by what the servers say of evictions.
-pub fn judge_misses(tally: &mut Tally, misses: Misses, before: &[Option<Stats>], after: &[Option<Stats>]) {
+fn judge_misses(tally: &mut Tally, misses: Misses, before: &[Option<Stats>], after: &[Option<Stats>]) {
     let kept = before.iter().zip(after).all(|(before, after)| {
         both(before, after, |before, after| if stats::kept_everything(before, after) { 1 } else { 0 }) == 1
     });
@@ -81,7 +85,7 @@ pub fn judge_misses(tally: &mut Tally, misses: Misses, before: &[Option<Stats>],
 }
 
 /// Every server's stats, in the order of the targets.
-pub fn server_stats(client: &Client) -> Vec<Option<Stats>> {
+fn server_stats(client: &Client) -> Vec<Option<Stats>> {
     client.targets.iter().map(|target| stats::read(target, "")).collect()
 }
 
@@ -93,7 +97,7 @@ fn both<T: Default>(before: &Option<Stats>, after: &Option<Stats>, function: fn(
 }
 
 /// Why these figures tell more of the client than of the server, if they do.
-pub fn client_fault(tally: &Tally, pace: Pace, threads: usize) -> Option<String> {
+fn client_fault(tally: &Tally, pace: Pace, threads: usize) -> Option<String> {
     let busy = tally.cpu_ns as f64 / tally.elapsed_ns.max(1) as f64 / threads.max(1) as f64;
     if let (Some((rate, _)), Some(lag)) = (pace.rate, &tally.lag) {
         let late = lag.quantile_us(0.99);

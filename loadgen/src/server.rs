@@ -30,8 +30,8 @@ impl Server {
         let mut process = Command::new(program);
         process.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
         let cpus = cpus.to_vec();
-        // SAFETY: only the async-signal-safe call sched_setaffinity runs between fork and exec.
-        unsafe { process.pre_exec(move || pin(&cpus)) };
+        // SAFETY: only async-signal-safe calls run between fork and exec.
+        unsafe { process.pre_exec(move || die_with_parent().and_then(|()| pin(&cpus))) };
         let child = process.spawn().map_err(|error| format!("cannot start `{program}`: {error}"))?;
         let mut server = Self { command: command.to_owned(), address, child };
         server.await_ready()?;
@@ -93,6 +93,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Lets the kernel end the server if this process is killed.
+fn die_with_parent() -> io::Result<()> {
+    // SAFETY: a plain system call without pointers.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn pin(cpus: &[usize]) -> io::Result<()> {

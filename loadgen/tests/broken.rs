@@ -115,3 +115,41 @@ fn wrong_arguments_are_told() {
         assert!(!output.stderr.is_empty(), "{line}");
     }
 }
+
+#[test]
+fn a_run_writes_its_figures_in_every_form() {
+    let server = Server::start(Vice::None);
+    let folder = std::env::temp_dir().join(format!("loadgen-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (json, csv, html, hgrm) = (path("o.json"), path("o.csv"), path("o.html"), path("o.hgrm"));
+    let files = format!("--json {json} --csv {csv} --html {html} --hgrm {hgrm} --rate 500 --duration 1.5");
+    let output = loadgen(server.port, &files);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |path: &str| std::fs::read_to_string(path).expect(path);
+    let figures: serde_json::Value = serde_json::from_str(&read(&json)).expect("JSON");
+    let requests = figures["totals"]["requests"].as_u64().expect("a count");
+    assert!(requests > 300, "{requests}");
+    let served: u64 =
+        figures["commands"].as_array().expect("commands").iter().map(|it| it["quantiles"]["count"].as_u64().unwrap_or(0)).sum();
+    assert_eq!(served, requests);
+    assert!(read(&csv).lines().count() >= 2);
+    let page = read(&html);
+    assert!(page.matches("<svg").count() == 3 && !page.contains("<script") && !page.contains("http"), "{page}");
+    assert!(read(&hgrm).contains(&format!("Total count    = {requests:>12}")));
+    std::fs::remove_dir_all(&folder).expect("the folder goes");
+}
+
+#[test]
+fn a_search_finds_a_rate_and_a_sweep_measures_each_value() {
+    let server = Server::start(Vice::None);
+    let run = |line: &str| {
+        let line =
+            format!("{line} --target 127.0.0.1:{} --connections 4 --keys 500 --duration 0.2 --warm_up 0.05", server.port);
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs");
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run("search --p99_below 1000000 --rate_first 500 --precision 0.5").contains("highest rate"));
+    assert_eq!(run("sweep --over value_size=32,1k,8k").lines().count(), 4);
+}

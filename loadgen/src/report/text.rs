@@ -2,71 +2,102 @@
 
 use std::fmt::Write;
 
-use crate::compare::{Column, Row, Sample};
-use crate::options::Compare;
-use crate::tally::{Interval, Latency, Tally};
+use super::{Comparison, ComparisonRow, Quantiles, Report, Sweep, Totals};
+use crate::compare::{Figure, Sample};
+use crate::tally::Interval;
 
 /// The report of a run.
-pub fn run(tally: &Tally) -> String {
+pub fn run(report: &Report) -> String {
+    let totals = &report.totals;
     let mut text = String::new();
-    let seconds = tally.elapsed_ns as f64 / 1e9;
-    let _ = writeln!(text, "{} requests in {seconds:.2} s: {:.0} per second", tally.requests(), tally.rate());
-    if let Some(ratio) = tally.hit_ratio() {
-        let _ = writeln!(text, "hit ratio {:.4} ({} hits, {} misses)", ratio, tally.hits, tally.misses);
+    let _ = writeln!(text, "{} requests in {:.2} s: {:.0} per second", totals.requests, totals.seconds, totals.rate);
+    if let Some(ratio) = totals.hit_ratio {
+        let _ = writeln!(text, "hit ratio {ratio:.4} ({} hits, {} misses)", totals.hits, totals.misses);
     }
     let _ = writeln!(
         text,
-        "{:<18}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+        "{:<18}{:>11}{:>10}{:>10}{:>10}{:>10}{:>12}",
         "latency, us", "count", "p50", "p90", "p99", "p99.9", "max"
     );
-    for (kind, command) in &tally.commands {
-        let _ = writeln!(text, "{}", latency_line(kind.name(), &command.latency));
+    for command in &report.commands {
+        let _ = writeln!(text, "{}", latency_line(&command.name, &command.quantiles));
         if let Some(service) = &command.service {
             let _ = writeln!(text, "{}", latency_line("  from sending", service));
         }
     }
-    let busy = tally.cpu_ns as f64 / tally.elapsed_ns.max(1) as f64 * 100.0;
-    let per_turn = tally.requests() as f64 / tally.turns.max(1) as f64;
-    let _ = writeln!(
+    let _ = write!(
         text,
-        "client: {:.2} us of CPU per request, {busy:.0} % busy, {per_turn:.1} requests per system call",
-        tally.client_cpu_us()
+        "client: {:.2} us of CPU per request, {:.0} % busy, {:.1} requests per system call",
+        totals.client_cpu_us,
+        totals.client_busy * 100.0,
+        totals.requests_per_turn
     );
-    text += &faults(tally);
+    let _ = match totals.send_lag_p99_us {
+        Some(lag) => writeln!(text, ", 99 % of the requests sent within {lag:.0} us of their time"),
+        None => writeln!(text),
+    };
+    text += &wrongs(totals);
+    text += &faults(&report.faults, &report.fault_samples);
+    for growth in &report.server_growth {
+        let shown = growth.iter().filter(|(name, _)| GROWTH_SHOWN.contains(&name.as_str()));
+        let parts: Vec<String> = shown.map(|(name, value)| format!("{name} {value:+}")).collect();
+        let _ = writeln!(text, "server: {}", if parts.is_empty() { "no stats".into() } else { parts.join(", ") });
+    }
+    if let Some(words) = &report.invalid {
+        let _ = writeln!(text, "INVALID: {words}");
+    }
     text
 }
 
-/// What went wrong, or nothing.
-pub fn faults(tally: &Tally) -> String {
+/// What went wrong without being a fault, or nothing.
+fn wrongs(totals: &Totals) -> String {
     let mut text = String::new();
     let mut line = |count: u64, words: &str| {
         if count > 0 {
             let _ = writeln!(text, "{count} {words}");
         }
     };
-    line(tally.refusals, &format!("requests refused, first: {}", tally.refusal_sample.as_deref().unwrap_or("")));
-    line(tally.unanswered, "requests without an answer");
-    line(tally.connections_lost, "connections lost");
-    line(tally.dropped, "requests never sent");
-    line(tally.unexplained_misses, "misses of keys that were stored, not deleted and without time to live (evicted?)");
-    for (fault, count) in &tally.faults {
+    line(totals.refusals, &format!("requests refused, first: {}", totals.refusal_sample.as_deref().unwrap_or("")));
+    line(totals.unanswered, "requests without an answer");
+    line(totals.connections_lost, "connections lost");
+    line(totals.dropped, "requests never sent");
+    line(totals.unexplained_misses, "misses of keys that were stored, not deleted and without time to live (evicted?)");
+    text
+}
+
+/// The faults of a server, or nothing.
+pub fn faults(faults: &std::collections::BTreeMap<String, u64>, samples: &[String]) -> String {
+    let mut text = String::new();
+    for (fault, count) in faults {
         let _ = writeln!(text, "FAULT {fault}: {count}");
     }
-    for sample in &tally.fault_samples {
+    for sample in samples {
         let _ = writeln!(text, "  {sample}");
     }
     text
 }
 
-/// What the server counted in the meantime.
-pub fn growth(growth: &std::collections::BTreeMap<String, f64>) -> String {
-    let shown = growth.iter().filter(|(name, _)| GROWTH_SHOWN.contains(&name.as_str()));
-    let parts: Vec<String> = shown.map(|(name, value)| format!("{name} +{value}")).collect();
-    if parts.is_empty() { "server: no stats".into() } else { format!("server: {}", parts.join(", ")) }
+/// The table of a sweep or a search.
+pub fn sweep(sweep: &Sweep) -> String {
+    let mut text = format!(
+        "{:>14}{:>12}{:>10}{:>10}{:>10}{:>12}{:>11}  {}\n",
+        sweep.over, "per second", "p50, us", "p99", "p99.9", "max", "hit ratio", "verdict"
+    );
+    for point in &sweep.points {
+        let (totals, all) = (&point.report.totals, &point.report.all.quantiles);
+        let hits = totals.hit_ratio.map_or("-".into(), |ratio| format!("{ratio:.4}"));
+        let verdict = if point.report.invalid.is_some() { "INVALID" } else { "" };
+        let _ = writeln!(
+            text,
+            "{:>14}{:>12.0}{:>10.1}{:>10.1}{:>10.1}{:>12.1}{hits:>11}  {verdict}",
+            point.x, totals.rate, all.p50, all.p99, all.p999, all.max
+        );
+    }
+    if let Some(words) = &sweep.found {
+        let _ = writeln!(text, "{words}");
+    }
+    text
 }
-
-const GROWTH_SHOWN: [&str; 8] =
-    ["cmd_get", "get_hits", "get_misses", "cmd_set", "cmd_touch", "curr_items", "evictions", "total_connections"];
 
 /// The line of one second.
 pub fn second(interval: &Interval) -> String {
@@ -84,23 +115,24 @@ pub fn second(interval: &Interval) -> String {
     )
 }
 
-/// What is compared, and where.
-pub fn compare_head(options: &Compare, server_cpus: &[usize], client_cpus: &[usize]) -> String {
-    let work = &options.work;
-    let mut text = String::new();
-    for (number, command) in options.commands.iter().enumerate() {
-        let _ = writeln!(text, "{}: {command}", (b'A' + number as u8 % 26) as char);
+/// A whole comparison.
+pub fn comparison(comparison: &Comparison) -> String {
+    let mut text = compare_head(&comparison.commands);
+    for row in &comparison.rows {
+        text += &compare_row(row);
     }
-    let _ = write!(
-        text,
-        "{} keys, {} bytes per value, {}, {} keys; {} rounds of {} s; servers on CPU {server_cpus:?}, client on {client_cpus:?}",
-        work.keys, work.value_size, work.ratio, work.distribution, options.rounds, options.load.duration
-    );
-    text
+    text + &faults(&comparison.faults, &[])
+}
+
+/// What is compared.
+pub fn compare_head(commands: &[String]) -> String {
+    let line = |(number, command): (usize, &String)| format!("{}: {command}\n", (b'A' + number as u8 % 26) as char);
+    commands.iter().enumerate().map(line).collect()
 }
 
 /// The table of one row: median and spread of each figure, then the ratios of the first server to the others.
-pub fn compare_row(row: &Row, columns: &[Column]) -> String {
+pub fn compare_row(row: &ComparisonRow) -> String {
+    let columns = &row.columns;
     let mut text = format!("\n{}\n{:<28}", row.name, "");
     for column in columns {
         let _ = write!(text, "{:>34}", column.name);
@@ -111,53 +143,59 @@ pub fn compare_row(row: &Row, columns: &[Column]) -> String {
     for (name, figure, digits) in FIGURES {
         let _ = write!(text, "\n{name:<28}");
         for column in columns {
-            let (low, median, high) = spread(column, figure);
+            let (low, median, high) = column.spread(figure);
             let _ = write!(text, "{:>34}", format!("{median:.digits$} [{low:.digits$} - {high:.digits$}]"));
         }
         for column in columns.iter().skip(1) {
-            let ratio = spread(&columns[0], figure).1 / spread(column, figure).1;
+            let ratio = columns[0].spread(figure).1 / column.spread(figure).1;
             let _ = write!(text, "{:>16}", if ratio.is_finite() { format!("{ratio:.3}") } else { "-".into() });
         }
     }
     text.push('\n');
+    for column in columns {
+        let (client, server) = (column.spread(client_busy).1, column.spread(server_busy).1);
+        if client > CLIENT_BUSY_MAX && server < SERVER_BUSY_MIN {
+            let _ = writeln!(
+                text,
+                "INVALID for {}: the client was the bottleneck; CPU time per request holds, throughput and latency do not",
+                column.name
+            );
+        }
+    }
     text
 }
 
-type Figure = fn(&Sample) -> f64;
+fn client_busy(sample: &Sample) -> f64 {
+    sample.client_busy
+}
 
-const FIGURES: [(&str, Figure, usize); 11] = [
-    ("requests per CPU second", |sample| 1e6 / sample.server_cpu_us.max(1e-9), 0),
+fn server_busy(sample: &Sample) -> f64 {
+    sample.server_busy
+}
+
+/// What a comparison shows of each sample: name, value, digits.
+pub const FIGURES: [(&str, Figure, usize); 12] = [
+    ("requests per CPU second", |sample| 1e6 / sample.server_cpu_us.max(1e-3), 0),
     ("server CPU per request, us", |sample| sample.server_cpu_us, 3),
     ("requests per second", |sample| sample.rate, 0),
-    ("server busy", |sample| sample.server_busy, 2),
+    ("server busy", server_busy, 2),
     ("client CPU per request, us", |sample| sample.client_cpu_us, 3),
     ("requests per client turn", |sample| sample.batch, 1),
-    ("client busy", |sample| sample.client_busy, 2),
+    ("client busy", client_busy, 2),
     ("latency p50, us", |sample| sample.p50_us, 1),
     ("latency p99, us", |sample| sample.p99_us, 1),
     ("hit ratio", |sample| sample.hit_ratio.unwrap_or(f64::NAN), 4),
     ("resident memory, MiB", |sample| sample.resident_bytes as f64 / 1048576.0, 1),
+    ("resident bytes per item", |sample| sample.bytes_per_item.unwrap_or(f64::NAN), 1),
 ];
 
-/// Lowest, median and highest of a figure.
-fn spread(column: &Column, figure: Figure) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = column.samples.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
-    match values[..] {
-        [] => (f64::NAN, f64::NAN, f64::NAN),
-        [first, ..] => (first, values[values.len() / 2], values[values.len() - 1]),
-    }
+fn latency_line(name: &str, quantiles: &Quantiles) -> String {
+    let Quantiles { count, p50, p90, p99, p999, max, .. } = quantiles;
+    format!("{name:<18}{count:>11}{p50:>10.1}{p90:>10.1}{p99:>10.1}{p999:>10.1}{max:>12.1}")
 }
 
-fn latency_line(name: &str, latency: &Latency) -> String {
-    let quantile = |at| latency.quantile_us(at);
-    format!(
-        "{name:<18}{:>10}{:>10.1}{:>10.1}{:>10.1}{:>10.1}{:>12.1}",
-        latency.histogram.len(),
-        quantile(0.5),
-        quantile(0.9),
-        quantile(0.99),
-        quantile(0.999),
-        quantile(1.0)
-    )
-}
+const GROWTH_SHOWN: [&str; 8] =
+    ["cmd_get", "get_hits", "get_misses", "cmd_set", "cmd_touch", "curr_items", "evictions", "total_connections"];
+/// When a comparison calls the client the bottleneck.
+const CLIENT_BUSY_MAX: f64 = 0.95;
+const SERVER_BUSY_MIN: f64 = 0.9;
