@@ -21,6 +21,7 @@ use crate::options::{Compare, LoadOptions, WorkOptions};
 use crate::report::{self, Comparison, ComparisonRow, Context};
 use crate::server::Server;
 use crate::session::{Client, Outcome, Session};
+use crate::shards;
 use crate::stats;
 use crate::tally::Tally;
 use crate::target::Target;
@@ -196,6 +197,10 @@ fn open(row: &Row, work: &Arc<Work>, contestant: &mut Contestant, place: Place<'
         cpus: place.client_cpus.to_vec(),
         ..base
     };
+    let client = match (row.load.shard_aware, contestant.echo) {
+        (true, false) => adopted(client),
+        _ => client,
+    };
     if row.reload {
         contestant.ledger = Arc::new(Ledger::new(row.work.keys, crate::writer_name(), row.load.shared));
     }
@@ -205,6 +210,12 @@ fn open(row: &Row, work: &Arc<Work>, contestant: &mut Contestant, place: Place<'
         session.load(|_| {}).map_err(|words| format!("{}: {words}", contestant.name))?;
     }
     Session::open(&client, work, &contestant.ledger)
+}
+
+/// A server that does not tell its cores is asked like any other.
+fn adopted(client: Client) -> Client {
+    let mut aware = client.clone();
+    if shards::adopt(&mut aware).is_ok() { aware } else { client }
 }
 
 fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> Sample {

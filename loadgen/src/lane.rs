@@ -41,6 +41,8 @@ pub struct Connection {
     pub flights: VecDeque<Flight>,
     /// The keys of the requests in flight.
     pub wanted: VecDeque<Wanted>,
+    /// Requests since it was opened.
+    pub requests: u64,
     inbox: Vec<u8>,
     queued: bool,
     /// Sent what is not an answer: what still comes is not looked at.
@@ -113,6 +115,8 @@ pub struct Lane {
     pub unix_ns: u64,
     /// The work touches items.
     pub touches: bool,
+    /// The next request of the trace.
+    pub trace_next: usize,
     /// Open loop: the intended times that count.
     window: Option<(u64, u64)>,
     next_connection: usize,
@@ -130,6 +134,7 @@ impl Connection {
             retry_at: 0,
             flights: VecDeque::new(),
             wanted: VecDeque::new(),
+            requests: 0,
             inbox: Vec::new(),
             queued: false,
             broken: false,
@@ -138,8 +143,14 @@ impl Connection {
 
     /// Whether another request may be sent.
     #[inline]
-    pub fn free(&self, depth: usize) -> bool {
-        self.flights.len() < depth && self.token.is_some()
+    pub fn free(&self, depth: usize, churn: u64) -> bool {
+        self.flights.len() < depth && self.token.is_some() && !self.worn(churn)
+    }
+
+    /// Whether it has served so long that it is to be opened anew.
+    #[inline]
+    pub fn worn(&self, churn: u64) -> bool {
+        churn != 0 && self.requests >= churn
     }
 }
 
@@ -149,7 +160,7 @@ impl Lane {
         let work = &setup.work;
         let first = (work.keys.count as u64 * setup.thread as u64 / setup.threads_count as u64) as u32;
         let picker = KeyPicker::new(work.keys, work.distribution, first);
-        let maker = ValueMaker::new(work.sizes.bytes_max() as usize, work.seed);
+        let maker = ValueMaker::new(work.value_bytes_max() as usize, work.seed);
         let rng = Rng::with_seed(work.seed.wrapping_add(setup.thread as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         Self {
@@ -172,6 +183,7 @@ impl Lane {
             key: Vec::new(),
             unix_ns: unix,
             touches: work.mix.share(Kind::Touch) > 0.0,
+            trace_next: setup.thread as usize,
             window: None,
             next_connection: 0,
             follow_ups: Vec::new(),
@@ -214,6 +226,12 @@ impl Lane {
         Some(number)
     }
 
+    /// Whether the trace has come to its end, and all its answers are there.
+    pub fn exhausted(&self) -> bool {
+        let over = self.setup.work.trace.as_ref().is_some_and(|trace| self.trace_next >= trace.operations.len());
+        over && !self.in_flight()
+    }
+
     /// Whether any request is in flight.
     pub fn in_flight(&self) -> bool {
         self.connections.iter().any(|connection| !connection.flights.is_empty())
@@ -249,7 +267,7 @@ impl Lane {
         for _ in 0..count {
             let number = self.next_connection;
             self.next_connection = if number + 1 == count { 0 } else { number + 1 };
-            if self.connections[number].free(depth) {
+            if self.connections[number].free(depth, self.setup.churn) {
                 return Some(number);
             }
         }
@@ -272,13 +290,19 @@ impl Lane {
         }
     }
 
-    /// A connection is gone: what was in flight on it stays unanswered.
-    pub fn handle_closed(&mut self, token: Token, error: Option<io::Error>) {
+    /// A connection is gone: what was in flight on it stays unanswered. Gives its number if it was closed only to be opened
+    /// anew.
+    pub fn handle_closed(&mut self, token: Token, error: Option<io::Error>) -> Option<usize> {
         let number = self.by_token[token as usize];
         let connection = &mut self.connections[number];
         if connection.token != Some(token) {
-            return;
+            return None;
         }
+        if connection.worn(self.setup.churn) && connection.flights.is_empty() {
+            (connection.token, connection.sending, connection.requests) = (None, false, 0);
+            return Some(number);
+        }
+        connection.requests = 0;
         self.last_error = error.map(|error| error.to_string()).or(self.last_error.take());
         self.tally.connections_lost += 1;
         self.tally.unanswered += connection.flights.len() as u64;
@@ -301,6 +325,7 @@ impl Lane {
             }
         }
         connection.wanted.clear();
+        None
     }
 
     /// Bytes have come; false if they are not answers and the connection must end.
@@ -370,7 +395,7 @@ impl Lane {
             let flight_kind = flight.kind;
             let Some(wanted) = connection.wanted.pop_front() else { return };
             self.key.clear();
-            self.setup.work.keys.write(wanted.index, &mut self.key);
+            self.setup.work.write_key(wanted.index, &mut self.key);
             if self.key != key {
                 self.miss(flight_kind, wanted);
                 continue;
@@ -412,10 +437,8 @@ impl Lane {
         if kind == Kind::Gets {
             self.setup.ledger.finish(wanted.index, Ending::Abandoned);
         } else if self.setup.ledger.judge_miss(wanted.index, wanted.expected) {
-            self.setup.work.keys.write(wanted.index, {
-                self.key.clear();
-                &mut self.key
-            });
+            self.key.clear();
+            self.setup.work.write_key(wanted.index, &mut self.key);
             let key = &self.key;
             self.tally.unexplained_miss(|| format!("{} is missing; {}", text(key), wanted.expected.words()));
         }
@@ -456,7 +479,7 @@ impl Lane {
     }
 
     fn finish_write(&mut self, kind: Kind, wanted: Wanted, answer: Answer<'_>) {
-        let temporary = self.setup.work.ttls.any();
+        let temporary = self.setup.work.temporary();
         let ending = match (kind, answer) {
             (Kind::Touch, _) => return,
             (Kind::Incr | Kind::CounterSet, _) => return self.finish_count(kind, wanted.index, answer),

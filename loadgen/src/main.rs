@@ -19,12 +19,14 @@ mod interrupt;
 mod lane;
 mod machine;
 mod options;
+mod presets;
 mod pump;
 mod report;
 mod request;
 mod run;
 mod server;
 mod session;
+mod shards;
 mod stats;
 mod sweep;
 mod tally;
@@ -40,9 +42,17 @@ use clap::Parser;
 use options::{Action, Options};
 
 fn main() -> ExitCode {
-    let options = Options::parse_from(options::normalised(std::env::args()));
+    let arguments = match presets::expanded(options::normalised(std::env::args())) {
+        Ok(arguments) => arguments,
+        Err(words) => {
+            eprintln!("loadgen: {words}");
+            return ExitCode::from(2);
+        }
+    };
+    let options = Options::parse_from(arguments);
     let result = match &options.action {
         Action::Run(options) => run::run(options),
+        Action::Replay(options) => run::replay(options),
         Action::Sweep(options) => sweep::sweep(options),
         Action::Search(options) => sweep::search(options),
         Action::Compare(options) => compare::compare(options),

@@ -39,6 +39,9 @@ pub enum Action {
     /// Find the highest rate at which the 99th percentile of the latency stays below a limit
     #[command(args_override_self = true)]
     Search(Search),
+    /// Ask a recorded sequence of requests again
+    #[command(args_override_self = true)]
+    Replay(Replay),
     /// Start several servers, give them the same work in alternating rounds, and report the ratios
     #[command(args_override_self = true)]
     Compare(Compare),
@@ -106,6 +109,12 @@ pub struct LoadOptions {
     /// Seconds that an answer may take before its connection is given up
     #[arg(long = "timeout", default_value_t = 5.0, value_parser = positive)]
     pub timeout: f64,
+    /// Requests after which a connection is closed and opened again, 0: never
+    #[arg(long = "churn", default_value_t = 0)]
+    pub churn: u64,
+    /// Ask `stats shards` for the map of cores and send each key to the port of its core (one target)
+    #[arg(long = "shard_aware")]
+    pub shard_aware: bool,
     /// Protocol
     #[arg(long = "protocol", value_enum, default_value_t = Protocol::Text)]
     pub protocol: Protocol,
@@ -181,6 +190,18 @@ pub struct Search {
     /// Stop when the answer is known within this share
     #[arg(long = "precision", default_value_t = 0.05, value_parser = positive)]
     pub precision: f64,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct Replay {
+    #[command(flatten)]
+    pub run: Run,
+    /// Trace: Twitter's form (7 columns) or time,key,size,op
+    #[arg(long = "trace")]
+    pub trace: PathBuf,
+    /// Requests to take from it at most
+    #[arg(long = "limit", default_value_t = 100_000_000)]
+    pub limit: usize,
 }
 
 /// An option with several values.
@@ -306,6 +327,7 @@ impl WorkOptions {
             ttls: self.ttl.clone(),
             fill_misses: self.fill_misses,
             seed: self.seed,
+            trace: None,
         })
     }
 }
@@ -322,6 +344,8 @@ impl LoadOptions {
             cpus: self.client_cpus.clone(),
             timeout: Duration::from_secs_f64(self.timeout),
             verify: !self.no_verify,
+            churn: self.churn,
+            shards: None,
         }
     }
 

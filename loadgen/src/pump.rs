@@ -43,7 +43,7 @@ pub enum Event {
         /// The buffer that was given to `send`.
         buffer: Vec<u8>,
     },
-    /// The connection is gone: closed by the peer (no error) or broken. Its token is free again.
+    /// The connection is gone: closed by the peer (no error) or broken. Its token is free from the next turn on.
     Closed {
         /// Who is gone.
         token: Token,
@@ -63,6 +63,9 @@ pub struct Pump {
     buffers: BufferRing,
     slots: Vec<Slot>,
     free: Vec<Token>,
+    /// Tokens whose `Event::Closed` the caller has not seen yet: free from the next turn on, so that no event of an old
+    /// connection can be taken for one of a new connection.
+    retired: Vec<Token>,
     listener: Option<OwnedFd>,
     /// Receives that stopped for want of buffers, to be armed again.
     starved: Vec<Token>,
@@ -96,7 +99,7 @@ impl Pump {
         let mut slots = Vec::new();
         slots.resize_with(connections, Slot::default);
         let free = (0..connections as Token).rev().collect();
-        Ok(Self { ring, buffers, slots, free, listener: None, starved: Vec::new() })
+        Ok(Self { ring, buffers, slots, free, retired: Vec::new(), listener: None, starved: Vec::new() })
     }
 
     /// Takes a connected, blocking-mode socket and starts to receive from it.
@@ -148,6 +151,7 @@ impl Pump {
     /// Submits what is queued, waits for at least one completion or for `timeout` (`Duration::ZERO`: does not wait), and
     /// appends what happened to `events`. One system call.
     pub fn turn(&mut self, timeout: Duration, events: &mut Vec<Event>) -> io::Result<()> {
+        self.free.append(&mut self.retired);
         while let Some(token) = self.starved.pop() {
             if self.slots[token as usize].socket.is_some() {
                 self.arm(token);
@@ -265,7 +269,7 @@ impl Pump {
         slot.socket = None;
         let error = slot.error.take();
         let _ = self.ring.submitter().register_files_update(token, &[-1]);
-        self.free.push(token);
+        self.retired.push(token);
         events.push(Event::Closed { token, error });
     }
 

@@ -26,6 +26,13 @@ pub enum FollowUp {
     Cas(u32, u32, u64),
 }
 
+/// Size and time to live of an item that is stored.
+#[derive(Clone, Copy)]
+struct Shape {
+    value_bytes: usize,
+    exptime: u32,
+}
+
 impl Lane {
     /// Appends the next request of the work to the outbox of a connection; false if there is nothing left to do.
     #[inline]
@@ -38,8 +45,11 @@ impl Lane {
             }
             return next < last;
         }
+        if self.setup.work.trace.is_some() {
+            return self.next_of_trace(number, times);
+        }
         let kind = self.setup.work.mix.pick(&mut self.rng);
-        let index = self.picker.pick(&mut self.rng);
+        let index = self.pick(number);
         let sent = match kind {
             Kind::Get | Kind::Gets | Kind::CounterSet => false,
             Kind::Set => self.store(number, index, times),
@@ -47,6 +57,44 @@ impl Lane {
             Kind::Touch => self.touch_item(number, index, times),
             Kind::Cas => self.gets(number, index, times),
             Kind::Incr => self.incr(number, index, times),
+        };
+        if !sent {
+            self.get(number, index, times);
+        }
+        true
+    }
+
+    /// The next key for a connection: where the client knows the cores of the server, one of the connection's core.
+    #[inline]
+    fn pick(&mut self, number: usize) -> u32 {
+        let Some(shards) = self.setup.shards else { return self.picker.pick(&mut self.rng) };
+        let core = self.connections[number].target as u32;
+        let mut index = 0;
+        // Few keys may leave a core without any: then the key goes to a wrong core, which knows what to do.
+        for _ in 0..PICKS_MAX {
+            index = self.picker.pick(&mut self.rng);
+            self.key.clear();
+            self.setup.work.write_key(index, &mut self.key);
+            if shards.core_of(&self.key) == core {
+                break;
+            }
+        }
+        index
+    }
+
+    /// The thread's next request of the trace; false at its end.
+    fn next_of_trace(&mut self, number: usize, times: Times) -> bool {
+        let Some(operation) = self.setup.work.trace.as_ref().and_then(|trace| trace.operations.get(self.trace_next).copied())
+        else {
+            return false;
+        };
+        self.trace_next += self.setup.threads_count as usize;
+        let shape = Shape { value_bytes: operation.value_bytes as usize, exptime: operation.exptime };
+        let index = operation.index;
+        let sent = match operation.kind {
+            Kind::Set => self.store_shaped(number, index, shape, times),
+            Kind::Delete => self.delete(number, index, times),
+            _ => false,
         };
         if !sent {
             self.get(number, index, times);
@@ -62,7 +110,8 @@ impl Lane {
                 self.store(number, index, times);
             }
             FollowUp::Cas(index, serial, cas) => {
-                self.value(number, index, serial, Some(cas));
+                let shape = self.shape(index);
+                self.value(number, index, serial, shape, Some(cas));
                 self.launch(number, Kind::Cas, index, 0, times);
             }
         }
@@ -72,16 +121,18 @@ impl Lane {
     fn get(&mut self, number: usize, first: u32, times: Times) {
         let keys = self.setup.work.multi_get;
         let get = Get { single: keys == 1, cas: false };
-        let connection = &mut self.connections[number];
-        self.setup.door.get_begin(get, &mut connection.outbox);
+        self.setup.door.get_begin(get, &mut self.connections[number].outbox);
         for at in 0..keys {
-            let index = if at == 0 { first } else { self.picker.pick(&mut self.rng) };
+            let index = if at == 0 { first } else { self.pick(number) };
             self.key.clear();
-            self.setup.work.keys.write(index, &mut self.key);
+            self.setup.work.write_key(index, &mut self.key);
+            let connection = &mut self.connections[number];
             self.setup.door.get_key(get, &self.key, &mut connection.outbox);
             let expected = self.setup.ledger.expect(index);
             connection.wanted.push_back(Wanted { index, serial: 0, expected });
         }
+        let connection = &mut self.connections[number];
+        connection.requests += 1;
         self.setup.door.get_end(get, &mut connection.outbox);
         connection.flights.push_back(Flight { kind: Kind::Get, times, keys, single: get.single });
     }
@@ -91,7 +142,7 @@ impl Lane {
         let Some(serial) = self.setup.ledger.begin(index) else { return false };
         let get = Get { single: true, cas: true };
         self.key.clear();
-        self.setup.work.keys.write(index, &mut self.key);
+        self.setup.work.write_key(index, &mut self.key);
         let outbox = &mut self.connections[number].outbox;
         self.setup.door.get_begin(get, outbox);
         self.setup.door.get_key(get, &self.key, outbox);
@@ -101,23 +152,33 @@ impl Lane {
     }
 
     fn store(&mut self, number: usize, index: u32, times: Times) -> bool {
+        let shape = self.shape(index);
+        self.store_shaped(number, index, shape, times)
+    }
+
+    /// The size of a key's value and how long the item is to live.
+    fn shape(&mut self, index: u32) -> Shape {
+        let work = &self.setup.work;
+        Shape { value_bytes: work.value_bytes(index) as usize, exptime: work.ttls.pick(&mut self.rng) }
+    }
+
+    fn store_shaped(&mut self, number: usize, index: u32, shape: Shape, times: Times) -> bool {
         let Some(serial) = self.setup.ledger.begin(index) else { return false };
-        self.value(number, index, serial, None);
+        self.value(number, index, serial, shape, None);
         self.launch(number, Kind::Set, index, serial, times);
         true
     }
 
     /// The bytes of a store.
-    fn value(&mut self, number: usize, index: u32, serial: u32, cas: Option<u64>) {
+    fn value(&mut self, number: usize, index: u32, serial: u32, shape: Shape, cas: Option<u64>) {
+        let Shape { value_bytes, exptime } = shape;
         let work = &self.setup.work;
         let outbox = &mut self.connections[number].outbox;
         self.key.clear();
-        work.keys.write(index, &mut self.key);
-        let exptime = work.ttls.pick(&mut self.rng);
+        work.write_key(index, &mut self.key);
         // A touch changes when an item ends: then the value cannot know.
         let expires =
             if exptime == 0 || self.touches { 0 } else { (self.unix_ns + self.now).div_ceil(SECOND_NS) as u32 + exptime };
-        let value_bytes = work.sizes.of(index, work.seed) as usize;
         let start = outbox.len();
         self.setup.door.store_begin(Store { key: &self.key, exptime, value_bytes, cas }, outbox);
         let label = Label { writer: self.setup.ledger.writer, serial, expires };
@@ -130,7 +191,7 @@ impl Lane {
             return false;
         }
         self.key.clear();
-        self.setup.work.keys.write(index, &mut self.key);
+        self.setup.work.write_key(index, &mut self.key);
         self.setup.door.delete(&self.key, &mut self.connections[number].outbox);
         self.launch(number, Kind::Delete, index, 0, times);
         true
@@ -138,7 +199,7 @@ impl Lane {
 
     fn touch_item(&mut self, number: usize, index: u32, times: Times) -> bool {
         self.key.clear();
-        self.setup.work.keys.write(index, &mut self.key);
+        self.setup.work.write_key(index, &mut self.key);
         let exptime = self.setup.work.ttls.pick(&mut self.rng);
         self.setup.door.touch(&self.key, exptime, &mut self.connections[number].outbox);
         self.launch(number, Kind::Touch, index, 0, times);
@@ -169,9 +230,12 @@ impl Lane {
     fn launch(&mut self, number: usize, kind: Kind, index: u32, serial: u32, times: Times) {
         let expected = self.setup.ledger.expect(index);
         let connection = &mut self.connections[number];
+        connection.requests += 1;
         connection.wanted.push_back(Wanted { index, serial, expected });
         connection.flights.push_back(Flight { kind, times, keys: 1, single: true });
     }
 }
 
+/// Draws of a key until one of the right core must come.
+const PICKS_MAX: usize = 1000;
 const SECOND_NS: u64 = 1_000_000_000;

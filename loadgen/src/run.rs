@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::options::{Misses, Run};
+use crate::options::{Misses, OutputOptions, Replay, Run};
 use crate::report::{self, Context, Report};
 use crate::session::{Client, Outcome, Pace, Session};
+use crate::shards;
 use crate::stats::{self, Stats};
 use crate::tally::Tally;
 use crate::verify::Ledger;
+use crate::work::Work;
+use crate::work::trace::Trace;
 use crate::{interrupt, writer_name};
 
 /// Runs and prints; gives the exit code.
@@ -17,19 +20,49 @@ pub fn run(options: &Run) -> Result<u8, String> {
     let context = Context::new(options);
     let ledger = Arc::new(Ledger::new(options.work.keys, writer_name(), options.load.shared));
     let (report, tally) = measure(options, &ledger, !options.no_load, context)?;
-    print!("{}", report::text::run(&report));
-    let files = report::write_files(&options.output, &report, || report::csv::run(&report), || report::html::run(&report));
-    files.and_then(|()| match &options.output.hgrm {
-        Some(path) => report::write(path, &report::csv::hgrm(&tally.latency())),
-        None => Ok(()),
-    })?;
-    Ok(exit_code(&report))
+    finish(&options.output, &report, &tally)
+}
+
+/// Prints, writes the files, and gives the exit code.
+fn finish(output: &OutputOptions, report: &Report, tally: &Tally) -> Result<u8, String> {
+    print!("{}", report::text::run(report));
+    report::write_files(output, report, || report::csv::run(report), || report::html::run(report))?;
+    if let Some(path) = &output.hgrm {
+        report::write(path, &report::csv::hgrm(&tally.latency()))?;
+    }
+    Ok(exit_code(report))
+}
+
+/// Asks a trace again and prints; gives the exit code.
+pub fn replay(options: &Replay) -> Result<u8, String> {
+    interrupt::catch();
+    let trace = Arc::new(Trace::open(&options.trace, options.limit)?);
+    eprintln!("{} requests for {} keys", trace.operations.len(), trace.keys_count());
+    let mut run = options.run.clone();
+    (run.load.duration, run.load.warm_up, run.no_load) = (LONG_SECONDS, 1e-6, true);
+    let ledger = Arc::new(Ledger::new(trace.keys_count(), writer_name(), run.load.shared));
+    let work = Work { trace: Some(trace), multi_get: 1, ..run.work.work()? };
+    let (report, tally) = measure_work(&run, work, &ledger, false, Context::new(options))?;
+    finish(&run.output, &report, &tally)
 }
 
 /// Connects, stores the keys if asked to, and measures once.
 pub fn measure(options: &Run, ledger: &Arc<Ledger>, store: bool, context: Context) -> Result<(Report, Tally), String> {
-    let work = Arc::new(options.work.work()?);
-    let client = options.load.client(options.target.clone());
+    measure_work(options, options.work.work()?, ledger, store, context)
+}
+
+fn measure_work(
+    options: &Run,
+    work: Work,
+    ledger: &Arc<Ledger>,
+    store: bool,
+    context: Context,
+) -> Result<(Report, Tally), String> {
+    let work = Arc::new(work);
+    let mut client = options.load.client(options.target.clone());
+    if options.load.shard_aware {
+        shards::adopt(&mut client)?;
+    }
     let before = server_stats(&client);
     let session = Session::open(&client, &work, ledger)?;
     if store {
@@ -116,6 +149,8 @@ fn client_fault(tally: &Tally, pace: Pace, threads: usize) -> Option<String> {
         .then(|| format!("the client was {:.0} % busy: it may be the bottleneck; use more --threads", busy * 100.0))
 }
 
+/// A replay ends with its trace: this many seconds are more than enough.
+const LONG_SECONDS: f64 = 1e7;
 /// A client busier than this may be what is measured.
 const BUSY_MAX: f64 = 0.95;
 /// Send lag that is allowed at the 99th percentile: this share of the median latency, but at least so many microseconds.

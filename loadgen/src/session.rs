@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::doors::{Door, Protocol, raw::Raw};
+use crate::shards::ShardMap;
 use crate::tally::{Interval, Tally, merge_interval};
 use crate::target::Target;
 use crate::verify::Ledger;
@@ -37,6 +38,10 @@ pub struct Client {
     pub timeout: Duration,
     /// Whether values are judged.
     pub verify: bool,
+    /// Requests after which a connection is closed and opened again, 0: never.
+    pub churn: u64,
+    /// Which core of the server owns a key; then `targets` are the cores' ports, in order.
+    pub shards: Option<ShardMap>,
 }
 
 /// How long and how hard to measure.
@@ -77,9 +82,8 @@ impl Session {
         for thread in 0..threads_count {
             let share = client.connections / threads_count + usize::from(thread < client.connections % threads_count);
             let first = threads.len();
-            let targets: Vec<Target> =
-                (0..client.targets.len()).map(|at| client.targets[(first + at) % client.targets.len()].clone()).collect();
-            let sockets = connect(&targets, share)?;
+            let targets = client.targets.clone();
+            let sockets = connect(&targets, first, share)?;
             let door = Door::new(client.protocol, client.raw);
             let setup = Setup {
                 thread: thread as u32,
@@ -90,6 +94,9 @@ impl Session {
                 targets,
                 timeout: client.timeout,
                 verify: client.verify,
+                churn: client.churn,
+                shards: client.shards,
+                first_target: first % client.targets.len(),
             };
             let (order, orders) = channel();
             let cpu = (!client.cpus.is_empty()).then(|| client.cpus[thread % client.cpus.len()]);
@@ -200,10 +207,10 @@ impl Drop for Session {
     }
 }
 
-fn connect(targets: &[Target], count: usize) -> Result<Vec<OwnedFd>, String> {
+fn connect(targets: &[Target], first: usize, count: usize) -> Result<Vec<OwnedFd>, String> {
     let mut sockets = Vec::with_capacity(count);
     for number in 0..count {
-        let target = &targets[number % targets.len()];
+        let target = &targets[(first + number) % targets.len()];
         let socket = target.connect(CONNECT_TIMEOUT).map_err(|error| match error.raw_os_error() {
             Some(libc::EMFILE) => format!("too many open files for {count} connections: raise ulimit -n"),
             _ => format!("cannot connect to {target}: {error}"),

@@ -22,6 +22,7 @@ use crate::interrupt;
 use crate::lane::{Connection, Lane};
 use crate::pump::{Event, Pump};
 use crate::request::Times;
+use crate::shards::ShardMap;
 use crate::tally::{Interval, Tally};
 use crate::target::Target;
 use crate::verify::Ledger;
@@ -45,6 +46,12 @@ pub struct Setup {
     pub timeout: Duration,
     /// Whether values are read and judged.
     pub verify: bool,
+    /// Requests after which a connection is closed and opened again, 0: never.
+    pub churn: u64,
+    /// Which core owns a key: connections to target i are for the keys of core i.
+    pub shards: Option<ShardMap>,
+    /// Target of the first connection; the next ones follow in turn.
+    pub first_target: usize,
 }
 
 /// What a thread is told to do.
@@ -127,7 +134,7 @@ impl Worker {
         let mut lane = Lane::new(setup, sockets.len() + SPARE_SOCKETS);
         for (number, socket) in sockets.into_iter().enumerate() {
             let token = pump.add(socket).map_err(fail)?;
-            let target = number % lane.setup.targets.len();
+            let target = (lane.setup.first_target + number) % lane.setup.targets.len();
             lane.connections.push(Connection::new(target, token));
             lane.by_token[token as usize] = number;
         }
@@ -189,6 +196,11 @@ impl Worker {
         self.lane.begin(arrivals.is_some().then_some((begin, end)));
         let mut cpu_before = 0;
         loop {
+            if !self.lane.counting && self.lane.now >= begin {
+                self.lane.counting = true;
+                cpu_before = thread_cpu_ns();
+                self.lane.tally.turns = 0;
+            }
             let now = match &mut arrivals {
                 None => {
                     self.fill(plan.depth);
@@ -200,16 +212,11 @@ impl Worker {
                     self.turn(wait)?
                 }
             };
-            if !self.lane.counting && now >= begin {
-                self.lane.counting = true;
-                cpu_before = thread_cpu_ns();
-                self.lane.tally.turns = 0;
-            }
             if self.lane.counting && now >= begin + (self.lane.interval.second as u64 + 1) * 1_000_000_000 {
                 let interval = self.lane.next_interval();
                 self.tell(Message::Second(interval));
             }
-            if now >= end || interrupt::CAUGHT.load(Ordering::Relaxed) {
+            if now >= end || self.lane.exhausted() || interrupt::CAUGHT.load(Ordering::Relaxed) {
                 let counted = self.lane.counting;
                 self.lane.tally.cpu_ns = if counted { thread_cpu_ns() - cpu_before } else { 0 };
                 self.lane.tally.elapsed_ns = now.saturating_sub(begin);
@@ -246,7 +253,7 @@ impl Worker {
         let now = self.lane.now;
         for at in 0..self.lane.touched.len() {
             let number = self.lane.touched[at];
-            while self.lane.connections[number].free(depth)
+            while self.lane.connections[number].free(depth, self.lane.setup.churn)
                 && self.lane.next_request(number, Times { intended: now, sent: now })
             {}
         }
@@ -256,6 +263,13 @@ impl Worker {
     fn flush(&mut self) {
         while let Some(number) = self.lane.untouch() {
             let connection = &mut self.lane.connections[number];
+            if let Some(token) = connection.token
+                && connection.worn(self.lane.setup.churn)
+                && connection.flights.is_empty()
+            {
+                self.pump.close(token);
+                continue;
+            }
             if let Some(token) = connection.token
                 && !connection.sending
                 && !connection.outbox.is_empty()
@@ -283,7 +297,11 @@ impl Worker {
                     self.pump.release(buffer);
                 }
                 Event::Sent { token, buffer } => self.lane.handle_sent(token, buffer),
-                Event::Closed { token, error } => self.lane.handle_closed(token, error),
+                Event::Closed { token, error } => {
+                    if let Some(number) = self.lane.handle_closed(token, error) {
+                        self.reconnect(number, now);
+                    }
+                }
                 Event::Accepted { .. } => {}
             }
         }

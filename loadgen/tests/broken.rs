@@ -153,3 +153,26 @@ fn a_search_finds_a_rate_and_a_sweep_measures_each_value() {
     assert!(run("search --p99_below 1000000 --rate_first 500 --precision 0.5").contains("highest rate"));
     assert_eq!(run("sweep --over value_size=32,1k,8k").lines().count(), 4);
 }
+
+/// A closed connection's name was given to a new one before its end was noticed: the new one was then taken for lost.
+#[test]
+fn connections_that_are_opened_anew_are_not_lost() {
+    let server = Server::start(Vice::None);
+    let output = loadgen(server.port, "--churn 7");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains("lost") && !text.contains("without an answer"), "{text}");
+}
+
+#[test]
+fn a_trace_is_asked_once_and_in_its_order() {
+    let server = Server::start(Vice::None);
+    let path = std::env::temp_dir().join(format!("loadgen-trace-{}.csv", std::process::id()));
+    std::fs::write(&path, "1,a,5,get\n2,a,5,get\n3,b,7,set\n4,b,7,get\n5,b,7,delete\n6,b,7,get\n").expect("a file");
+    let line = format!("replay --trace {} --target 127.0.0.1:{} --connections 1 --fill_misses", path.display(), server.port);
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("(2 hits, 2 misses)"), "{text}");
+    std::fs::remove_file(&path).expect("the file goes");
+}

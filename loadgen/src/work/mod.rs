@@ -2,12 +2,16 @@
 
 pub mod keys;
 pub mod mix;
+pub mod trace;
 pub mod values;
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use keys::{Distribution, KeySpace};
 use mix::Mix;
+use trace::Trace;
 use values::Sizes;
 
 /// The work of one run, the same for every thread and every server that is compared.
@@ -29,4 +33,37 @@ pub struct Work {
     pub fill_misses: bool,
     /// Seed of everything random.
     pub seed: u64,
+    /// A recorded sequence instead of all of the above except `fill_misses`.
+    #[serde(skip)]
+    pub trace: Option<Arc<Trace>>,
+}
+
+impl Work {
+    /// Appends the key of an index.
+    #[inline]
+    pub fn write_key(&self, index: u32, output: &mut Vec<u8>) {
+        match &self.trace {
+            None => self.keys.write(index, output),
+            Some(trace) => output.extend_from_slice(trace.key(index)),
+        }
+    }
+
+    /// The size of the value of a key, in bytes.
+    #[inline]
+    pub fn value_bytes(&self, index: u32) -> u32 {
+        match &self.trace {
+            None => self.sizes.of(index, self.seed),
+            Some(trace) => trace.value_bytes(index),
+        }
+    }
+
+    /// The largest value that can come, in bytes.
+    pub fn value_bytes_max(&self) -> u32 {
+        self.trace.as_ref().map_or(self.sizes.bytes_max(), |trace| trace.value_bytes_max())
+    }
+
+    /// Whether any item may have a time to live: then a miss proves nothing.
+    pub fn temporary(&self) -> bool {
+        self.ttls.any() || self.trace.is_some()
+    }
 }
