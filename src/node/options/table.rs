@@ -148,7 +148,9 @@ pub const ROWS: &[Row] = &[
     row(PROCESS, "user", One("NAME"), "").short('u').doc("Become this user when started as root."),
     row(PROCESS, "lock_memory", Nothing, "").short('k').doc("Keep all memory out of swap."),
     row(PROCESS, "enable_coredumps", Nothing, "").short('r').doc("Allow core files of any size."),
-    row(PROCESS, "verbose", Nothing, "").short('v').doc("Log more; twice for every connection, three times for everything."),
+    row(PROCESS, "verbose", Nothing, "")
+        .short('v')
+        .doc("Log more: what happens to the node; twice and three times for finding faults."),
     row(MEMCACHED, "udp_port", One("PORT"), "0")
         .short('U')
         .bounds("0: UDP is not served")
