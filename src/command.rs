@@ -111,6 +111,8 @@ pub struct Get {
     pub peek: bool,
     /// With `touch`: `Item::remaining_s` tells the time that was left before it (meta `t` in front of `T`).
     pub remaining_before: bool,
+    /// With `touch`: `recache_s` is compared with the time that was left before it (meta `R` in front of `T`).
+    pub recache_before: bool,
 }
 
 /// Which present state a store wants.

@@ -276,17 +276,17 @@ impl SimpleEngine {
             };
         }
         let Some(record) = self.map.get_mut(key) else { return Reply::NotFound };
-        let (mut won, token_sent) = (false, record.token_sent);
-        if get.meta && !token_sent {
-            let left = record.expiry.remaining(seconds);
-            let due = matches!((left, get.recache_s), (Some(left), Some(least)) if left < least);
-            won = record.stale || due;
-        }
         let (fetched, idle_s, before_s) = (record.fetched, record.idle_s(seconds), record.expiry.remaining(seconds));
-        record.token_sent |= won;
         if let Some(exptime) = get.touch {
             record.expiry = exptime.expiry(seconds);
         }
+        let (mut won, token_sent) = (false, record.token_sent);
+        if get.meta && !token_sent {
+            let left = if get.recache_before { before_s } else { record.expiry.remaining(seconds) };
+            let due = matches!((left, get.recache_s), (Some(left), Some(least)) if left < least);
+            won = record.stale || due;
+        }
+        record.token_sent |= won;
         if !get.peek {
             record.last_use = seconds;
             record.fetched = true;

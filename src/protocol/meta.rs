@@ -12,7 +12,7 @@
 //!
 //! Rules easily missed: any flag may stand behind any command, where it means nothing it is ignored; only twice is wrong.
 //! Errors are never hidden by `q`, nor are NF of `md` and `ma`. A refused `ms` whose length can be read takes its data with
-//! it. `t` in front of `T` tells the old time to live, behind it the new one. A key with `b` stays base64 text until the engine
+//! it. `t` in front of `T` tells the old time to live, behind it the new one, and so `R` is compared. A key with `b` stays base64 text until the engine
 //! executes the command (see `key`), and is repeated as it was sent.
 //!
 //! Lives here: meta lines to commands, replies to lines. Not here: what a command does, when a line is complete (`text`).
@@ -344,6 +344,8 @@ struct Flags {
     letters: Letters,
     touch: Option<Exptime>,
     vivify: Option<Exptime>,
+    /// Exptime of an item that `mg` or `ma` creates: that of `N`, or of a `T` behind it.
+    created: Option<Exptime>,
     recache_s: Option<u32>,
     compare: Option<u64>,
     cas_new: Option<u64>,
@@ -354,6 +356,8 @@ struct Flags {
     initial: u64,
     /// `t` stands in front of `T`.
     remaining_before: bool,
+    /// `R` stands in front of `T`.
+    recache_before: bool,
     opaque_too_long: bool,
 }
 
@@ -385,9 +389,16 @@ impl Flags {
             }
             b'T' => {
                 self.remaining_before = self.has(b't');
-                exptime(token).map(|exptime| self.touch = Some(exptime))
+                self.recache_before = self.has(b'R');
+                exptime(token).map(|exptime| {
+                    self.touch = Some(exptime);
+                    self.created = self.created.map(|_| exptime);
+                })
             }
-            b'N' => exptime(token).map(|exptime| self.vivify = Some(exptime)),
+            b'N' => exptime(token).map(|exptime| {
+                self.vivify = Some(exptime);
+                self.created = Some(exptime);
+            }),
             b'R' => exptime(token).map(|seconds| self.recache_s = Some(seconds.0.clamp(0, u32::MAX.into()) as u32)),
             b'C' => number(token, BAD_TOKEN).map(|cas| self.compare = Some(cas)),
             b'E' => number(token, BAD_TOKEN).map(|cas| self.cas_new = Some(cas)),
@@ -419,8 +430,9 @@ impl Flags {
     fn get(&self) -> Verb {
         Verb::Get(Get {
             touch: self.touch,
-            vivify: self.vivify,
+            vivify: self.created,
             recache_s: self.recache_s,
+            recache_before: self.recache_before,
             cas_new: self.cas_new,
             meta: true,
             peek: self.has(b'u'),
@@ -451,7 +463,7 @@ impl Flags {
             // As in memcached, 0 compares with nothing here.
             compare: self.compare.filter(|&cas| cas != 0),
             cas_new: self.cas_new,
-            vivify: self.vivify,
+            vivify: self.created,
             initial: self.initial,
             touch: self.touch,
             meta: true,
@@ -593,11 +605,12 @@ fn encode_words(head: Head, words: &[u8], key: &[u8], item: Option<(&Item<'_>, u
                     output.put(b" b");
                 }
             }
-            letter => {
-                if let Some((item, value_bytes)) = item {
-                    encode_property(head, letter, item, value_bytes, output);
-                }
-            }
+            letter => match item {
+                Some((item, value_bytes)) => encode_property(head, letter, item, value_bytes, output),
+                // An `ms` that has stored nothing shows a CAS all the same.
+                None if letter == b'c' && head.name == Name::Store => output.put(b" c0"),
+                None => {}
+            },
         }
     }
 }
