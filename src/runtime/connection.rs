@@ -24,7 +24,7 @@ use crate::buffer::Buffer;
 use crate::command::{Command, Control, Error, Reply};
 use crate::limits;
 use crate::protocol::{self, Framing, Session, Step};
-use crate::shard::{Place, ShardId};
+use crate::shard::{Place, Shard, ShardId};
 use crate::time::Instant;
 
 /// The state of one client's conversation.
@@ -307,8 +307,9 @@ impl Connection {
                 batch.push(Planned { session_before, offset_before, step });
             }
             if batch.len() > 1 {
-                context.shard.engine.prepare(batch.iter().filter_map(|planned| match &planned.step {
-                    Step::Command { command, .. } => Some(&command.key),
+                let Shard { engine, routes, id, .. } = &mut context.shard;
+                engine.prepare(batch.iter().filter_map(|planned| match &planned.step {
+                    Step::Command { command, .. } if routes.core_of(command.key.hash) == *id => Some(&command.key),
                     _ => None,
                 }));
             }

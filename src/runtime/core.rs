@@ -14,6 +14,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
@@ -23,6 +24,7 @@ use super::message::{self, ReplyBytes, Ticket};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
 use crate::command::{Error, Reply};
+use crate::key::Key;
 use crate::limits;
 use crate::protocol::{self, Session};
 use crate::shard::{Shard, ShardId};
@@ -185,8 +187,12 @@ impl Core {
     }
 
     fn pull_requests(&mut self, peer: &mut Peer) -> bool {
-        let mut any = false;
+        let (mut any, mut prepared) = (false, 0);
         while peer.replies_out.has_room() {
+            if prepared == 0 {
+                prepared = self.prepare(peer);
+            }
+            prepared = prepared.saturating_sub(1);
             let Some((kind, payload)) = peer.requests_in.peek() else { break };
             if kind == message::HANDOVER {
                 // SAFETY: records of this kind are boxes of `Handover`; taken once and popped below.
@@ -215,6 +221,20 @@ impl Core {
             any = true;
         }
         any
+    }
+
+    /// Lets the engine fetch what the next commands of a peer will need. Returns how many they are.
+    fn prepare(&mut self, peer: &mut Peer) -> usize {
+        let requests = peer.requests_in.ahead().filter(|&(kind, _)| kind == message::REQUEST);
+        let keys: ArrayVec<Key<'_>, { limits::BATCH_COMMANDS_MAX }> = requests
+            .take(limits::BATCH_COMMANDS_MAX)
+            // SAFETY: records of this kind were written by `write_request` and have not been dropped.
+            .map(|(_, payload)| unsafe { message::read_request(payload) }.command.key)
+            .collect();
+        if keys.len() > 1 {
+            self.context.shard.engine.prepare(keys.iter());
+        }
+        keys.len()
     }
 
     /// Puts a reply into the slot that waits for it, unless its connection has gone.

@@ -169,6 +169,30 @@ impl Consumer {
         }
     }
 
+    /// The published records from the oldest on, without taking any. For prefetching.
+    pub fn ahead(&mut self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.tail_seen = self.queue.tail.0.load(Ordering::Acquire);
+        let (queue, tail) = (&*self.queue, self.tail_seen);
+        let mut at = self.head;
+        std::iter::from_fn(move || {
+            while at != tail {
+                // SAFETY: `at` lies between head and tail, so a published record starts there, 8-byte aligned, and the producer
+                // does not write it before `release`, which needs `&mut self`.
+                let (length, kind, payload) = unsafe {
+                    let word = queue.pointer(at).cast::<u64>().read();
+                    let length = word as u32 as usize;
+                    let start = queue.pointer(at).add(RECORD_HEAD_BYTES);
+                    (length, (word >> 32) as u32, std::slice::from_raw_parts(start, length - RECORD_HEAD_BYTES))
+                };
+                at += length.next_multiple_of(8);
+                if kind != KIND_SKIP {
+                    return Some((kind, payload));
+                }
+            }
+            None
+        })
+    }
+
     /// Drops the record that `peek` showed.
     pub fn pop(&mut self) {
         let (length, _) = self.read_head();
@@ -237,6 +261,23 @@ mod tests {
         assert!(producer.reserve(1, 100).is_none(), "space returns with release, not with pop");
         consumer.release();
         assert!(producer.reserve(1, 100).is_some());
+    }
+
+    #[test]
+    fn looking_ahead_shows_what_will_be_taken() {
+        let (mut producer, mut consumer) = queue(1024);
+        for round in 0..50u32 {
+            let count = (0..10).filter(|i| producer.reserve(round * 10 + i, 40 + *i as usize * 8).is_some()).count();
+            producer.publish();
+            let ahead: Vec<_> = consumer.ahead().map(|(kind, payload)| (kind, payload.len())).collect();
+            assert_eq!(ahead.len(), count);
+            for expected in ahead {
+                let (kind, payload) = consumer.peek().unwrap();
+                assert_eq!((kind, payload.len()), expected);
+                consumer.pop();
+            }
+            consumer.release();
+        }
     }
 
     #[test]

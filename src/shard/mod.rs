@@ -37,7 +37,8 @@ pub struct Shard {
     pub engine: Engine,
     /// What happened, since start or `stats reset`.
     pub counters: Counters,
-    routes: Routes,
+    /// Which core owns which key.
+    pub routes: Routes,
 }
 
 impl Shard {
