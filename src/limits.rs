@@ -56,7 +56,20 @@ pub const REPLIES_WAITING_MIN: usize = 4;
 pub const INPUT_KEPT_BYTES_MAX: usize = 1 << 10;
 
 /// Unparsed input of a blocked connection above which its socket is no longer read, in bytes.
-pub const INPUT_PAUSE_BYTES: usize = 64 << 10;
+pub const INPUT_PAUSE_BYTES: usize = 16 << 10;
+
+/// Unparsed input up to which a connection is not counted against `HELD_BYTES_MAX`: one request with a value that is copied.
+pub const INPUT_UNCOUNTED_BYTES: usize = INLINE_VALUE_BYTES_MAX + LINE_BYTES_MAX;
+
+/// Bytes that one core may hold for its connections (long unparsed requests, output that readers do not take). Beyond it, a long
+/// request is refused and its connection closed.
+pub const HELD_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes held by one core from which on a connection gets only `OUTPUT_TIGHT_BYTES_MAX` of output ahead.
+pub const HELD_BYTES_SOFT: usize = 2 << 20;
+
+/// See [`HELD_BYTES_SOFT`], in bytes.
+pub const OUTPUT_TIGHT_BYTES_MAX: usize = 4 << 10;
 
 /// Inbound links of one core, all peers together, in bytes; divided among the peers.
 pub const LINKS_BYTES_PER_CORE: usize = 2 << 20;

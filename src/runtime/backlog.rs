@@ -7,7 +7,9 @@
 //! Lives here: the pieces and the message header that points into them. Not here: when it is sent (`pump`).
 //! Unsafe lives here: the header holds raw pointers into the pieces; the box keeps them in place while a send is under way.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::arena::Body;
@@ -21,6 +23,8 @@ pub struct Backlog {
     pieces: VecDeque<Piece>,
     /// Bytes of the front piece that were sent.
     sent: usize,
+    /// Bytes that this core holds for its connections; the bytes of the pieces count, bodies do not (they are the engine's).
+    held: Rc<Cell<usize>>,
     /// Whether a send is under way; `pieces` only grows at its end meanwhile.
     pub sending: bool,
     header: libc::msghdr,
@@ -42,18 +46,32 @@ impl Piece {
 }
 
 impl Backlog {
-    /// An empty backlog, boxed because the kernel keeps its address.
-    pub fn new() -> Box<Self> {
+    /// An empty backlog, boxed because the kernel keeps its address. What it holds is counted in `held`.
+    pub fn new(held: &Rc<Cell<usize>>) -> Box<Self> {
         // SAFETY: `msghdr` is plain data; all zero means no name, no parts, no control data.
         let header = unsafe { std::mem::zeroed() };
         let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Box::new(Self { pieces: VecDeque::new(), sent: 0, sending: false, header, parts: [nothing; PARTS_MAX] })
+        Box::new(Self {
+            pieces: VecDeque::new(),
+            sent: 0,
+            held: held.clone(),
+            sending: false,
+            header,
+            parts: [nothing; PARTS_MAX],
+        })
     }
 
     /// Adds a range of bytes behind what is there.
     pub fn put(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
+            self.held.update(|held| held + bytes.len());
             self.pieces.push_back(Piece::Bytes(bytes.to_vec()));
+        }
+    }
+
+    fn drop_front(&mut self) {
+        if let Some(Piece::Bytes(bytes)) = self.pieces.pop_front() {
+            self.held.update(|held| held - bytes.len());
         }
     }
 
@@ -109,7 +127,15 @@ impl Backlog {
             }
             count -= left;
             self.sent = 0;
-            self.pieces.pop_front();
+            self.drop_front();
+        }
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        while !self.pieces.is_empty() {
+            self.drop_front();
         }
     }
 }
@@ -150,7 +176,8 @@ mod tests {
             let mut expected = b"head".to_vec();
             expected.extend_from_slice(&value);
             expected.extend_from_slice(b"tail");
-            let mut backlog = Backlog::new();
+            let held = Rc::new(Cell::new(0));
+            let mut backlog = Backlog::new(&held);
             backlog.take_from(&mut output, start, 0);
             assert_eq!(output.bytes, b"before the range");
             let mut received = Vec::new();
@@ -161,6 +188,7 @@ mod tests {
                 backlog.advance(count);
             }
             assert_eq!(received, expected);
+            assert_eq!(held.get(), 0);
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Connection {
     blocked: bool,
     /// The client closed its side; what is complete is still answered.
     ended: bool,
+    /// Bytes of `input` that are counted in `Context::held_bytes`.
+    held: usize,
     /// Since when a command waits for memory.
     starved_since: Option<Instant>,
     /// Length of recent replies from other cores, in bytes: the larger of the last one and a decaying memory.
@@ -125,6 +127,7 @@ impl Connection {
             closing: false,
             blocked: false,
             ended: false,
+            held: 0,
             starved_since: None,
             reply_bytes: 0,
             foreign: (ShardId(0), 0),
@@ -182,10 +185,37 @@ impl Connection {
     }
 
     /// Keeps bytes for later, because the output of earlier ones is not out yet.
-    pub fn hold(&mut self, bytes: &[u8]) {
+    pub fn hold(&mut self, bytes: &[u8], context: &Context) {
         self.input.extend_from_slice(bytes);
         self.blocked = true;
         self.needed = 0;
+        self.count_held(context);
+    }
+
+    /// Counts a long input against what the core may hold.
+    fn count_held(&mut self, context: &Context) {
+        let held = if self.input.len() > limits::INPUT_UNCOUNTED_BYTES { self.input.len() } else { 0 };
+        if held != self.held {
+            context.held_bytes.update(|total| total + held - self.held);
+            self.held = held;
+        }
+    }
+
+    /// Takes what this connection holds out of the count, because it ends or moves.
+    pub fn release(&mut self, context: &Context) {
+        context.held_bytes.update(|total| total - self.held);
+        self.held = 0;
+    }
+
+    /// A request that is long and not complete, on a core that holds too much already: it ends here, as on memcached.
+    fn refuse_long_request(&mut self, context: &Context, output: &mut Buffer) {
+        self.count_held(context);
+        if self.held > 0 && context.held_bytes.get() > limits::HELD_BYTES_MAX {
+            if !self.session.is_binary() && self.replies.is_empty() {
+                output.put(b"SERVER_ERROR out of memory reading request\r\n");
+            }
+            self.closing = true;
+        }
     }
 
     /// Handles `fresh` bytes behind what is waiting. Replies that are due go to `output`.
@@ -194,7 +224,7 @@ impl Connection {
             return Flow::Closing;
         }
         if self.control_pending {
-            self.hold(fresh);
+            self.hold(fresh, context);
             return Flow::Blocked;
         }
         self.blocked = false;
@@ -217,7 +247,11 @@ impl Connection {
         }
         if self.blocked {
             self.needed = 0;
+            self.count_held(context);
             return Flow::Blocked;
+        }
+        if !self.closing {
+            self.refuse_long_request(context, output);
         }
         self.closing |= self.ended;
         if self.closing { Flow::Closing } else { Flow::Read }
@@ -314,7 +348,7 @@ impl Connection {
                 }));
             }
             for planned in batch {
-                let full = output.total_bytes() - output_start >= limits::OUTPUT_TURN_BYTES_MAX;
+                let full = output.total_bytes() - output_start >= context.output_bytes_max();
                 if full
                     || self.waits_for_enough()
                     || matches!(self.take_step(id, planned.step, context, output), Outcome::Blocked)

@@ -2,6 +2,8 @@
 //!
 //! Lives here: the context and the links of a core. Not here: one client's conversation (`connection`), I/O (`pump`, `streams`).
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -31,6 +33,8 @@ pub struct Context {
     pub protocol: protocol::Options,
     /// Requests to the control plane.
     pub control: Sender<ControlRequest>,
+    /// Bytes that this core holds for its connections: long unparsed requests, and output that readers have not taken.
+    pub held_bytes: Rc<Cell<usize>>,
 }
 
 /// A request to the node, on its way to the control plane. Control traffic may allocate.
@@ -82,6 +86,15 @@ impl From<&Control<'_>> for OwnedControl {
 }
 
 impl Context {
+    /// Output that one connection may make in one turn: little, once slow readers hold much of what this core has for them.
+    pub fn output_bytes_max(&self) -> usize {
+        if self.held_bytes.get() < limits::HELD_BYTES_SOFT {
+            limits::OUTPUT_TURN_BYTES_MAX
+        } else {
+            limits::OUTPUT_TIGHT_BYTES_MAX
+        }
+    }
+
     /// Sends a request to the control plane.
     pub fn ask_control(&self, ticket: Ticket, control: &Control<'_>, framing: &Framing<'_>) {
         let request = ControlRequest { core: self.shard.id, ticket, control: control.into(), framing: framing.head };

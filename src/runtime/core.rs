@@ -12,6 +12,7 @@
 //! Unsafe lives here: records of the links are read as what `message` wrote.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -106,7 +107,7 @@ impl Core {
         let now = parts.links.shared.clock.now();
         let Parts { shard, links, arena, protocol, control, inbox } = parts;
         Self {
-            context: Context { shard, links, arena, now, protocol, control },
+            context: Context { shard, links, arena, now, protocol, control, held_bytes: Rc::default() },
             connections: Slab::new(),
             adopted: Vec::new(),
             dirty: Vec::new(),
@@ -142,7 +143,9 @@ impl Core {
 
     /// Ends a conversation. Replies that are still under way to it are dropped when they come.
     pub fn close(&mut self, id: u32) -> Option<Connection> {
-        self.connections.try_remove(id as usize)
+        let mut connection = self.connections.try_remove(id as usize)?;
+        connection.release(&self.context);
+        Some(connection)
     }
 
     /// Handles bytes of a connection; replies that are due go to `output`.

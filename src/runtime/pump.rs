@@ -209,7 +209,7 @@ impl Pump {
     /// Takes the completions. Sends that did not go out whole are handled at once, because the turn's output is reused.
     fn collect(&mut self) {
         let (completions, sockets) = (&mut self.completions, &mut self.sockets);
-        let output = &self.output;
+        let (output, held) = (&self.output, &self.core.context.held_bytes);
         let (mut leftovers, mut broken) = (false, Vec::new());
         self.ring.completions(|_, completion| {
             if completion.mark.kind() != Kind::Send {
@@ -222,12 +222,12 @@ impl Pump {
             match completion.result {
                 sent if sent >= 0 => {
                     let rest = &output.bytes[start as usize + sent as usize..end as usize];
-                    socket.backlog.get_or_insert_with(Backlog::new).put(rest);
+                    socket.backlog.get_or_insert_with(|| Backlog::new(held)).put(rest);
                     leftovers = true;
                 }
                 error if error == -libc::EAGAIN => {
                     let rest = &output.bytes[start as usize..end as usize];
-                    socket.backlog.get_or_insert_with(Backlog::new).put(rest);
+                    socket.backlog.get_or_insert_with(|| Backlog::new(held)).put(rest);
                     leftovers = true;
                 }
                 _ => broken.push(id),
@@ -287,7 +287,7 @@ impl Pump {
                 self.core.context.shard.counters.bytes_read += result as u64;
                 let flow = match self.core.connections.get_mut(id as usize) {
                     Some(connection) if holds => {
-                        connection.hold(received);
+                        connection.hold(received, &self.core.context);
                         Flow::Blocked
                     }
                     _ => self.core.receive(id, received, &mut self.output),
@@ -392,7 +392,7 @@ impl Pump {
                 Some(_) => {}
             }
         }
-        let backlog = socket.backlog.get_or_insert_with(Backlog::new);
+        let backlog = socket.backlog.get_or_insert_with(|| Backlog::new(&self.core.context.held_bytes));
         if let Some((start, end)) = socket.output.take() {
             backlog.put(&self.output.bytes[start as usize..end as usize]);
         }

@@ -78,6 +78,27 @@ fn an_endless_multi_get_is_refused_and_closed() {
 }
 
 #[test]
+fn many_long_lines_at_once_are_refused_before_they_fill_the_memory() {
+    let server = Server::start(&["--cores", "1", "--memory_size", "64"]);
+    let before = server.resident_bytes();
+    let line = format!("get {}", "key ".repeat(200_000));
+    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        // A connection that is refused may be closed before it has taken everything.
+        let _ = client.stream.write_all(line.as_bytes());
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let grown = server.resident_bytes().saturating_sub(before);
+    assert!(grown < 20 << 20, "grew by {grown} bytes");
+    let replies = clients.into_iter().filter_map(|mut client| {
+        client.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        client.read_to_end().starts_with(b"SERVER_ERROR out of memory reading request\r\n").then_some(())
+    });
+    assert!(replies.count() > 20);
+    server.connect().ask("version\r\n", "VERSION ");
+}
+
+#[test]
 fn values_over_the_limit_are_swallowed_and_the_connection_goes_on() {
     let server = Server::start(&["--cores", "2"]);
     let mut client = server.connect();
