@@ -302,11 +302,13 @@ impl SimpleEngine {
     fn vivify<'e>(&'e mut self, key: &[u8], exptime: Exptime, get: Get, now: Instant) -> Reply<'e> {
         let mut record = self.fresh(Stored::Bytes(Box::default()), 0, exptime, get.cas_new, now);
         record.token_sent = true;
+        // The read that creates an item is its first use.
+        record.fetched = !get.peek;
         if let Err(refusal) = self.put(key, record) {
             return refusal.reply();
         }
         let Some(record) = self.map.get(key) else { return Reply::NotFound };
-        Reply::Item(Item { won: true, token_sent: false, ..record.item(key.len(), now.seconds()) })
+        Reply::Item(Item { won: true, token_sent: false, fetched: false, ..record.item(key.len(), now.seconds()) })
     }
 
     fn fresh(&mut self, value: Stored, client_flags: u32, exptime: Exptime, cas_override: Option<u64>, now: Instant) -> Record {
