@@ -17,7 +17,7 @@
 //!   = closed                                       the server closes the connection
 //!   = quiet                                        nothing arrives and the connection stays (the end of a file says so too)
 //!   @other NAME                                    from here on another connection to the same server; `@other main` is back
-//!   @clock +N                                      the clock moves by N seconds: in memory only
+//!   @clock +N                                      the clock moves by N seconds: in memory, and against nodes built with `debugtime`
 //!   @max_item_size N                               an option of the server (in memory, and `-I` of the original); also
 //!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C)
 //!   @node                                          needs the control plane (stats, ...): not run in memory

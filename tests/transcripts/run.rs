@@ -61,13 +61,13 @@ pub fn against_memcached(folder: &str) {
     );
 }
 
-/// Transcripts of `folder` that do not move the clock, against a node: the plain ones, or those that ask for options and the
-/// control plane.
+/// Transcripts of `folder` against a node: the plain ones, or those that ask for options and the control plane. Those that move
+/// the clock are among the latter, in builds with `debugtime`.
 pub fn against_node(folder: &str, plain: bool) {
     let mut servers = Servers::new(Server::node);
     run_all(
         folder,
-        |options| !options.clock && options.plain() == plain,
+        |options| (cfg!(feature = "debugtime") || !options.clock) && (options.plain() && !options.clock) == plain,
         |transcript| servers.run(transcript).map_err(|failure| format!("{failure}\n  against a node")),
     );
 }
@@ -105,6 +105,9 @@ impl<F: Fn(&Options) -> Server> Servers<F> {
         let server = self.running.entry(options.clone()).or_insert_with(|| (self.start)(&options));
         if !options.flush_disabled && !options.cas_disabled {
             empty(server)?;
+        }
+        if options.clock {
+            server.debug_time("p");
         }
         run(transcript, &mut Tcp::new(server))
     }

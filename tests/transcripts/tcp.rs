@@ -128,6 +128,21 @@ impl Peer for Tcp<'_> {
     fn settle(&mut self, into: &mut Vec<u8>) -> Arrival {
         self.receive_within(into, SETTLE)
     }
+
+    fn advance(&mut self, seconds: u32) {
+        self.server.debug_time(&seconds.to_string());
+    }
+}
+
+impl Server {
+    /// Moves, pauses or resumes the clock of a node that was built with `debugtime`.
+    pub fn debug_time(&self, words: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the node listens");
+        stream.write_all(format!("debugtime {words}\r\n").as_bytes()).expect("the node reads");
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).expect("the node answers");
+        assert_eq!(&answer, b"OK\r\n");
+    }
 }
 
 impl Tcp<'_> {
