@@ -21,6 +21,7 @@
 //!   @max_item_size N                               an option of the server (in memory, and `-I` of the original); also
 //!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C)
 //!   @node                                          needs the control plane (stats, ...): not run in memory
+//!   @memory REASON                                 runs in memory only
 //!   @differs REASON                                we differ from the original on purpose: not run against it
 //! ```
 //!

@@ -24,6 +24,8 @@ pub struct Options {
     pub node_only: bool,
     pub differs: bool,
     pub clock: bool,
+    /// Runs in memory only.
+    pub memory_only: bool,
 }
 
 impl Options {
@@ -130,6 +132,7 @@ fn parse(source: &str, options: &mut Options) -> Result<Option<Action>, String> 
 fn directive(mark: &str, rest: &str, options: &mut Options) -> Result<(), String> {
     match mark {
         "@max_item_size" => options.max_item_size = Some(rest.parse().map_err(|_| "no number of bytes")?),
+        "@memory" => options.memory_only = true,
         "@flush_disabled" => options.flush_disabled = true,
         "@dump_disabled" => options.dump_disabled = true,
         "@cas_disabled" => options.cas_disabled = true,

@@ -56,7 +56,7 @@ pub fn against_memcached(folder: &str) {
     let mut servers = Servers::new(|options| Server::memcached(options).expect("it started before"));
     run_all(
         folder,
-        |options| !options.differs && !options.clock,
+        |options| !options.differs && !options.clock && !options.memory_only,
         |transcript| servers.run(transcript).map_err(|failure| format!("{failure}\n  against memcached")),
     );
 }
@@ -67,7 +67,10 @@ pub fn against_node(folder: &str, plain: bool) {
     let mut servers = Servers::new(Server::node);
     run_all(
         folder,
-        |options| (cfg!(feature = "debugtime") || !options.clock) && (options.plain() && !options.clock) == plain,
+        |options| {
+            let runs = !options.memory_only && (cfg!(feature = "debugtime") || !options.clock);
+            runs && (options.plain() && !options.clock) == plain
+        },
         |transcript| servers.run(transcript).map_err(|failure| format!("{failure}\n  against a node")),
     );
 }
