@@ -10,7 +10,11 @@
 //! One pool instead of one slice a core: a 1 MiB item fits with `--memory_size 64 --cores 64`, and a core with all the keys
 //! may use most of the memory. What does not live in segments (indexes, hints) is charged, so that one number bounds all.
 //!
-//! Lives here: leasing, charging, large bodies. Not here: what is in a segment (`engine`), who is evicted, sockets.
+//! Memory that was touched stays resident when its segment is free. So that charged bytes never come on top of it, `charge` first
+//! hands as many free segments' pages back to the system as it takes: they wait on a second stack, `cold`.
+//!
+//! Lives here: leasing, charging, large bodies, tables of lines that grow in place. Not here: what is in a segment (`engine`),
+//! who is evicted, sockets.
 //! Unsafe lives here: the mapping is shared raw memory; each segment is owned by exactly one `Segment` value.
 
 use std::ptr::NonNull;
@@ -25,10 +29,15 @@ pub struct Arena {
     mapping_bytes: usize,
     segment_bytes: usize,
     segments_count: u32,
-    /// Top of the free stack: low 32 bits the segment + 1 (0 = empty), high 32 bits a counter against ABA.
-    free: AtomicU64,
-    /// Next free segment + 1, per segment.
+    /// Free segments whose pages are resident.
+    free: Stack,
+    /// Free segments whose pages were handed back.
+    cold: Stack,
+    /// Next free segment + 1, per segment; for both stacks.
     next: Box<[AtomicU32]>,
+    /// Segments with resident pages, leased or free.
+    resident: AtomicUsize,
+    charged_bytes: AtomicUsize,
     /// Segments that were never leased start here, so that untouched memory stays untouched.
     fresh: AtomicU32,
     used_bytes: AtomicUsize,
@@ -73,7 +82,10 @@ impl Arena {
             mapping_bytes,
             segment_bytes,
             segments_count,
-            free: AtomicU64::new(0),
+            free: Stack::default(),
+            cold: Stack::default(),
+            resident: AtomicUsize::new(0),
+            charged_bytes: AtomicUsize::new(0),
             next: (0..segments_count).map(|_| AtomicU32::new(0)).collect(),
             fresh: AtomicU32::new(0),
             used_bytes: AtomicUsize::new(0),
@@ -110,14 +122,18 @@ impl Arena {
 
     /// Takes a segment, or `None` when the limit is reached. Its bytes are whatever was there.
     pub fn lease(self: &Arc<Self>) -> Option<Segment> {
-        if !self.charge(self.segment_bytes) {
+        if !self.count(self.segment_bytes) {
             return None;
         }
-        let index = self.pop_free().or_else(|| self.take_fresh());
+        let index = self.free.pop(&self.next).or_else(|| {
+            let index = self.cold.pop(&self.next).or_else(|| self.take_fresh())?;
+            self.resident.fetch_add(1, Ordering::Relaxed);
+            Some(index)
+        });
         match index {
             Some(index) => Some(Segment { arena: self.clone(), index }),
             None => {
-                self.discharge(self.segment_bytes);
+                self.uncount(self.segment_bytes);
                 None
             }
         }
@@ -125,16 +141,43 @@ impl Arena {
 
     /// Counts `bytes` that live outside the segments against the limit. False (and nothing counted) when they do not fit.
     pub fn charge(&self, bytes: usize) -> bool {
+        if !self.count(bytes) {
+            return false;
+        }
+        self.charged_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.trim();
+        true
+    }
+
+    /// Gives back what `charge` counted.
+    pub fn discharge(&self, bytes: usize) {
+        self.charged_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.uncount(bytes);
+    }
+
+    fn count(&self, bytes: usize) -> bool {
         let limit = self.limit_bytes.load(Ordering::Relaxed);
         self.used_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used + bytes <= limit).then_some(used + bytes))
             .is_ok()
     }
 
-    /// Gives back what `charge` counted.
-    pub fn discharge(&self, bytes: usize) {
+    fn uncount(&self, bytes: usize) {
         let before = self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes);
+    }
+
+    /// Hands pages of free segments back to the system until what is resident keeps to the limit.
+    fn trim(&self) {
+        let resident_bytes = || self.resident.load(Ordering::Relaxed) * self.segment_bytes;
+        while resident_bytes() + self.charged_bytes.load(Ordering::Relaxed) > self.limit_bytes() {
+            let Some(index) = self.free.pop(&self.next) else { return };
+            let segment = self.segment_pointer(index);
+            // SAFETY: the range of a free segment, which nobody else can reach once it is off the stack.
+            unsafe { libc::madvise(segment.as_ptr().cast(), self.segment_bytes, libc::MADV_DONTNEED) };
+            self.resident.fetch_sub(1, Ordering::Relaxed);
+            self.cold.push(&self.next, index);
+        }
     }
 
     /// Leased segments and charged bytes, in bytes.
@@ -158,6 +201,7 @@ impl Arena {
             return false;
         }
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        self.trim();
         true
     }
 
@@ -188,25 +232,40 @@ impl Arena {
         self.fresh.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < count).then_some(next + 1)).ok()
     }
 
-    fn pop_free(&self) -> Option<u32> {
-        let mut top = self.free.load(Ordering::Acquire);
+    fn segment_pointer(&self, index: u32) -> NonNull<u8> {
+        debug_assert!(index < self.segments_count);
+        // SAFETY: `index < segments_count`, so the offset lies inside the mapping.
+        unsafe { self.base().add(index as usize * self.segment_bytes) }
+    }
+}
+
+/// A lock-free stack of segments, linked through `Arena::next`.
+#[derive(Default)]
+struct Stack {
+    /// Low 32 bits the top segment + 1 (0 = empty), high 32 bits a counter against ABA.
+    top: AtomicU64,
+}
+
+impl Stack {
+    fn pop(&self, next: &[AtomicU32]) -> Option<u32> {
+        let mut top = self.top.load(Ordering::Acquire);
         loop {
             let index = (top as u32).checked_sub(1)?;
-            let next = self.next[index as usize].load(Ordering::Relaxed);
-            let replacement = ((top >> 32).wrapping_add(1) << 32) | next as u64;
-            match self.free.compare_exchange_weak(top, replacement, Ordering::AcqRel, Ordering::Acquire) {
+            let below = next[index as usize].load(Ordering::Relaxed);
+            let replacement = ((top >> 32).wrapping_add(1) << 32) | below as u64;
+            match self.top.compare_exchange_weak(top, replacement, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(index),
                 Err(current) => top = current,
             }
         }
     }
 
-    fn push_free(&self, index: u32) {
-        let mut top = self.free.load(Ordering::Relaxed);
+    fn push(&self, next: &[AtomicU32], index: u32) {
+        let mut top = self.top.load(Ordering::Relaxed);
         loop {
-            self.next[index as usize].store(top as u32, Ordering::Relaxed);
+            next[index as usize].store(top as u32, Ordering::Relaxed);
             let replacement = ((top >> 32).wrapping_add(1) << 32) | (index as u64 + 1);
-            match self.free.compare_exchange_weak(top, replacement, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.top.compare_exchange_weak(top, replacement, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(current) => top = current,
             }
@@ -235,8 +294,7 @@ impl Segment {
 
     /// First byte.
     pub fn pointer(&self) -> NonNull<u8> {
-        // SAFETY: `index < segments_count`, so the offset lies inside the mapping.
-        unsafe { self.arena.base().add(self.index as usize * self.arena.segment_bytes) }
+        self.arena.segment_pointer(self.index)
     }
 
     /// The bytes.
@@ -254,20 +312,140 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        if self.arena.excess_bytes() > 0 {
-            // SAFETY: the segment's own range; its content is no longer needed. The system takes the pages back.
-            unsafe { libc::madvise(self.pointer().as_ptr().cast(), self.arena.segment_bytes, libc::MADV_DONTNEED) };
-        }
-        self.arena.push_free(self.index);
-        self.arena.discharge(self.arena.segment_bytes);
+        self.arena.free.push(&self.arena.next, self.index);
+        self.arena.uncount(self.arena.segment_bytes);
+        self.arena.trim();
     }
 }
 
-/// A large value in whole segments of its own: received straight into them, sent straight from them.
+/// One cache line of a table: eight words.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Line(pub [u64; 8]);
+
+/// A table of lines that grows in place and is charged as it grows. New lines are zero.
+pub struct Lines {
+    arena: Arc<Arena>,
+    base: NonNull<Line>,
+    /// Lines that the address space has room for.
+    count_max: usize,
+    /// Lines that may be used.
+    count: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; moving it to another thread moves all access.
+unsafe impl Send for Lines {}
+
+impl Lines {
+    /// Address space for `count_max` lines, none of which may be used yet. `None` when there is no address space.
+    pub fn reserve(arena: &Arc<Arena>, count_max: usize) -> Option<Self> {
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let address = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            libc::mmap(std::ptr::null_mut(), count_max * LINE_BYTES, libc::PROT_NONE, flags, -1, 0)
+        };
+        if address == libc::MAP_FAILED {
+            return None;
+        }
+        if count_max * LINE_BYTES > 2 * HUGE_PAGE_BYTES {
+            // The first part stays in small pages, so that a small table takes little; beyond, huge ones are asked for.
+            // SAFETY: within the range that was mapped just above. Refusal changes nothing.
+            unsafe {
+                let behind = address.cast::<u8>().add(HUGE_PAGE_BYTES).cast();
+                libc::madvise(address, HUGE_PAGE_BYTES, libc::MADV_NOHUGEPAGE);
+                libc::madvise(behind, count_max * LINE_BYTES - HUGE_PAGE_BYTES, libc::MADV_HUGEPAGE);
+            }
+        }
+        Some(Self { arena: arena.clone(), base: NonNull::new(address.cast())?, count_max, count: 0 })
+    }
+
+    /// Makes `more` further lines usable and charges them. False, and nothing changed, when they cannot be had.
+    pub fn commit(&mut self, more: usize) -> bool {
+        let bytes = more * LINE_BYTES;
+        if self.count + more > self.count_max || !self.arena.charge(bytes) {
+            return false;
+        }
+        // SAFETY: the range lies inside the mapping (`count + more <= count_max`) and holds nothing yet.
+        let refused = unsafe {
+            let start = self.base.as_ptr().add(self.count);
+            let page = (start as usize) & !(PAGE_BYTES - 1);
+            let length = start as usize + bytes - page;
+            libc::mprotect(page as *mut libc::c_void, length, libc::PROT_READ | libc::PROT_WRITE)
+        };
+        if refused != 0 {
+            self.arena.discharge(bytes);
+            return false;
+        }
+        self.count += more;
+        true
+    }
+
+    /// Lines that may be used.
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes charged.
+    pub fn bytes(&self) -> usize {
+        self.count * LINE_BYTES
+    }
+
+    /// The line of this number, below `count`.
+    #[inline]
+    pub fn get(&self, number: usize) -> &Line {
+        assert!(number < self.count);
+        // SAFETY: committed, zeroed or written by `get_mut`, and `&self` keeps writers out.
+        unsafe { self.base.add(number).as_ref() }
+    }
+
+    /// The line of this number, below `count`, to write.
+    #[inline]
+    pub fn get_mut(&mut self, number: usize) -> &mut Line {
+        assert!(number < self.count);
+        // SAFETY: as in `get`, and `&mut self` makes this the only reference.
+        unsafe { self.base.add(number).as_mut() }
+    }
+
+    /// Asks the cache for a line. Any number is allowed.
+    #[inline]
+    pub fn prefetch(&self, number: usize) {
+        prefetch(self.base.as_ptr().wrapping_add(number).cast());
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.arena.discharge(self.bytes());
+        // SAFETY: the range that `reserve` mapped; no reference to a line outlives the value.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.count_max * LINE_BYTES) };
+    }
+}
+
+/// Asks the cache for the line at an address. Any address is allowed.
+#[inline]
+pub fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint that never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// A large value in memory of its own: received straight into it, sent straight from it.
+///
+/// ```text
+///   | segment | segment | ... | tail |        whole segments, and what is left on the heap, charged, lest half a segment
+///                                             is wasted for each value
+/// ```
 ///
 /// In an `Arc` it is immutable and pinned: whoever still sends it holds it, whatever the engine does to the item meanwhile.
 pub struct Body {
     segments: Vec<Segment>,
+    tail: Box<[u8]>,
+    arena: Arc<Arena>,
     segment_bytes: usize,
     length: usize,
 }
@@ -276,12 +454,25 @@ impl Body {
     /// Leases room for `length` bytes; `None` when the arena has not enough, and then nothing is kept.
     pub fn lease(arena: &Arc<Arena>, length: usize) -> Option<Self> {
         let segment_bytes = arena.segment_bytes();
-        let count = length.div_ceil(segment_bytes);
-        let mut segments = Vec::with_capacity(count);
-        for _ in 0..count {
-            segments.push(arena.lease()?);
+        let (mut count, mut tail_bytes) = (length / segment_bytes, length % segment_bytes);
+        if tail_bytes > segment_bytes - segment_bytes / 8 {
+            (count, tail_bytes) = (count + 1, 0);
         }
-        Some(Self { segments, segment_bytes, length })
+        if !arena.charge(tail_bytes) {
+            return None;
+        }
+        // From here on, dropping the value gives all of it back.
+        let mut body = Self {
+            segments: Vec::with_capacity(count),
+            tail: vec![0; tail_bytes].into_boxed_slice(),
+            arena: arena.clone(),
+            segment_bytes,
+            length,
+        };
+        for _ in 0..count {
+            body.segments.push(arena.lease()?);
+        }
+        Some(body)
     }
 
     /// Length of the value in bytes.
@@ -296,18 +487,19 @@ impl Body {
 
     /// Bytes of memory that it takes.
     pub fn footprint_bytes(&self) -> usize {
-        self.segments.len() * self.segment_bytes
+        self.segments.len() * self.segment_bytes + self.tail.len()
     }
 
     /// The value's pieces from `offset` on.
     pub fn slices(&self, offset: usize) -> impl Iterator<Item = &[u8]> {
         let (segment_bytes, length) = (self.segment_bytes, self.length);
         let first = offset / segment_bytes;
-        self.segments.iter().enumerate().skip(first).filter_map(move |(i, segment)| {
+        let pieces = self.segments.iter().map(Segment::bytes).chain(std::iter::once(&*self.tail));
+        pieces.enumerate().skip(first).filter_map(move |(i, piece)| {
             let start = i * segment_bytes;
             let from = offset.max(start) - start;
-            let to = (length - start).min(segment_bytes);
-            (from < to).then(|| &segment.bytes()[from..to])
+            let to = length.saturating_sub(start).min(segment_bytes);
+            (from < to).then(|| &piece[from..to])
         })
     }
 
@@ -318,7 +510,10 @@ impl Body {
         }
         let start = offset % self.segment_bytes;
         let end = self.segment_bytes.min(start + self.length - offset);
-        &mut self.segments[offset / self.segment_bytes].bytes_mut()[start..end]
+        match self.segments.get_mut(offset / self.segment_bytes) {
+            Some(segment) => &mut segment.bytes_mut()[start..end],
+            None => &mut self.tail[start..end],
+        }
     }
 
     /// Copies `bytes` to `offset`, as far as the value goes.
@@ -338,7 +533,15 @@ impl Body {
     }
 }
 
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.arena.discharge(self.tail.len());
+    }
+}
+
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+const PAGE_BYTES: usize = 4096;
+const LINE_BYTES: usize = size_of::<Line>();
 
 #[cfg(test)]
 mod tests {

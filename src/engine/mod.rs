@@ -10,13 +10,21 @@ use std::sync::Arc;
 use crate::arena::Arena;
 use crate::command::{Command, Reply};
 use crate::key::Key;
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits;
 use crate::time::Instant;
 
+mod eviction;
+mod execute;
+mod index;
+mod item;
 mod number;
-mod simple;
+mod segment;
+mod upkeep;
 
-use simple::SimpleEngine;
+use eviction::Drain;
+use index::Index;
+use segment::Log;
+use upkeep::Sweep;
 
 /// What an engine must know of the node.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +39,24 @@ pub struct Options {
 
 /// The items of one shard.
 pub struct Engine {
-    inner: SimpleEngine,
+    options: Options,
+    arena: Arc<Arena>,
+    index: Index,
+    log: Log,
+    /// Highest version given so far.
+    last_version: u64,
+    /// Items below this version were flushed.
+    fence: u64,
+    /// When the planned flush takes effect.
+    planned: Option<Instant>,
+    /// The moment of the latest call.
+    now: Instant,
+    drain: Option<Drain>,
+    sweep: Sweep,
+    /// Hash of an evicted key whose new item is being written, in case the write must look again.
+    returning: Option<u64>,
+    /// The totals; what is now is put together when asked.
+    statistics: Statistics,
 }
 
 /// Where a walk over all items stands. `Cursor::default()` is the beginning.
@@ -78,14 +103,50 @@ pub struct Statistics {
 
 impl Engine {
     /// An empty engine that leases from `arena`.
+    ///
+    /// # Panics
+    /// When the arena has not even a page for the index: the node's options allow no such memory size.
     pub fn new(options: Options, arena: Arc<Arena>) -> Self {
-        Self { inner: SimpleEngine::new(options, arena) }
+        let seeds = ahash::RandomState::new();
+        Self::with_secret(options, arena, [seeds.hash_one(1), seeds.hash_one(2)])
+    }
+
+    /// As `new`, with a known secret for the index: for tests that must be repeatable.
+    pub fn with_secret(options: Options, arena: Arc<Arena>, secret: [u64; 2]) -> Self {
+        let index = Index::new(&arena, secret).expect("the arena has room for a page per core");
+        let log = Log::new(&arena, options.cores);
+        Self {
+            options,
+            arena,
+            index,
+            log,
+            last_version: 0,
+            fence: 0,
+            planned: None,
+            now: Instant::default(),
+            drain: None,
+            sweep: Sweep::default(),
+            returning: None,
+            statistics: Statistics::default(),
+        }
     }
 
     /// Fetches into the cache what commands on these keys (at most `limits::BATCH_COMMANDS_MAX`) will need. Changes nothing.
+    ///
+    /// Two stages: the index lines of all keys, then the items that they point to.
     #[inline]
     pub fn prepare<'k>(&mut self, keys: impl Iterator<Item = &'k Key<'k>>) {
-        self.inner.prepare(keys);
+        let mut hashes = arrayvec::ArrayVec::<u64, { limits::BATCH_COMMANDS_MAX }>::new();
+        for key in keys.take(limits::BATCH_COMMANDS_MAX) {
+            let hash = self.index.hash(key);
+            self.index.prefetch(hash);
+            hashes.push(hash);
+        }
+        for hash in hashes {
+            if let Some(location) = self.index.candidate(hash) {
+                self.log.prefetch(location);
+            }
+        }
     }
 
     /// Executes one command. Never panics on what a client can send.
@@ -94,17 +155,16 @@ impl Engine {
     #[inline]
     pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
         if command.key.encoded {
-            return self.execute_decoded(command, now);
+            return self.execute_encoded(command, now);
         }
-        self.inner.execute(command, now)
+        self.run(command, now)
     }
 
-    /// A command whose key is base64 text (meta flag `b`), with the key that it stands for.
     #[cold]
-    fn execute_decoded<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
-        let mut buffer = [0; KEY_BYTES_MAX];
+    fn execute_encoded<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+        let mut buffer = [0; limits::KEY_BYTES_MAX];
         match command.key.decode(&mut buffer) {
-            Some(key) => self.inner.execute(&Command { key, ..*command }, now),
+            Some(key) => self.run(&Command { key, ..*command }, now),
             None => Reply::NotFound,
         }
     }
@@ -112,28 +172,53 @@ impl Engine {
     /// `flush_all`: every item stored before `at` becomes unreadable once `at` has come. At most one is planned; a later call
     /// replaces it (memcached's rule).
     pub fn flush(&mut self, at: Instant) {
-        self.inner.flush(at);
+        self.planned = Some(at);
+        self.advance(self.now);
     }
 
     /// Work in the background: expiry, eviction ahead of need, giving segments back that the arena wants, index growth.
     /// Touches at most about `budget` items. Returns whether more remains to be done at once.
     pub fn tick(&mut self, now: Instant, budget: u32) -> bool {
-        self.inner.tick(now, budget)
+        self.upkeep(now, budget)
     }
 
     /// Visits readable items from `cursor` on, about `budget` of them; `None` when the walk is over. An item that is there
     /// during the whole walk is visited at least once.
     pub fn walk(&mut self, cursor: Cursor, now: Instant, budget: u32, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Cursor> {
-        self.inner.walk(cursor, now, budget, visit)
+        self.walk_lines(cursor, now, budget, visit)
     }
 
     /// The figures now. O(1).
     pub fn statistics(&self) -> Statistics {
-        self.inner.statistics()
+        Statistics {
+            items_count: self.index.live as u64,
+            item_bytes: (self.log.live_bytes + self.log.bodies_bytes()) as u64,
+            index_bytes: self.index.bytes() as u64,
+            segment_bytes: self.log.held_bytes() as u64,
+            ..self.statistics
+        }
     }
 
     /// Walks the whole structure and panics where it contradicts itself. For tests: O(items).
     pub fn verify(&self) {
-        self.inner.verify();
+        self.index.verify(|location| self.index.hash(&Key::new(self.log.record(location).key())));
+        self.log.verify(|location| self.place_of(location).is_some());
+        let records = self.index.live as u64;
+        assert_eq!(records, self.log.live_items());
+    }
+
+    /// Takes note of the time: a planned flush whose moment has come takes effect.
+    fn advance(&mut self, now: Instant) {
+        self.now = now;
+        if self.planned.is_some_and(|at| at <= now) {
+            self.planned = None;
+            self.fence = self.last_version + 1;
+        }
+    }
+
+    /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice.
+    fn next_version(&mut self, now: Instant) -> u64 {
+        self.last_version = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
+        self.last_version
     }
 }

@@ -1,0 +1,578 @@
+//! Hash index of one shard: from a key to the place of its item.
+//!
+//! ```text
+//!   line (64 B) = | slot 0 | slot 1 | ... | slot 6 | slot 7, or the link to an overflow line |
+//!
+//!   slot (8 B)  =   63        41 40  39  38        37  36 35        0
+//!                 | hash 23 bits | kind | fetched | freq | location |      kind: empty, live, ghost, link
+//! ```
+//!
+//! A miss costs one line, a hit two: this one and the item's. It grows by linear hashing, one line per step:
+//!
+//! ```text
+//!   before   0 1 2 3            a key's line is its hash modulo 8, or modulo 4 where that line is not there yet
+//!   step     0 1 2 3 4          line 0 was split over 0 and 4 by one more bit of the hash
+//! ```
+//!
+//! A slot keeps 23 bits of the hash from `window(depth)` on, a multiple of 8: the next bits that splits need and a tag in one. So a
+//! split reads no item, but at every eighth doubling, where the window moves and keys are hashed again.
+//!
+//! A ghost tells that an item was evicted lately: 23 + 16 bits of its hash and when, in a slot that nobody needs. It never
+//! answers for an item and gives way to any.
+//!
+//! Lives here: lines, slots, chains, growth. Not here: item bytes (`item`), who is evicted (`eviction`).
+//! Tags in a line follow Swiss tables, linear hashing is Litwin's (1980), the ghost is that of S3-FIFO (SOSP'23).
+
+use std::sync::Arc;
+
+use super::segment::Location;
+use crate::arena::{Arena, Line, Lines};
+use crate::key::Key;
+
+/// The index.
+pub(super) struct Index {
+    lines: Lines,
+    overflow: Lines,
+    /// Lines in use; those of `lines` beyond are committed for growth.
+    count: usize,
+    /// `floor(log2(count))`.
+    level: u32,
+    /// First free overflow line + 1; the next one is in its first slot.
+    overflow_free: u32,
+    /// Overflow lines ever used.
+    overflow_fresh: u32,
+    /// Overflow lines in use.
+    overflow_count: u32,
+    /// Live slots.
+    pub live: usize,
+    hasher: Hasher,
+    /// The clock of ghosts: counts evictions to the ghost.
+    epoch: u64,
+}
+
+/// Where a slot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Line number; overflow lines count down from the top.
+    line: u32,
+    slot: u32,
+}
+
+/// One slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(pub u64);
+
+impl Slot {
+    /// A live slot without its hash bits.
+    #[inline]
+    pub fn live(location: Location, frequency: u32, fetched: bool) -> Self {
+        Self(location.0 | u64::from(frequency) << FREQUENCY_SHIFT | u64::from(fetched) << 38 | LIVE)
+    }
+
+    #[inline]
+    fn kind(self) -> u64 {
+        self.0 & KIND_MASK
+    }
+
+    #[inline]
+    pub fn location(self) -> Location {
+        Location(self.0 & LOCATION_MASK)
+    }
+
+    #[inline]
+    pub fn frequency(self) -> u32 {
+        (self.0 >> FREQUENCY_SHIFT & 3) as u32
+    }
+
+    #[inline]
+    pub fn fetched(self) -> bool {
+        self.0 & FETCHED != 0
+    }
+
+    #[inline]
+    fn window(self) -> u64 {
+        self.0 >> HASH_SHIFT
+    }
+
+    #[inline]
+    fn with_window(self, window: u64) -> Self {
+        Self(self.0 & !HASH_MASK | window << HASH_SHIFT)
+    }
+}
+
+/// The chain of a line is full and no line can be had: something in it must go.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Index {
+    /// An empty index; `None` when the arena has not even a few KiB.
+    pub fn new(arena: &Arc<Arena>, secret: [u64; 2]) -> Option<Self> {
+        // Headroom of address space only: no shard can hold more lines than its share of items in all of the arena.
+        let lines_max = (arena.ceiling_bytes() / 64).clamp(4 * LINES_MIN, 1 << 30);
+        let mut lines = Lines::reserve(arena, lines_max)?;
+        let overflow = Lines::reserve(arena, lines_max)?;
+        if !lines.commit(LINES_MIN) {
+            return None;
+        }
+        Some(Self {
+            lines,
+            overflow,
+            count: LINES_MIN,
+            level: LINES_MIN.ilog2(),
+            overflow_free: 0,
+            overflow_fresh: 0,
+            overflow_count: 0,
+            live: 0,
+            hasher: Hasher { secret, keyed: ahash::RandomState::with_seeds(secret[0], secret[1], !secret[0], !secret[1]) },
+            epoch: 0,
+        })
+    }
+
+    /// Bytes of the index.
+    pub fn bytes(&self) -> usize {
+        self.lines.bytes() + self.overflow.bytes()
+    }
+
+    /// The hash that places a key here.
+    #[inline]
+    pub fn hash(&self, key: &Key<'_>) -> u64 {
+        self.hasher.hash(key)
+    }
+
+    /// What makes these hashes.
+    pub fn hasher(&self) -> Hasher {
+        self.hasher.clone()
+    }
+
+    /// Line of a hash, and the depth of that line: how many bits of the hash its number holds.
+    #[inline]
+    fn line_of(&self, hash: u64) -> (u32, u32) {
+        let wide = hash as usize & ((2 << self.level) - 1);
+        let narrow = wide & ((1 << self.level) - 1);
+        if wide < self.count {
+            // The line is one that was split (or made by a split), unless its twin is still ahead.
+            let split = narrow + (1 << self.level) < self.count;
+            (wide as u32, self.level + u32::from(split))
+        } else {
+            (narrow as u32, self.level)
+        }
+    }
+
+    #[inline]
+    fn line(&self, number: u32) -> &Line {
+        if number < OVERFLOW_BASE { self.lines.get(number as usize) } else { self.overflow.get((!number) as usize) }
+    }
+
+    #[inline]
+    fn line_mut(&mut self, number: u32) -> &mut Line {
+        if number < OVERFLOW_BASE { self.lines.get_mut(number as usize) } else { self.overflow.get_mut((!number) as usize) }
+    }
+
+    /// Asks the cache for the line of a hash.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.lines.prefetch(self.line_of(hash).0 as usize);
+    }
+
+    /// The locations in the head line that may be this hash's item: for prefetching.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Option<Location> {
+        let (line, depth) = self.line_of(hash);
+        let line = self.lines.get(line as usize);
+        let found = matches(line, wanted(hash, depth));
+        (found != 0).then(|| Slot(line.0[found.trailing_zeros() as usize]).location())
+    }
+
+    /// The live slot with this hash whose location `is_it`.
+    #[inline]
+    pub fn find(&self, hash: u64, mut is_it: impl FnMut(Location) -> bool) -> Option<Place> {
+        let (mut number, depth) = self.line_of(hash);
+        let wanted = wanted(hash, depth);
+        for _ in 0..=CHAIN_LINES_MAX {
+            let line = self.line(number);
+            let mut found = matches(line, wanted);
+            while found != 0 {
+                let slot = found.trailing_zeros();
+                if is_it(Slot(line.0[slot as usize]).location()) {
+                    return Some(Place { line: number, slot });
+                }
+                found &= found - 1;
+            }
+            number = link_of(line)?;
+        }
+        None
+    }
+
+    /// The slot at a place.
+    #[inline]
+    pub fn slot(&self, place: Place) -> Slot {
+        Slot(self.line(place.line).0[place.slot as usize])
+    }
+
+    /// Puts location, frequency and mark of `slot` at the place of a live slot. The hash stays.
+    #[inline]
+    pub fn update(&mut self, place: Place, slot: Slot) {
+        let word = &mut self.line_mut(place.line).0[place.slot as usize];
+        debug_assert_eq!(Slot(*word).kind(), LIVE);
+        *word = *word & HASH_MASK | slot.0 & !HASH_MASK;
+    }
+
+    /// Counts a use: once 3 are counted, nothing is written.
+    #[inline]
+    pub fn touch(&mut self, place: Place, fetched: bool) {
+        let word = self.line(place.line).0[place.slot as usize];
+        let mut slot = word;
+        if Slot(word).frequency() < 3 {
+            slot += 1 << FREQUENCY_SHIFT;
+        }
+        if fetched {
+            slot |= FETCHED;
+        }
+        if slot != word {
+            self.line_mut(place.line).0[place.slot as usize] = slot;
+        }
+    }
+
+    /// Adds a live slot; the key must not be there. Fails when the chain is full or no line can be had.
+    pub fn insert(&mut self, hash: u64, slot: Slot) -> Result<(), Full> {
+        let (head, depth) = self.line_of(hash);
+        self.place(head, slot.with_window(window(hash, depth)))?;
+        self.live += 1;
+        Ok(())
+    }
+
+    /// Puts a slot that has its hash bits into a chain.
+    fn place(&mut self, head: u32, slot: Slot) -> Result<(), Full> {
+        let mut number = head;
+        for behind in 0..=CHAIN_LINES_MAX {
+            let epoch = self.epoch;
+            let line = self.line_mut(number);
+            if let Some(at) = vacancy(line, epoch) {
+                line.0[at] = slot.0;
+                return Ok(());
+            }
+            match link_of(line) {
+                Some(next) => number = next,
+                None if behind == CHAIN_LINES_MAX => break,
+                None => return self.extend(number, slot),
+            }
+        }
+        Err(Full)
+    }
+
+    /// Hangs an overflow line behind a full one that has none: its last slot moves there, a link takes its place.
+    fn extend(&mut self, number: u32, slot: Slot) -> Result<(), Full> {
+        let fresh = self.take_overflow().ok_or(Full)?;
+        let moved = self.line(number).0[LINK_SLOT];
+        let line = self.line_mut(fresh);
+        line.0 = [0; 8];
+        (line.0[0], line.0[1]) = (moved, slot.0);
+        self.line_mut(number).0[LINK_SLOT] = LINK | u64::from(!fresh);
+        Ok(())
+    }
+
+    fn take_overflow(&mut self) -> Option<u32> {
+        let id = match self.overflow_free.checked_sub(1) {
+            Some(id) => {
+                self.overflow_free = self.overflow.get(id as usize).0[0] as u32;
+                id
+            }
+            None => {
+                let id = self.overflow_fresh;
+                if id as usize >= self.overflow.count() && !self.overflow.commit(step_lines(self.overflow.count())) {
+                    return None;
+                }
+                self.overflow_fresh += 1;
+                id
+            }
+        };
+        self.overflow_count += 1;
+        Some(!id)
+    }
+
+    fn give_overflow(&mut self, number: u32) {
+        let id = !number;
+        self.overflow.get_mut(id as usize).0 = [u64::from(self.overflow_free), 0, 0, 0, 0, 0, 0, 0];
+        self.overflow_free = id + 1;
+        self.overflow_count -= 1;
+    }
+
+    /// Removes a live slot.
+    pub fn remove(&mut self, place: Place) {
+        let word = &mut self.line_mut(place.line).0[place.slot as usize];
+        debug_assert_eq!(Slot(*word).kind(), LIVE);
+        *word = 0;
+        self.live -= 1;
+    }
+
+    /// Removes a live slot and leaves a ghost of it, where there is room for one.
+    pub fn remove_to_ghost(&mut self, place: Place, hash: u64) {
+        self.live -= 1;
+        self.epoch += 1;
+        let epoch = self.epoch;
+        let word = &mut self.line_mut(place.line).0[place.slot as usize];
+        debug_assert_eq!(Slot(*word).kind(), LIVE);
+        *word = if place.line < OVERFLOW_BASE {
+            *word & HASH_MASK | GHOST | (hash >> 48) << 20 | (epoch >> EPOCH_SHIFT) & EPOCH_MASK
+        } else {
+            0
+        };
+    }
+
+    /// Whether the key was evicted within the last `window` evictions. Takes the ghost away.
+    pub fn take_ghost(&mut self, hash: u64, ghosts_max: usize) -> bool {
+        let (number, depth) = self.line_of(hash);
+        let wanted = window(hash, depth) << HASH_SHIFT | GHOST | (hash >> 48) << 20;
+        let epoch = self.epoch;
+        for word in &mut self.line_mut(number).0 {
+            if (*word ^ wanted) & (HASH_MASK | KIND_MASK | GHOST_HASH_MASK) == 0 {
+                let age = ghost_age(*word, epoch);
+                *word = 0;
+                return age <= ghosts_max as u64;
+            }
+        }
+        false
+    }
+
+    /// A live slot of the chain that can best be missed, for when an insertion found it full.
+    pub fn weakest(&self, hash: u64) -> Option<Place> {
+        let mut weakest: Option<(u32, Place)> = None;
+        let mut number = self.line_of(hash).0;
+        for _ in 0..=CHAIN_LINES_MAX {
+            let line = self.line(number);
+            for (at, &word) in line.0.iter().enumerate() {
+                let slot = Slot(word);
+                if slot.kind() == LIVE && weakest.is_none_or(|(frequency, _)| slot.frequency() < frequency) {
+                    weakest = Some((slot.frequency(), Place { line: number, slot: at as u32 }));
+                }
+            }
+            match link_of(line) {
+                Some(next) => number = next,
+                None => break,
+            }
+        }
+        weakest.map(|(_, place)| place)
+    }
+
+    /// Whether there are more items than the lines should hold.
+    #[inline]
+    pub fn crowded(&self) -> bool {
+        self.live > self.count * LIVE_PER_LINE
+    }
+
+    /// Splits one line. False when no memory could be had for the new one. `hash_of` finds the hash of a live slot's item.
+    pub fn grow(&mut self, hash_of: impl FnMut(Location) -> u64) -> bool {
+        if self.count == self.lines.count() && !self.lines.commit(step_lines(self.count)) {
+            return false;
+        }
+        self.split(hash_of);
+        true
+    }
+
+    fn split(&mut self, mut hash_of: impl FnMut(Location) -> u64) {
+        let level = self.level;
+        let source = (self.count - (1 << level)) as u32;
+        let target = self.count as u32;
+        let moved = self.take_chain(source);
+        self.lines.get_mut(target as usize).0 = [0; 8];
+        self.count += 1;
+        self.level = self.count.ilog2();
+        let (before, after) = (window_start(level), window_start(level + 1));
+        for word in moved {
+            let mut slot = Slot(word);
+            let upper = if before == after {
+                slot.window() >> (level - before) & 1 != 0
+            } else if slot.kind() == LIVE {
+                // The window moves on: the item is hashed again.
+                let hash = hash_of(slot.location());
+                slot = slot.with_window(window(hash, level + 1));
+                hash >> level & 1 != 0
+            } else {
+                continue;
+            };
+            let line = if upper { target } else { source };
+            if slot.kind() == GHOST {
+                // A ghost only takes what is empty; live slots come first in `moved`.
+                if let Some(word) = self.lines.get_mut(line as usize).0.iter_mut().find(|word| **word == 0) {
+                    *word = slot.0;
+                }
+            } else {
+                // What fitted into one chain fits into two: overflow lines were given back just above.
+                let placed = self.place(line, slot);
+                debug_assert!(placed.is_ok());
+            }
+        }
+    }
+
+    /// Empties a chain and returns its live slots, then its ghosts.
+    fn take_chain(&mut self, head: u32) -> arrayvec::ArrayVec<u64, CHAIN_SLOTS_MAX> {
+        let mut moved = arrayvec::ArrayVec::new();
+        let mut ghosts = arrayvec::ArrayVec::<u64, 8>::new();
+        let mut number = Some(head);
+        while let Some(at) = number {
+            let line = *self.line(at);
+            number = link_of(&line);
+            for word in line.0 {
+                match word & KIND_MASK {
+                    LIVE => moved.push(word),
+                    GHOST if !ghosts.is_full() => ghosts.push(word),
+                    _ => {}
+                }
+            }
+            if at < OVERFLOW_BASE {
+                self.line_mut(at).0 = [0; 8];
+            } else {
+                self.give_overflow(at);
+            }
+        }
+        moved.extend(ghosts.into_iter().take(CHAIN_SLOTS_MAX - moved.len()));
+        moved
+    }
+
+    /// Visits the live slots of one line and its chain. False when there is no such line.
+    pub fn visit_line(&self, number: usize, mut visit: impl FnMut(Slot)) -> bool {
+        if number >= self.count {
+            return false;
+        }
+        let mut next = Some(number as u32);
+        while let Some(at) = next {
+            let line = self.line(at);
+            line.0.iter().map(|&word| Slot(word)).filter(|slot| slot.kind() == LIVE).for_each(&mut visit);
+            next = link_of(line);
+        }
+        true
+    }
+
+    /// Checks chains, counts and that every live slot lies where `hash_of` its item says. For tests.
+    pub fn verify(&self, mut hash_of: impl FnMut(Location) -> u64) {
+        assert_eq!(self.level, self.count.ilog2());
+        let (mut live, mut chained) = (0, 0);
+        for number in 0..self.count {
+            let mut next = Some(number as u32);
+            while let Some(at) = next {
+                let line = self.line(at);
+                for &word in &line.0 {
+                    let slot = Slot(word);
+                    if slot.kind() == LIVE {
+                        let hash = hash_of(slot.location());
+                        let (home, depth) = self.line_of(hash);
+                        assert_eq!((home as usize, window(hash, depth)), (number, slot.window()));
+                        live += 1;
+                    }
+                    assert!(at < OVERFLOW_BASE || slot.kind() != GHOST, "no ghost in an overflow line");
+                }
+                next = link_of(line);
+                chained += u32::from(next.is_some());
+            }
+        }
+        assert_eq!(live, self.live);
+        assert_eq!(chained, self.overflow_count);
+    }
+}
+
+/// From a key to the hash that places it here, with a secret of this process.
+#[derive(Clone)]
+pub(super) struct Hasher {
+    secret: [u64; 2],
+    keyed: ahash::RandomState,
+}
+
+impl Hasher {
+    /// Mixes the secret into the key's own hash, or hashes the whole key where a hash tag hides a part of it.
+    #[inline]
+    pub fn hash(&self, key: &Key<'_>) -> u64 {
+        if memchr::memchr(b'{', key.bytes).is_some() {
+            return self.keyed.hash_one(key.bytes);
+        }
+        let product = u128::from(key.hash ^ self.secret[0]) * u128::from(self.secret[1] | 1);
+        (product >> 64) as u64 ^ product as u64
+    }
+}
+
+/// Bits of `line` whose slots hold what is `wanted`.
+#[inline]
+fn matches(line: &Line, wanted: u64) -> u32 {
+    let mut found = 0;
+    for (at, &word) in line.0.iter().enumerate() {
+        found |= u32::from((word ^ wanted) & (HASH_MASK | KIND_MASK) == 0) << at;
+    }
+    found
+}
+
+/// The line behind this one.
+#[inline]
+fn link_of(line: &Line) -> Option<u32> {
+    let word = line.0[LINK_SLOT];
+    (word & KIND_MASK == LINK).then_some(!(word as u32))
+}
+
+/// A slot that a live one may take: an empty one, or else the oldest ghost.
+fn vacancy(line: &Line, epoch: u64) -> Option<usize> {
+    let mut oldest: Option<(u64, usize)> = None;
+    for (at, &word) in line.0.iter().enumerate() {
+        match word & KIND_MASK {
+            EMPTY => return Some(at),
+            GHOST => {
+                let age = ghost_age(word, epoch);
+                if oldest.is_none_or(|(most, _)| age > most) {
+                    oldest = Some((age, at));
+                }
+            }
+            _ => {}
+        }
+    }
+    oldest.map(|(_, at)| at)
+}
+
+/// Evictions since a ghost was made, about.
+fn ghost_age(word: u64, epoch: u64) -> u64 {
+    ((epoch >> EPOCH_SHIFT).wrapping_sub(word) & EPOCH_MASK) << EPOCH_SHIFT
+}
+
+#[inline]
+fn wanted(hash: u64, depth: u32) -> u64 {
+    window(hash, depth) << HASH_SHIFT | LIVE
+}
+
+#[inline]
+fn window(hash: u64, depth: u32) -> u64 {
+    hash >> window_start(depth) & ((1 << HASH_BITS) - 1)
+}
+
+/// First bit of the hash that a slot of a line of this depth keeps.
+#[inline]
+const fn window_start(depth: u32) -> u32 {
+    depth & !7
+}
+
+/// Lines to commit when `count` are full: a sixteenth, in pages.
+fn step_lines(count: usize) -> usize {
+    (count / 16).next_multiple_of(LINES_MIN).clamp(LINES_MIN, 32 << 10)
+}
+
+/// Lines of an empty index: a page.
+const LINES_MIN: usize = 64;
+/// 6 of 8 slots: 7.8 % of the items lie behind their first line then, at 12.3 B per item (engine.md 2b).
+const LIVE_PER_LINE: usize = 6;
+/// Lines behind the first one of a chain, at most. Reached only by keys that were made to collide.
+const CHAIN_LINES_MAX: usize = 8;
+const CHAIN_SLOTS_MAX: usize = (CHAIN_LINES_MAX + 2) * 8;
+const LINK_SLOT: usize = 7;
+const OVERFLOW_BASE: u32 = 1 << 31;
+
+const LOCATION_MASK: u64 = (1 << 36) - 1;
+const FREQUENCY_SHIFT: u32 = 36;
+const FETCHED: u64 = 1 << 38;
+const KIND_MASK: u64 = 3 << 39;
+const EMPTY: u64 = 0;
+const LIVE: u64 = 1 << 39;
+const GHOST: u64 = 2 << 39;
+const LINK: u64 = 3 << 39;
+const HASH_SHIFT: u32 = 41;
+const HASH_BITS: u32 = 23;
+const HASH_MASK: u64 = !0 << HASH_SHIFT;
+/// Ghosts: 16 more bits of the hash in place of the location's upper part, the epoch in its lower 20 bits.
+const GHOST_HASH_MASK: u64 = 0xffff << 20;
+const EPOCH_MASK: u64 = (1 << 20) - 1;
+/// A ghost's age is counted in steps of 1,024 evictions, so that 20 bits last for 10^9.
+const EPOCH_SHIFT: u32 = 10;

@@ -1,0 +1,588 @@
+//! The log of one shard: segments leased from the arena, the records in them, and the two queues they wait in.
+//!
+//! ```text
+//!   small: |seg|->|seg|->|body|->|seg*|        new items; a tenth of the memory          seg* = open: records are appended
+//!   main:  |seg|->|body|->|seg|-> ... ->|seg*| items that were asked for again           body = a large value by itself
+//!   free:  |seg| |seg|                         leased and empty, kept ahead of need
+//! ```
+//!
+//! ```text
+//!   segment = | record | record | record | ... | rest |       records of one TTL group, in order of writing
+//! ```
+//!
+//! Both queues are first in, first out over all TTL groups. A large value is an extent of its own, so that it is weighed by its
+//! bytes like a segment is; its record (header, key, number of the extent) lies in a segment like any other.
+//!
+//! Lives here: where bytes lie, live and dead counts, queues. Not here: which key a record belongs to (`index`), who goes
+//! (`eviction`), the layout of a record (`item`).
+//! Unsafe lives here: records are read and written at addresses computed from their location.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::item::{self, Record, UNIT_BYTES};
+use crate::arena::{self, Arena, Body, Segment};
+use crate::time::{Expiry, Seconds};
+
+/// Where a record starts: in units of 4 bytes behind the arena's base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location(pub u64);
+
+/// Which queue an extent waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pool {
+    /// For items that were not asked for again yet.
+    Small,
+    /// For items that were.
+    Main,
+}
+
+/// What may happen to an extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Records are appended to it.
+    Open,
+    /// It waits in its queue.
+    Sealed,
+    /// It is out of its queue and being emptied.
+    Draining,
+}
+
+/// One segment of the log, or one large value.
+pub(super) struct Extent {
+    content: Content,
+    pub pool: Pool,
+    pub group: u8,
+    pub state: State,
+    /// Bytes from the start that hold records, dead ones included.
+    pub used_bytes: u32,
+    pub live_bytes: u32,
+    pub live_items: u32,
+    /// No record expires later; `NEVER_S` if one never does.
+    pub expiry_max_s: u32,
+    /// No record has a higher version.
+    pub version_max: u64,
+    previous: u32,
+    next: u32,
+}
+
+/// What an extent consists of.
+enum Content {
+    Segment(Segment),
+    /// The value, and where its record lies.
+    Body(Arc<Body>, Location),
+}
+
+impl Extent {
+    /// Bytes of the arena that it takes.
+    fn footprint_bytes(&self, segment_bytes: usize) -> usize {
+        match &self.content {
+            Content::Segment(_) => segment_bytes,
+            Content::Body(body, _) => body.footprint_bytes(),
+        }
+    }
+
+    /// Where the record of a large value lies; `None` for a segment.
+    pub fn body_record(&self) -> Option<Location> {
+        match &self.content {
+            Content::Segment(_) => None,
+            &Content::Body(_, location) => Some(location),
+        }
+    }
+}
+
+/// One queue of extents.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    head: u32,
+    tail: u32,
+    bytes: usize,
+}
+
+/// The log.
+pub(super) struct Log {
+    arena: Arc<Arena>,
+    base: NonNull<u8>,
+    segment_shift: u32,
+    extents: Slab<Extent>,
+    /// Extent of each segment of the arena that is ours.
+    owner: Vec<u32>,
+    queues: [Queue; 2],
+    open: [[u32; GROUPS_MAX]; 2],
+    free: Vec<Segment>,
+    /// Segments whose records are mostly dead, to be looked at again before they are believed.
+    sparse: Vec<u32>,
+    /// Segments that hold records.
+    segments_count: usize,
+    /// TTL groups in use.
+    groups: u32,
+    /// Cores that share the arena.
+    cores: usize,
+    bodies_bytes: usize,
+    /// Bytes of live records.
+    pub live_bytes: usize,
+}
+
+// SAFETY: `base` points into the arena that `arena` keeps mapped; the segments behind it belong to this value alone.
+unsafe impl Send for Log {}
+
+impl Log {
+    pub fn new(arena: &Arc<Arena>, cores: u16) -> Self {
+        let queue = Queue { head: NONE, tail: NONE, bytes: 0 };
+        Self {
+            base: arena.base(),
+            segment_shift: arena.segment_bytes().trailing_zeros(),
+            extents: Slab::new(),
+            owner: vec![NONE; arena.segments_count() as usize],
+            queues: [queue; 2],
+            open: [[NONE; GROUPS_MAX]; 2],
+            free: Vec::new(),
+            sparse: Vec::new(),
+            segments_count: 0,
+            groups: 1,
+            cores: usize::from(cores.max(1)),
+            bodies_bytes: 0,
+            live_bytes: 0,
+            arena: arena.clone(),
+        }
+    }
+
+    pub fn segment_bytes(&self) -> usize {
+        1 << self.segment_shift
+    }
+
+    /// Longest record; anything longer becomes a body.
+    pub fn record_bytes_max(&self) -> usize {
+        self.segment_bytes() / 2
+    }
+
+    /// Bytes of the arena that the log holds: segments, free ones included, and large values.
+    pub fn held_bytes(&self) -> usize {
+        (self.segments_count + self.free.len()) * self.segment_bytes() + self.bodies_bytes
+    }
+
+    /// Bytes of large values.
+    pub fn bodies_bytes(&self) -> usize {
+        self.bodies_bytes
+    }
+
+    /// Live records, counted one segment after the other: for tests.
+    pub fn live_items(&self) -> u64 {
+        self.extents.iter().map(|(_, extent)| u64::from(extent.live_items)).sum()
+    }
+
+    /// Segments that hold records.
+    pub fn segments_count(&self) -> usize {
+        self.segments_count
+    }
+
+    /// Free segments at hand.
+    pub fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Bytes in a queue.
+    pub fn queue_bytes(&self, pool: Pool) -> usize {
+        self.queues[pool as usize].bytes
+    }
+
+    pub fn extent(&self, id: u32) -> &Extent {
+        &self.extents[id as usize]
+    }
+
+    pub fn extent_mut(&mut self, id: u32) -> &mut Extent {
+        &mut self.extents[id as usize]
+    }
+
+    /// Numbers of all extents are below this.
+    pub fn extents_end(&self) -> usize {
+        self.extents.capacity()
+    }
+
+    /// The extent of this number if there is one.
+    pub fn extent_if(&self, id: usize) -> Option<&Extent> {
+        self.extents.get(id)
+    }
+
+    /// The TTL group of an item: groups are powers of two of the time that is left, as many as the segments allow.
+    pub fn group_of(&self, expiry: Expiry, now: Seconds) -> u8 {
+        let groups = self.groups;
+        match expiry.remaining(now) {
+            Some(left) if groups > 1 => (1 + left.max(1).ilog2().min(LOG_TTL_MAX) * (groups - 1) / (LOG_TTL_MAX + 1)) as u8,
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    fn owner_index(&self, location: Location) -> usize {
+        (location.0 as usize * UNIT_BYTES) >> self.segment_shift
+    }
+
+    /// The segment that a record lies in.
+    #[inline]
+    pub fn extent_of(&self, location: Location) -> u32 {
+        self.owner[self.owner_index(location)]
+    }
+
+    /// Asks the cache for the first lines of a record.
+    #[inline]
+    pub fn prefetch(&self, location: Location) {
+        let address = self.base.as_ptr().wrapping_add(location.0 as usize * UNIT_BYTES);
+        arena::prefetch(address);
+        arena::prefetch(address.wrapping_add(64));
+        arena::prefetch(address.wrapping_add(128));
+    }
+
+    /// Bytes from `location` to the end of its segment at most `bytes`, which must be a record's.
+    #[inline]
+    fn pointer(&self, location: Location, bytes: usize) -> *mut u8 {
+        let offset = location.0 as usize * UNIT_BYTES;
+        let within = offset & (self.segment_bytes() - 1);
+        assert!(within + bytes <= self.segment_bytes() && offset >> self.segment_shift < self.owner.len());
+        debug_assert_ne!(self.owner[offset >> self.segment_shift], NONE);
+        // SAFETY: the segment lies inside the mapping (asserted by its number) and the bytes inside the segment.
+        unsafe { self.base.as_ptr().add(offset) }
+    }
+
+    /// The record at a location that the index or a walk over a segment gave.
+    #[inline]
+    pub fn record(&self, location: Location) -> Record<'_> {
+        let head = self.pointer(location, item::HEADER_BYTES);
+        // SAFETY: in bounds (asserted); segments of the log belong to it, their bytes are initialised, and `&self` keeps
+        // writers out.
+        let bytes = item::size(unsafe { std::slice::from_raw_parts(head, item::HEADER_BYTES) });
+        // SAFETY: as above, for the length that the header tells, which is asserted to stay inside the segment.
+        Record::new(unsafe { std::slice::from_raw_parts(self.pointer(location, bytes), bytes) })
+    }
+
+    /// The bytes of a record that is there, to change without changing its length.
+    #[inline]
+    pub fn record_mut(&mut self, location: Location) -> &mut [u8] {
+        let bytes = self.record(location).record_bytes();
+        self.bytes_mut(location, bytes)
+    }
+
+    /// Room that `append` gave, to be filled with a record of exactly `bytes`.
+    #[inline]
+    pub fn bytes_mut(&mut self, location: Location, bytes: usize) -> &mut [u8] {
+        // SAFETY: in bounds (asserted in `pointer`), ours alone, and `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(location, bytes), bytes) }
+    }
+
+    /// Copies a record (or part of one) to other room.
+    pub fn copy(&mut self, source: Location, offset: usize, target: Location, target_offset: usize, bytes: usize) {
+        let from = self.pointer(source, offset + bytes);
+        let to = self.pointer(target, target_offset + bytes);
+        assert!(source != target);
+        // SAFETY: both ranges are in bounds (asserted) and belong to two different records, so they do not overlap; `&mut
+        // self` keeps others out.
+        unsafe { std::ptr::copy_nonoverlapping(from.add(offset), to.add(target_offset), bytes) };
+    }
+
+    /// The large value of an extent.
+    #[inline]
+    pub fn body(&self, id: u32) -> &Arc<Body> {
+        match &self.extents[id as usize].content {
+            Content::Body(body, _) => body,
+            Content::Segment(_) => unreachable!("a record names an extent that is no body"),
+        }
+    }
+
+    /// Whether `append` will succeed. `spare` free segments are not to be touched.
+    #[inline]
+    pub fn has_room(&self, pool: Pool, group: u8, bytes: usize, spare: usize) -> bool {
+        self.fits_open(pool, group, bytes) || self.free.len() > spare
+    }
+
+    #[inline]
+    fn fits_open(&self, pool: Pool, group: u8, bytes: usize) -> bool {
+        let id = self.open[pool as usize][group as usize];
+        id != NONE && self.extents[id as usize].used_bytes as usize + bytes <= self.segment_bytes()
+    }
+
+    /// Room for a record behind the last one of its pool and group. `has_room` must hold. The caller writes it at once.
+    pub fn append(&mut self, pool: Pool, group: u8, bytes: usize, expiry: Expiry, version: u64) -> Location {
+        debug_assert_eq!(bytes % UNIT_BYTES, 0);
+        if !self.fits_open(pool, group, bytes) {
+            self.seal(pool, group);
+            self.open(pool, group);
+        }
+        let id = self.open[pool as usize][group as usize];
+        let segment_bytes = self.segment_bytes();
+        let extent = &mut self.extents[id as usize];
+        let Content::Segment(segment) = &extent.content else { unreachable!("an open extent is a segment") };
+        let offset = segment.index() as usize * segment_bytes + extent.used_bytes as usize;
+        extent.used_bytes += bytes as u32;
+        extent.live_bytes += bytes as u32;
+        extent.live_items += 1;
+        extent.expiry_max_s = extent.expiry_max_s.max(expiry_max_of(expiry));
+        extent.version_max = extent.version_max.max(version);
+        self.live_bytes += bytes;
+        Location((offset / UNIT_BYTES) as u64)
+    }
+
+    /// Lets no more records into the open segment of a pool and group.
+    pub fn seal(&mut self, pool: Pool, group: u8) {
+        let id = std::mem::replace(&mut self.open[pool as usize][group as usize], NONE);
+        if id == NONE {
+            return;
+        }
+        let half = self.segment_bytes() as u32 / 2;
+        let extent = &mut self.extents[id as usize];
+        extent.state = State::Sealed;
+        if extent.live_bytes < half {
+            self.sparse.push(id);
+        }
+    }
+
+    fn open(&mut self, pool: Pool, group: u8) {
+        let Some(segment) = self.free.pop() else { unreachable!("append without room") };
+        let index = segment.index() as usize;
+        let id = self.add(Content::Segment(segment), pool, group, State::Open);
+        self.owner[index] = id;
+        self.open[pool as usize][group as usize] = id;
+        self.segments_count += 1;
+        // As many groups as the segments that are here, or that would be this shard's share, can keep open.
+        let share = self.arena.limit_bytes() / self.cores / self.segment_bytes();
+        self.groups = (share.max(self.segments_count) / SEGMENTS_PER_GROUP).clamp(1, GROUPS_MAX) as u32;
+    }
+
+    fn add(&mut self, content: Content, pool: Pool, group: u8, state: State) -> u32 {
+        let id = self.extents.insert(Extent {
+            content,
+            pool,
+            group,
+            state,
+            used_bytes: 0,
+            live_bytes: 0,
+            live_items: 0,
+            expiry_max_s: 0,
+            version_max: 0,
+            previous: NONE,
+            next: NONE,
+        }) as u32;
+        self.push(pool, id);
+        id
+    }
+
+    /// Puts an extent at the end of a queue.
+    pub fn push(&mut self, pool: Pool, id: u32) {
+        let bytes = self.extents[id as usize].footprint_bytes(self.segment_bytes());
+        let queue = &mut self.queues[pool as usize];
+        let previous = std::mem::replace(&mut queue.tail, id);
+        queue.bytes += bytes;
+        if previous == NONE {
+            queue.head = id;
+        } else {
+            self.extents[previous as usize].next = id;
+        }
+        let extent = &mut self.extents[id as usize];
+        (extent.previous, extent.next, extent.pool) = (previous, NONE, pool);
+    }
+
+    /// Takes an extent out of its queue.
+    pub fn unlink(&mut self, id: u32) {
+        let extent = &self.extents[id as usize];
+        let (previous, next, pool) = (extent.previous, extent.next, extent.pool);
+        let bytes = extent.footprint_bytes(self.segment_bytes());
+        let queue = &mut self.queues[pool as usize];
+        queue.bytes -= bytes;
+        if previous == NONE {
+            queue.head = next
+        } else {
+            self.extents[previous as usize].next = next
+        }
+        if next == NONE { queue.tail = previous } else { self.extents[next as usize].previous = previous }
+    }
+
+    /// The oldest extent of a queue, open ones passed over: they still fill, slowly. The oldest of all if all are open.
+    pub fn oldest(&self, pool: Pool) -> Option<u32> {
+        let head = self.queues[pool as usize].head;
+        let mut id = head;
+        for _ in 0..=GROUPS_MAX {
+            if id == NONE {
+                break;
+            }
+            let extent = &self.extents[id as usize];
+            if extent.state != State::Open {
+                return Some(id);
+            }
+            id = extent.next;
+        }
+        (head != NONE).then_some(head)
+    }
+
+    /// Takes a segment out of its queue, to be emptied record by record.
+    pub fn start_draining(&mut self, id: u32) {
+        let (pool, group) = (self.extents[id as usize].pool, self.extents[id as usize].group);
+        if self.open[pool as usize][group as usize] == id {
+            self.seal(pool, group);
+        }
+        self.unlink(id);
+        self.extents[id as usize].state = State::Draining;
+    }
+
+    /// Frees a segment that was drained.
+    pub fn finish_draining(&mut self, id: u32) {
+        let extent = self.extents.remove(id as usize);
+        assert!(extent.state == State::Draining && extent.live_items == 0 && extent.live_bytes == 0);
+        let Content::Segment(segment) = extent.content else { unreachable!("only segments are drained") };
+        self.owner[segment.index() as usize] = NONE;
+        self.segments_count -= 1;
+        self.free.push(segment);
+    }
+
+    /// The records of a segment from `offset` on: the next one's location and the offset behind it.
+    pub fn next_record(&self, id: u32, offset: u32) -> Option<(Location, u32)> {
+        let extent = &self.extents[id as usize];
+        if offset >= extent.used_bytes {
+            return None;
+        }
+        let Content::Segment(segment) = &extent.content else { return None };
+        let start = segment.index() as usize * self.segment_bytes() + offset as usize;
+        let location = Location((start / UNIT_BYTES) as u64);
+        Some((location, offset + self.record(location).record_bytes() as u32))
+    }
+
+    /// Counts a record as dead. The caller has removed or moved its slot, and removes its body if it had one.
+    pub fn kill(&mut self, location: Location) {
+        let bytes = self.record(location).record_bytes() as u32;
+        let id = self.extent_of(location);
+        let half = self.segment_bytes() as u32 / 2;
+        let extent = &mut self.extents[id as usize];
+        let before = extent.live_bytes;
+        extent.live_bytes -= bytes;
+        extent.live_items -= 1;
+        self.live_bytes -= bytes as usize;
+        let (after, state) = (extent.live_bytes, extent.state);
+        if state == State::Sealed && (after < half && before >= half || after == 0) {
+            self.sparse.push(id);
+            if self.sparse.len() > 2 * self.extents.len() + SPARSE_MIN {
+                // Nobody needed memory for long: forget what was freed meanwhile.
+                let extents = &self.extents;
+                self.sparse.retain(|&id| extents.get(id as usize).is_some_and(|extent| extent.live_bytes < half));
+                self.sparse.sort_unstable();
+                self.sparse.dedup();
+            }
+        }
+    }
+
+    /// A sealed segment that is mostly dead, or `all_dead` where there is no room for copies.
+    pub fn pop_sparse(&mut self, all_dead: bool) -> Option<u32> {
+        let half = self.segment_bytes() / 2;
+        while let Some(id) = self.sparse.pop() {
+            let Some(extent) = self.extents.get(id as usize) else { continue };
+            let sparse = extent.state == State::Sealed && (extent.live_bytes as usize) < half;
+            if !sparse || !matches!(extent.content, Content::Segment(_)) {
+                continue;
+            }
+            if all_dead && extent.live_items > 0 {
+                self.sparse.push(id);
+                return None;
+            }
+            return Some(id);
+        }
+        None
+    }
+
+    /// Keeps a large value whose record lies at `location`.
+    pub fn add_body(&mut self, body: Arc<Body>, pool: Pool, location: Location) -> u32 {
+        self.bodies_bytes += body.footprint_bytes();
+        self.add(Content::Body(body, location), pool, 0, State::Sealed)
+    }
+
+    /// Lets go of a large value; readers that hold it keep it.
+    pub fn remove_body(&mut self, id: u32) {
+        self.unlink(id);
+        let extent = self.extents.remove(id as usize);
+        self.bodies_bytes -= extent.footprint_bytes(self.segment_bytes());
+    }
+
+    /// Tells a large value where its record is now.
+    pub fn move_body(&mut self, id: u32, location: Location) {
+        if let Content::Body(_, place) = &mut self.extents[id as usize].content {
+            *place = location;
+        }
+    }
+
+    /// Leases one more segment.
+    pub fn lease(&mut self) -> bool {
+        match self.arena.lease() {
+            Some(segment) if (segment.index() as usize) < LOCATION_END >> self.segment_shift => {
+                self.free.push(segment);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Gives a free segment back to the arena, but keeps `spare`. Returns its bytes, 0 if there was none.
+    pub fn give_back(&mut self, spare: usize) -> usize {
+        if self.free.len() <= spare {
+            return 0;
+        }
+        self.free.pop().map_or(0, |_| self.segment_bytes())
+    }
+
+    /// Checks lists and sums. Live counts are compared with `live(location)`, which tells whether the index knows a record.
+    pub fn verify(&self, mut live: impl FnMut(Location) -> bool) {
+        let mut queued = 0;
+        for pool in [Pool::Small, Pool::Main] {
+            let (mut id, mut previous, mut bytes) = (self.queues[pool as usize].head, NONE, 0);
+            while id != NONE {
+                let extent = &self.extents[id as usize];
+                assert_eq!((extent.pool, extent.previous), (pool, previous));
+                assert_ne!(extent.state, State::Draining);
+                bytes += extent.footprint_bytes(self.segment_bytes());
+                queued += 1;
+                (previous, id) = (id, extent.next);
+            }
+            assert_eq!((previous, bytes), (self.queues[pool as usize].tail, self.queues[pool as usize].bytes));
+        }
+        let (mut segments, mut bodies_bytes, mut live_bytes) = (0, 0, 0);
+        for (id, extent) in &self.extents {
+            queued += usize::from(extent.state == State::Draining);
+            if let &Content::Body(ref body, location) = &extent.content {
+                bodies_bytes += body.footprint_bytes();
+                assert!(live(location) && self.record(location).body_id() == id as u32);
+                continue;
+            }
+            segments += 1;
+            let (mut offset, mut items, mut bytes) = (0, 0, 0);
+            while let Some((location, next)) = self.next_record(id as u32, offset) {
+                assert_eq!(self.extent_of(location), id as u32);
+                if live(location) {
+                    let record = self.record(location);
+                    assert!(expiry_max_of(record.expiry()) <= extent.expiry_max_s && record.version() <= extent.version_max);
+                    (items, bytes) = (items + 1, bytes + record.record_bytes() as u32);
+                }
+                offset = next;
+            }
+            assert_eq!((items, bytes), (extent.live_items, extent.live_bytes));
+            live_bytes += bytes as usize;
+        }
+        assert_eq!(queued, self.extents.len());
+        assert_eq!((segments, bodies_bytes, live_bytes), (self.segments_count, self.bodies_bytes, self.live_bytes));
+    }
+}
+
+/// An expiry as `Extent::expiry_max_s` counts it.
+pub(super) fn expiry_max_of(expiry: Expiry) -> u32 {
+    if expiry == Expiry::NEVER { NEVER_S } else { expiry.0 }
+}
+
+/// No extent.
+pub(super) const NONE: u32 = u32::MAX;
+/// Later than any expiry.
+pub(super) const NEVER_S: u32 = u32::MAX;
+/// TTL groups at most: one without expiry, one for each power of two seconds to 2^22 (48 days).
+const GROUPS_MAX: usize = 24;
+const LOG_TTL_MAX: u32 = 22;
+/// Each group keeps two segments open; this many per group keep their empty rests below 3 %.
+const SEGMENTS_PER_GROUP: usize = 32;
+/// Entries of the list of sparse segments that are kept without looking.
+const SPARSE_MIN: usize = 64;
+/// A location has 36 bits.
+const LOCATION_END: usize = UNIT_BYTES << 36;

@@ -1,0 +1,163 @@
+//! Work in the background, in slices: what a store would otherwise have to wait for.
+//!
+//! ```text
+//!   tick:  go on with the drain under way
+//!          else once a second: look through the segments for expired ones and drain them
+//!          else give back what others want         (node over its limit, or a core in need, and this one has more than its share)
+//!          else keep a few segments free           (only when the arena has none)
+//!          else grow the index
+//! ```
+//!
+//! Lives here: `tick`, the walk over all items, growth of the index. Not here: what a drain does (`eviction`).
+
+use super::eviction::Reason;
+use super::index::Slot;
+use super::{Cursor, Engine, Entry};
+use crate::key::Key;
+use crate::time::Instant;
+
+/// How far the look through the segments has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep {
+    second: u32,
+    next: usize,
+}
+
+impl Engine {
+    pub(super) fn upkeep(&mut self, now: Instant, budget: u32) -> bool {
+        if now != self.now {
+            self.advance(now);
+        }
+        self.feed_index();
+        if self.drain.is_none() {
+            self.sweep(now);
+        }
+        if self.drain.is_none() && self.gives() {
+            if let bytes @ 1.. = self.log.give_back(self.spare()) {
+                self.arena.satisfy(bytes);
+                return true;
+            }
+            let held = self.held_bytes();
+            if !self.choose(now.seconds()) {
+                return false;
+            }
+            self.arena.satisfy(held.saturating_sub(self.held_bytes()));
+        }
+        if self.drain.is_none() && self.short_of_free() {
+            self.choose(now.seconds());
+        }
+        if self.drain.is_none() {
+            return self.sweep.next < self.log.extents_end();
+        }
+        self.drain_slice(budget, now.seconds());
+        true
+    }
+
+    /// Looks at some segments whether they are expired. All of them once a second.
+    fn sweep(&mut self, now: Instant) {
+        let seconds = now.seconds();
+        if self.sweep.next >= self.log.extents_end() {
+            if self.sweep.second == seconds.0 {
+                return;
+            }
+            self.sweep = Sweep { second: seconds.0, next: 0 };
+        }
+        let end = self.log.extents_end().min(self.sweep.next + SWEEP_EXTENTS);
+        while self.sweep.next < end {
+            let id = self.sweep.next;
+            self.sweep.next += 1;
+            if self.is_expired(id, seconds) {
+                return self.start(id as u32, Reason::Expired);
+            }
+        }
+    }
+
+    /// Whether memory of this shard should go back to the arena.
+    fn gives(&self) -> bool {
+        let wanted = self.arena.wanted_bytes().max(self.arena.excess_bytes());
+        if wanted == 0 || self.log.held_bytes() == 0 {
+            return false;
+        }
+        // Each core gives its part of what is wanted, at least a segment, down to its share less that part.
+        let part = (wanted / usize::from(self.options.cores.max(1))).max(self.log.segment_bytes());
+        self.held_bytes() + part > self.share_bytes()
+    }
+
+    /// Whether fewer segments are free than should be, and the arena has no more.
+    fn short_of_free(&self) -> bool {
+        if self.options.eviction_disabled || self.log.segments_count() < RESERVE_SEGMENTS_MIN {
+            return false;
+        }
+        let full = self.arena.used_bytes() + self.log.segment_bytes() > self.arena.limit_bytes();
+        full && self.log.free_count() < 2 + self.log.segments_count() / RESERVE_PART
+    }
+
+    /// Splits lines while there are too many items for them.
+    pub(super) fn grow_index(&mut self) {
+        for _ in 0..SPLITS_MAX {
+            if !self.index.crowded() || !self.split_line() {
+                return;
+            }
+        }
+    }
+
+    /// As `grow_index`, with memory of a free segment where the arena has none. Small shards leave it at longer chains.
+    fn feed_index(&mut self) {
+        for _ in 0..SPLITS_MAX {
+            if !self.index.crowded() {
+                return;
+            }
+            if self.split_line() {
+                continue;
+            }
+            if self.log.segments_count() < RESERVE_SEGMENTS_MIN || self.log.give_back(self.spare()) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn split_line(&mut self) -> bool {
+        let (log, index) = (&self.log, &mut self.index);
+        let hasher = index.hasher();
+        index.grow(|location| hasher.hash(&Key::new(log.record(location).key())))
+    }
+
+    pub(super) fn walk_lines(
+        &mut self,
+        cursor: Cursor,
+        now: Instant,
+        budget: u32,
+        visit: &mut dyn FnMut(Entry<'_>),
+    ) -> Option<Cursor> {
+        if now != self.now {
+            self.advance(now);
+        }
+        let mut line = cursor.0 as usize;
+        let mut visited = 0;
+        let seconds = now.seconds();
+        while visited < budget.max(1) {
+            let there = self.index.visit_line(line, |slot: Slot| {
+                visited += 1;
+                let record = self.log.record(slot.location());
+                if !record.unreadable(seconds, self.fence) {
+                    visit(Entry { key: record.key(), item: self.item(slot, seconds) });
+                }
+            });
+            if !there {
+                return None;
+            }
+            line += 1;
+            visited += 1;
+        }
+        Some(Cursor(line as u64))
+    }
+}
+
+/// Extents looked at in one tick: about 100 ns.
+const SWEEP_EXTENTS: usize = 64;
+/// Shards with fewer segments keep none free ahead of need.
+const RESERVE_SEGMENTS_MIN: usize = 8;
+/// One free segment is kept for this many in use, beside two.
+const RESERVE_PART: usize = 128;
+/// Lines split after one insertion or in one tick: about 100 ns each.
+const SPLITS_MAX: usize = 4;

@@ -1,0 +1,489 @@
+//! The engine against a plain model: seeded streams of commands, the same for both, answers compared.
+//!
+//! ```text
+//!   seed -> command -> Engine (tiny or ample memory) -> reply --+-- equal, but for what was evicted
+//!                  \-> Oracle (a hash map)           -> reply --+
+//! ```
+//!
+//! Laws: what the engine holds is the newest; nothing expired or flushed is served; nothing comes back that was deleted; with
+//! ample memory nothing is missing; after every step the engine's structure agrees with itself (`Engine::verify`).
+//!
+//! `PBCACHE_SEED=n` repeats one stream.
+
+#[path = "model/oracle.rs"]
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use oracle::Oracle;
+use pbcache::arena::{Arena, Body};
+use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
+use pbcache::engine::{Cursor, Engine, Options};
+use pbcache::key::Key;
+use pbcache::limits;
+use pbcache::time::{Exptime, Instant};
+
+/// A small generator of random numbers (xorshift64*), so that a seed means the same for ever.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// How one stream of commands looks.
+#[derive(Clone, Copy)]
+struct Stream {
+    steps: u32,
+    memory_bytes: usize,
+    keys: u64,
+    value_bytes_max: u64,
+    /// One value in this many is larger than a record can be.
+    large_one_in: u64,
+    /// `verify` after one step in this many.
+    verify_every: u32,
+}
+
+/// A reply as text, without what only the engine knows; and the seconds of idleness, which may be rounded.
+fn describe(reply: &Reply<'_>) -> (String, Vec<u8>, u32) {
+    let item = match reply {
+        Reply::Item(item) => *item,
+        Reply::Stored(item) | Reply::Touched(item) | Reply::Number { item, .. } => *item,
+        other => return (format!("{other:?}"), Vec::new(), 0),
+    };
+    let kind = match reply {
+        Reply::Number { number, .. } => format!("Number {number}"),
+        Reply::Item(_) => "Item".into(),
+        Reply::Stored(_) => "Stored".into(),
+        _ => "Touched".into(),
+    };
+    let value = item.value.to_vec();
+    let text = format!("{kind} {:?}", Item { value: Value::EMPTY, total_bytes: 0, idle_s: 0, ..item });
+    (text, value, item.idle_s)
+}
+
+/// Whether two replies are the same. The last use is exact within an hour of writing, and within 128 s for a week.
+fn agree(engine: &(String, Vec<u8>, u32), oracle: &(String, Vec<u8>, u32), now: Instant) -> bool {
+    let tolerance_s = match now.seconds().0 - START.seconds().0 {
+        0..4096 => 0,
+        4096..600_000 => 127,
+        _ => u32::MAX,
+    };
+    engine.0 == oracle.0 && engine.1 == oracle.1 && engine.2.abs_diff(oracle.2) <= tolerance_s
+}
+
+fn exptime(random: &mut Random, now: Instant) -> Exptime {
+    let ahead = i64::from(now.seconds().0) + random.below(100_000) as i64;
+    Exptime(random.pick(&[0, 0, 0, 1, 2, 10, 60, 300, 3600, 86_400, 2_592_000, 2_592_001, -1, ahead]))
+}
+
+fn key_bytes(random: &mut Random, keys: u64) -> Vec<u8> {
+    let number = random.below(keys);
+    match number % 7 {
+        0 => format!("{{tag}}{number}").into_bytes(),
+        1 => format!("a rather long key, to be sure of some variety in length: {number}").into_bytes(),
+        _ => format!("key{number}").into_bytes(),
+    }
+}
+
+fn value_bytes(random: &mut Random, stream: &Stream) -> Vec<u8> {
+    let length = match random.below(10) {
+        _ if random.one_in(stream.large_one_in) => limits::INLINE_VALUE_BYTES_MAX as u64 + 1 + random.below(200_000),
+        0 => 0,
+        1..=3 => return random.pick(&[1u64, 9, 10, 99, u64::MAX, 12345]).to_string().into_bytes(),
+        4 => random.below(16_000.min(stream.value_bytes_max * 10)),
+        _ => random.below(stream.value_bytes_max),
+    };
+    let first = random.next();
+    (0..length).map(|i| (first + i) as u8).collect()
+}
+
+/// Some verb. `cas` is the CAS that the key has, if it is there.
+fn verb(random: &mut Random, cas: Option<u64>, now: Instant) -> Verb {
+    let cas = cas.unwrap_or(7);
+    let compare = random.one_in(4).then(|| random.pick(&[cas, cas, cas - 1, cas + 1, 0]));
+    let cas_new = random.one_in(8).then(|| random.below(1 << 60));
+    let touch = random.one_in(3).then(|| exptime(random, now));
+    let vivify = random.one_in(3).then(|| exptime(random, now));
+    match random.below(20) {
+        0..=4 => Verb::Get(Get::default()),
+        5 => Verb::Get(Get {
+            touch,
+            vivify,
+            recache_s: random.one_in(3).then_some(100),
+            cas_new,
+            meta: random.one_in(2),
+            peek: random.one_in(4),
+            remaining_before: random.one_in(2),
+            recache_before: random.one_in(2),
+        }),
+        6..=9 => Verb::Store(Store { exptime: exptime(random, now), ..Store::default() }),
+        10..=13 => {
+            use StoreMode::{Add, Append, Prepend, Replace, Set};
+            Verb::Store(Store {
+                mode: random.pick(&[Set, Set, Add, Replace, Append, Append, Prepend]),
+                client_flags: random.pick(&[0, 0, 5]),
+                exptime: exptime(random, now),
+                compare,
+                cas_new,
+                invalidate: random.one_in(3),
+                vivify,
+                remove_on_failure: random.one_in(2),
+            })
+        }
+        14 => Verb::Delete(Delete::default()),
+        15 => Verb::Delete(Delete { compare, cas_new, invalidate: random.one_in(2), touch, drop_value: random.one_in(2) }),
+        16 | 17 => Verb::Arithmetic(Arithmetic {
+            delta: random.pick(&[1, 10, 1000, u64::MAX]),
+            decrement: random.one_in(2),
+            compare,
+            cas_new,
+            vivify,
+            initial: random.below(1000),
+            touch,
+            meta: false,
+            remaining_before: random.one_in(2),
+        }),
+        18 => Verb::Touch(exptime(random, now)),
+        _ => Verb::Inspect,
+    }
+}
+
+struct Pair {
+    arena: Arc<Arena>,
+    engine: Engine,
+    oracle: Oracle,
+    now: Instant,
+    ample: bool,
+}
+
+impl Pair {
+    fn new(stream: &Stream, seed: u64) -> Self {
+        let arena = Arena::new(stream.memory_bytes, stream.memory_bytes, 1).unwrap();
+        let options = Options { item_bytes_max: 256 << 10, cores: 1, eviction_disabled: false };
+        Self {
+            engine: Engine::with_secret(options, arena.clone(), [seed, !seed]),
+            arena,
+            oracle: Oracle::new(256 << 10),
+            now: START,
+            ample: stream.memory_bytes >= AMPLE_BYTES,
+        }
+    }
+
+    /// What only eviction explains: the oracle forgets what the engine has not. The other way round is a fault.
+    fn align(&mut self, key: &Key<'_>, step: &str) -> Option<u64> {
+        let inspect = Command { key: *key, verb: Verb::Inspect, value: Value::EMPTY };
+        let held = describe(&self.engine.execute(&inspect, self.now));
+        let known = describe(&self.oracle.execute(&inspect, self.now));
+        if held.0 == "NotFound" && known.0 != "NotFound" {
+            assert!(!self.ample, "{step}: lost {:?}", key.bytes);
+            self.oracle.map.remove(key.bytes);
+            return None;
+        }
+        assert!(
+            agree(&held, &known, self.now),
+            "{step}: holds {:?} (idle {}), should be {:?} (idle {})",
+            held.0,
+            held.2,
+            known.0,
+            known.2
+        );
+        match self.oracle.execute(&inspect, self.now) {
+            Reply::Item(item) => Some(item.cas),
+            _ => None,
+        }
+    }
+
+    /// Executes on both and compares.
+    fn execute(&mut self, key: &Key<'_>, verb: Verb, value: &[u8], step: &str) {
+        let body = (value.len() > limits::INLINE_VALUE_BYTES_MAX).then(|| self.receive(value.len()));
+        let body = match body {
+            Some(None) => return, // no memory to receive it: nothing was asked of the engine
+            Some(Some(mut body)) => {
+                body.write(0, value);
+                Some(Arc::new(body))
+            }
+            None => None,
+        };
+        let carried = body.as_ref().map_or(Value::Bytes(value), Value::Body);
+        let carried = if let Verb::Store(_) = verb { carried } else { Value::EMPTY };
+        let mut reply = None;
+        for _ in 0..100 {
+            let told = self.engine.execute(&Command { key: *key, verb, value: carried }, self.now);
+            if !matches!(told, Reply::Busy) {
+                reply = Some(describe(&told));
+                break;
+            }
+            self.engine.tick(self.now, 64);
+        }
+        let Some(reply) = reply else {
+            assert!(!self.ample, "{step}: no memory");
+            return;
+        };
+        if reply.0.contains("OutOfMemory") {
+            assert!(!self.ample, "{step}: no memory");
+            self.oracle.map.remove(key.bytes);
+            return;
+        }
+        let command = Command { key: *key, verb, value: if carried.is_empty() { carried } else { Value::Bytes(value) } };
+        let before = self.oracle.last_version;
+        let expected = describe(&self.oracle.execute(&command, self.now));
+        if agree(&reply, &expected, self.now) {
+            return;
+        }
+        // Making room may have evicted the very item before it was joined to or counted on: then it was as if never there.
+        assert!(!self.ample, "{step} {verb:?} {} B: {:?}, should be {:?}", value.len(), reply.0, expected.0);
+        self.oracle.map.remove(key.bytes);
+        self.oracle.last_version = before;
+        let absent = describe(&self.oracle.execute(&command, self.now));
+        assert!(
+            agree(&reply, &absent, self.now),
+            "{step} {verb:?}: {:?}, should be {:?} or {:?}",
+            reply.0,
+            expected.0,
+            absent.0
+        );
+    }
+
+    /// Memory to receive a large value into, as a connection takes it.
+    fn receive(&mut self, bytes: usize) -> Option<Body> {
+        for _ in 0..2000 {
+            if let Some(body) = Body::lease(&self.arena, bytes) {
+                return Some(body);
+            }
+            self.arena.want(bytes + self.arena.segment_bytes());
+            self.engine.tick(self.now, 64);
+        }
+        panic!("{bytes} bytes cannot be had of {}", self.arena.limit_bytes());
+    }
+
+    /// Walks all items in slices and compares them with the oracle's.
+    fn walk(&mut self, budget: u32, step: &str) {
+        let mut seen = BTreeMap::new();
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor {
+            cursor = self.engine.walk(from, self.now, budget, &mut |entry| {
+                seen.insert(entry.key.to_vec(), describe(&Reply::Item(entry.item)));
+            });
+        }
+        let known: BTreeMap<_, _> =
+            self.oracle.readable(self.now).map(|(key, item)| (key.to_vec(), describe(&Reply::Item(item)))).collect();
+        for (key, told) in &seen {
+            assert!(known.get(key).is_some_and(|known| agree(told, known, self.now)), "{step}: walked over {told:?}");
+        }
+        assert!(!self.ample || seen.len() == known.len(), "{step}: walked over {} of {}", seen.len(), known.len());
+    }
+}
+
+fn run(stream: Stream, seed: u64) {
+    let mut random = Random(seed | 1);
+    let mut pair = Pair::new(&stream, seed);
+    for number in 0..stream.steps {
+        let step = format!("seed {seed} step {number}");
+        match random.below(200) {
+            0 => pair.now = pair.now.plus_ms(random.pick(&[1000, 1000, 10_000, 61_000, 3_600_000, 90_000_000])),
+            1 if random.one_in(10) => {
+                let at = pair.now.plus_ms(random.pick(&[0, 0, 1500]));
+                pair.engine.flush(at);
+                pair.oracle.flush(at);
+            }
+            2 if random.one_in(4) => pair.walk(random.pick(&[1, 10, 1000]), &step),
+            3..=60 => _ = pair.engine.tick(pair.now, random.pick(&[1, 16, 64])),
+            61..=120 => pair.now = pair.now.plus_ms(random.below(4)),
+            _ => {}
+        }
+        let bytes = key_bytes(&mut random, stream.keys);
+        let key = Key::new(&bytes);
+        let cas = pair.align(&key, &step);
+        let verb = verb(&mut random, cas, pair.now);
+        let value = value_bytes(&mut random, &stream);
+        pair.execute(&key, verb, &value, &step);
+        assert!(pair.arena.used_bytes() <= pair.arena.limit_bytes());
+        if number % stream.verify_every == 0 {
+            pair.engine.verify();
+        }
+    }
+    pair.engine.verify();
+    drop(pair.engine);
+    assert_eq!(pair.arena.used_bytes(), 0, "seed {seed}: memory is not given back");
+}
+
+fn run_seeds(stream: Stream, seeds: u64) {
+    match std::env::var("PBCACHE_SEED") {
+        Ok(seed) => run(stream, seed.parse().unwrap()),
+        Err(_) => (1..=seeds).for_each(|seed| run(stream, seed * 0x9e37_79b9)),
+    }
+}
+
+const START: Instant = Instant::from_seconds(1_700_000_000);
+
+const AMPLE_BYTES: usize = 256 << 20;
+
+const STREAM: Stream =
+    Stream { steps: 4000, memory_bytes: AMPLE_BYTES, keys: 60, value_bytes_max: 200, large_one_in: 60, verify_every: 7 };
+
+#[test]
+fn with_ample_memory_every_answer_is_the_models() {
+    run_seeds(STREAM, 12);
+}
+
+#[test]
+fn with_many_keys_the_index_grows_and_loses_nothing() {
+    run_seeds(Stream { steps: 30_000, keys: 20_000, large_one_in: 100_000, verify_every: 3001, ..STREAM }, 3);
+}
+
+#[test]
+fn with_little_memory_what_is_held_is_the_newest() {
+    run_seeds(Stream { steps: 20_000, memory_bytes: 1 << 20, keys: 3000, verify_every: 101, large_one_in: 400, ..STREAM }, 6);
+}
+
+#[test]
+fn with_hardly_any_memory_stores_still_succeed() {
+    let stream = Stream { steps: 5000, memory_bytes: 512 << 10, keys: 500, verify_every: 41, large_one_in: 100, ..STREAM };
+    run_seeds(Stream { value_bytes_max: 3000, ..stream }, 6);
+}
+
+#[test]
+fn with_large_values_alone_memory_stays_in_its_bound() {
+    let stream = Stream { steps: 3000, memory_bytes: 4 << 20, keys: 100, verify_every: 11, large_one_in: 2, ..STREAM };
+    run_seeds(stream, 4);
+}
+
+#[test]
+fn a_store_above_the_limit_is_refused_and_removes_the_old_value() {
+    let mut pair = Pair::new(&STREAM, 1);
+    let key = Key::new(b"k");
+    let set = Store { remove_on_failure: true, ..Store::default() };
+    pair.execute(&key, Verb::Store(set), b"v", "set");
+    let value = Value::Dropped { bytes: 300 << 10 };
+    let reply = describe(&pair.engine.execute(&Command { key, verb: Verb::Store(set), value }, pair.now));
+    assert_eq!(reply.0, format!("{:?}", Reply::Error(Error::TooLarge)));
+    let reply = describe(&pair.engine.execute(&Command { key, verb: Verb::Inspect, value: Value::EMPTY }, pair.now));
+    assert_eq!(reply.0, "NotFound");
+}
+
+/// Shards that share one arena take turns in being busy: memory moves to where it is needed, and no store fails.
+#[test]
+fn memory_moves_between_shards_with_the_load() {
+    const CORES: u16 = 8;
+    let arena = Arena::new(8 << 20, 8 << 20, CORES.into()).unwrap();
+    let options = Options { item_bytes_max: 1 << 20, cores: CORES, eviction_disabled: false };
+    let mut shards: Vec<_> = (0..CORES).map(|i| Engine::with_secret(options, arena.clone(), [i.into(), 99])).collect();
+    let mut random = Random(77);
+    let mut now = START;
+    for round in 0..24u64 {
+        let busy = (round % u64::from(CORES)) as usize;
+        for i in 0..4000u64 {
+            now = now.plus_ms(1);
+            if i % 8 == 0 {
+                shards.iter_mut().for_each(|shard| _ = shard.tick(now, 64));
+            }
+            let number = format!("{round}:{i}");
+            let value = vec![i as u8; random.below(2000 >> (round % 3)) as usize];
+            let verb = Verb::Store(Store { exptime: exptime(&mut random, now), ..Store::default() });
+            let command = Command { key: Key::new(number.as_bytes()), verb, value: Value::Bytes(&value) };
+            let mut stored = false;
+            for _ in 0..200 {
+                if let Reply::Stored(_) = shards[busy].execute(&command, now) {
+                    stored = true;
+                    break;
+                }
+                shards.iter_mut().for_each(|shard| _ = shard.tick(now, 64));
+            }
+            assert!(stored, "round {round}, item {i}");
+            assert!(arena.used_bytes() <= arena.limit_bytes());
+        }
+        shards.iter().for_each(Engine::verify);
+        // The shard that works has most of the memory, or at least its share.
+        let held = shards[busy].statistics().segment_bytes as usize;
+        assert!(held >= arena.limit_bytes() / usize::from(CORES) / 2, "round {round}: {held} B");
+    }
+    // A value of 1 MiB fits, though no shard has so much to itself.
+    let body = (0..2000).find_map(|_| {
+        let body = Body::lease(&arena, (1 << 20) - 200);
+        arena.want((1 << 20) + arena.segment_bytes());
+        shards.iter_mut().for_each(|shard| _ = shard.tick(now, 64));
+        body
+    });
+    let body = Arc::new(body.expect("memory for a large value"));
+    let command = Command { key: Key::new(b"large"), verb: Verb::Store(Store::default()), value: Value::Body(&body) };
+    let stored = (0..200).any(|_| {
+        shards.iter_mut().for_each(|shard| _ = shard.tick(now, 64));
+        matches!(shards[3].execute(&command, now), Reply::Stored(_))
+    });
+    assert!(stored);
+}
+
+/// `cache_memlimit` both ways, while a client writes.
+#[test]
+fn a_changed_limit_is_kept_within_some_ticks() {
+    let arena = Arena::new(16 << 20, 32 << 20, 1).unwrap();
+    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false };
+    let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
+    let mut number = 0u64;
+    let mut write = |engine: &mut Engine, count: u64| {
+        for _ in 0..count {
+            number += 1;
+            let (key, value) = (format!("key{number}"), vec![1u8; (number % 997) as usize]);
+            let command =
+                Command { key: Key::new(key.as_bytes()), verb: Verb::Store(Store::default()), value: Value::Bytes(&value) };
+            let stored = (0..100).any(|_| {
+                engine.tick(START, 64);
+                matches!(engine.execute(&command, START), Reply::Stored(_))
+            });
+            assert!(stored);
+        }
+    };
+    write(&mut engine, 60_000);
+    let before = engine.statistics().items_count;
+    for (limit_bytes, least, most) in [(4 << 20, 0, before / 2), (32 << 20, before, u64::MAX)] {
+        assert!(arena.set_limit(limit_bytes));
+        write(&mut engine, 100_000);
+        engine.verify();
+        assert!(arena.used_bytes() <= arena.limit_bytes());
+        let items = engine.statistics().items_count;
+        assert!((least..most).contains(&items), "{items} items in {limit_bytes} B");
+    }
+}
+
+/// Memory of expired items comes back without anybody asking for them.
+#[test]
+fn expired_items_leave_by_themselves() {
+    let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
+    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false };
+    let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
+    for number in 0..50_000u64 {
+        let key = format!("key{number}");
+        let verb = Verb::Store(Store { exptime: Exptime(5 + (number % 3) as i64 * 1000), ..Store::default() });
+        engine.execute(&Command { key: Key::new(key.as_bytes()), verb, value: Value::Bytes(&[7; 100]) }, START);
+    }
+    let full = engine.statistics();
+    for second in 0..20 {
+        for turn in 0..1000 {
+            engine.tick(START.plus_ms(second * 1000 + turn), 64);
+        }
+    }
+    let left = engine.statistics();
+    engine.verify();
+    assert_eq!(left.expired, left.expired_unfetched);
+    assert!(left.items_count <= full.items_count * 7 / 10, "{} of {}", left.items_count, full.items_count);
+    assert_eq!(left.evicted, 0);
+}
