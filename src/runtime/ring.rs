@@ -3,7 +3,7 @@
 //! ```text
 //!   turn n:    push push push ... -> enter (submits all, runs deferred work, waits) -> completions
 //!
-//!   receive buffers:  | 0 | 1 | 2 | ... | 63 |   16 KiB each; the kernel picks one per receive, `recycle` gives it back,
+//!   receive buffers:  | 0 | 1 | 2 | ... | 255 |   8 KiB each; the kernel picks one per receive, `recycle` gives it back,
 //!                                                `publish_buffers` tells the kernel once a turn
 //! ```
 //!
@@ -21,10 +21,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
-/// Receive buffers of one core. All are free again at the end of every turn.
-const BUFFERS_COUNT: u16 = 64;
+/// Receive buffers of one core, 2 MiB in all. All are free again at the end of every turn; a turn with more events than this re-arms
+/// the receives that found none.
+const BUFFERS_COUNT: u16 = 256;
 /// Bytes of one receive buffer: a hundred pipelined gets, or a set of a value that is copied.
-const BUFFER_BYTES: usize = 16 << 10;
+const BUFFER_BYTES: usize = 8 << 10;
 /// The only buffer group.
 pub const BUFFER_GROUP: u16 = 0;
 /// Submission entries: one turn's sends and re-arms; a full queue is submitted at once.
