@@ -1,6 +1,6 @@
-//! Ctrl-C ends a measurement early, with its report; a second one ends the process.
+//! Ctrl-C ends a measurement early, with its report; a second one ends the process. Also raises the limit of open files.
 //!
-//! This file contains `unsafe`: a signal handler.
+//! This file contains `unsafe`: a signal handler, and limits of the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,5 +20,17 @@ pub fn catch() {
         action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
         libc::sigaction(libc::SIGINT, &action, std::ptr::null_mut());
         libc::sigaction(libc::SIGTERM, &action, std::ptr::null_mut());
+    }
+}
+
+/// Raises the limit of open files to the highest that this user may have: each connection needs one.
+pub fn raise_files_limit() {
+    // SAFETY: the structure is plain data that the first call fills.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
     }
 }

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         }
     };
     let options = Options::parse_from(arguments);
+    interrupt::raise_files_limit();
     let result = match &options.action {
         Action::Run(options) => run::run(options),
         Action::Replay(options) => run::replay(options),

@@ -176,3 +176,35 @@ fn a_trace_is_asked_once_and_in_its_order() {
     assert!(text.contains("(2 hits, 2 misses)"), "{text}");
     std::fs::remove_file(&path).expect("the file goes");
 }
+
+#[test]
+fn an_interrupt_ends_the_run_with_its_report() {
+    let server = Server::start(Vice::None);
+    let line = format!("run --target 127.0.0.1:{} --connections 4 --keys 500 --duration 60 --warm_up 0.1", server.port);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let child = command.args(line.split_whitespace()).stdout(std::process::Stdio::piped()).spawn().expect("loadgen runs");
+    std::thread::sleep(Duration::from_secs(1));
+    let begin = Instant::now();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    let output = child.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("requests in") && begin.elapsed() < Duration::from_secs(10), "{text}");
+}
+
+#[test]
+fn compare_measures_each_server_in_each_round_and_ends_them() {
+    let csv = std::env::temp_dir().join(format!("loadgen-compare-{}.csv", std::process::id()));
+    let line = format!(
+        "compare --keys 1000 --connections 4 --duration 0.2 --warm_up 0.05 --rounds 3 --over depth=1,8 --csv {} -- echo echo",
+        csv.display()
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("depth = 8") && text.contains("A/echo"), "{text}");
+    let samples = std::fs::read_to_string(&csv).expect("the table");
+    assert_eq!(samples.lines().count(), 1 + 2 * 2 * 3, "{samples}");
+    std::fs::remove_file(&csv).expect("the table goes");
+}
