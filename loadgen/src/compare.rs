@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::doors::{Protocol, raw::Raw};
@@ -82,6 +83,7 @@ struct Contestant {
     name: String,
     command: String,
     echo: bool,
+    protocol: Protocol,
     server: Option<Server>,
     ledger: Arc<Ledger>,
     resident_empty: u64,
@@ -183,6 +185,7 @@ fn measure_row(
 
 /// Connects to a contestant for one row, and stores the keys where they are not stored yet.
 fn open(row: &Row, work: &Arc<Work>, contestant: &mut Contestant, place: Place<'_>) -> Result<Session, String> {
+    row.work.check(contestant.protocol)?;
     let raw = exchange(work);
     if contestant.echo {
         let sizes = format!(" --request_bytes {} --reply_bytes {}", raw.request_bytes, raw.reply_bytes);
@@ -192,7 +195,7 @@ fn open(row: &Row, work: &Arc<Work>, contestant: &mut Contestant, place: Place<'
     let Some(server) = &contestant.server else { return Err("the server is not running".into()) };
     let base = row.load.client(vec![Target::Tcp(server.address)]);
     let client = Client {
-        protocol: if contestant.echo { Protocol::Raw } else { base.protocol },
+        protocol: if contestant.echo { Protocol::Raw } else { contestant.protocol },
         raw: contestant.echo.then_some(raw),
         cpus: place.client_cpus.to_vec(),
         ..base
@@ -247,6 +250,13 @@ fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> S
 
 fn contestant(command: &str, options: &Compare) -> Contestant {
     let echo = command == "echo";
+    let (protocol, command) = match command.split_once(':') {
+        Some((name, rest)) => match Protocol::from_str(name, true) {
+            Ok(protocol) => (protocol, rest),
+            Err(_) => (options.load.protocol, command),
+        },
+        None => (options.load.protocol, command),
+    };
     let program = command.split_whitespace().next().unwrap_or(command);
     let name = program.rsplit('/').next().unwrap_or(program).to_owned();
     let command = if echo {
@@ -256,7 +266,7 @@ fn contestant(command: &str, options: &Compare) -> Contestant {
         command.to_owned()
     };
     let ledger = Arc::new(Ledger::new(options.work.keys, crate::writer_name(), options.load.shared));
-    Contestant { name, command, echo, server: None, ledger, resident_empty: 0 }
+    Contestant { name, command, echo, protocol, server: None, ledger, resident_empty: 0 }
 }
 
 /// The CPUs of servers and client: as asked for, or the first CPU and the second one.

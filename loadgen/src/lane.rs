@@ -365,7 +365,16 @@ impl Lane {
                 Step::Hit { consumed, key, value, cas } => {
                     at += consumed;
                     self.handle_hit(number, key, value, cas, now);
-                    if flight.single && self.setup.door.hit_ends() {
+                    let ended = flight.single && self.setup.door.hit_ends() || self.positional_end(number);
+                    if ended {
+                        self.handle_done(number, flight, Answer::End, now);
+                    }
+                }
+                Step::Skip { consumed } => at += consumed,
+                Step::Miss { consumed } => {
+                    at += consumed;
+                    self.handle_next_miss(number);
+                    if self.positional_end(number) {
                         self.handle_done(number, flight, Answer::End, now);
                     }
                 }
@@ -382,6 +391,23 @@ impl Lane {
         Some(at)
     }
 
+    /// Whether all keys of the oldest request are answered, in a protocol that marks the end in no other way.
+    #[inline]
+    fn positional_end(&self, number: usize) -> bool {
+        let answered = |flight: &Flight| flight.keys == 0;
+        self.setup.door.positional() && self.connections[number].flights.front().is_some_and(answered)
+    }
+
+    fn handle_next_miss(&mut self, number: usize) {
+        let connection = &mut self.connections[number];
+        let Some(flight) = connection.flights.front_mut().filter(|flight| flight.keys > 0) else { return };
+        flight.keys -= 1;
+        let kind = flight.kind;
+        if let Some(wanted) = connection.wanted.pop_front() {
+            self.miss(kind, wanted);
+        }
+    }
+
     #[inline]
     fn handle_hit(&mut self, number: usize, key: &[u8], value: &[u8], cas: u64, now: u64) {
         loop {
@@ -396,7 +422,7 @@ impl Lane {
             let Some(wanted) = connection.wanted.pop_front() else { return };
             self.key.clear();
             self.setup.work.write_key(wanted.index, &mut self.key);
-            if self.key != key {
+            if self.key != key && !key.is_empty() {
                 self.miss(flight_kind, wanted);
                 continue;
             }

@@ -12,7 +12,7 @@ use crate::session::{Client, Pace};
 use crate::target::Target;
 use crate::work::Work;
 use crate::work::keys::{Distribution, KEY_BYTES_MIN, KeySpace};
-use crate::work::mix::{Mix, Ttls};
+use crate::work::mix::{Kind, Mix, Ttls};
 use crate::work::values::{Sizes, VALUE_BYTES_MAX, bytes};
 use crate::worker::Arrival;
 
@@ -297,7 +297,8 @@ pub struct Compare {
     /// CPUs of the servers, such as 0
     #[arg(long = "server_cpus", value_delimiter = ',')]
     pub server_cpus: Vec<usize>,
-    /// Command lines with {port} where the port belongs; the word echo stands for the bare echo server
+    /// Command lines with {port} where the port belongs; the word echo stands for the bare echo server; a protocol and a colon
+    /// in front (resp:valkey-server --port {port}) let the client speak that one to it
     #[arg(last = true, required = true, num_args = 1..)]
     pub commands: Vec<String>,
 }
@@ -316,6 +317,12 @@ pub struct Echo {
 }
 
 impl WorkOptions {
+    /// Refuses what a protocol cannot say.
+    pub fn check(&self, protocol: Protocol) -> Result<(), String> {
+        let cas = self.ratio.share(Kind::Cas) > 0.0;
+        if cas && protocol == Protocol::Resp { Err("RESP has no cas: leave it out of --ratio".into()) } else { Ok(()) }
+    }
+
     /// The work that these options describe.
     pub fn work(&self) -> Result<Work, String> {
         Ok(Work {

@@ -121,7 +121,7 @@ impl Lane {
     fn get(&mut self, number: usize, first: u32, times: Times) {
         let keys = self.setup.work.multi_get;
         let get = Get { single: keys == 1, cas: false };
-        self.setup.door.get_begin(get, &mut self.connections[number].outbox);
+        self.setup.door.get_begin(get, keys as usize, &mut self.connections[number].outbox);
         for at in 0..keys {
             let index = if at == 0 { first } else { self.pick(number) };
             self.key.clear();
@@ -144,7 +144,7 @@ impl Lane {
         self.key.clear();
         self.setup.work.write_key(index, &mut self.key);
         let outbox = &mut self.connections[number].outbox;
-        self.setup.door.get_begin(get, outbox);
+        self.setup.door.get_begin(get, 1, outbox);
         self.setup.door.get_key(get, &self.key, outbox);
         self.setup.door.get_end(get, outbox);
         self.launch(number, Kind::Gets, index, serial, times);

@@ -58,6 +58,7 @@ fn measure_work(
     store: bool,
     context: Context,
 ) -> Result<(Report, Tally), String> {
+    options.work.check(options.load.protocol)?;
     let work = Arc::new(work);
     let mut client = options.load.client(options.target.clone());
     if options.load.shard_aware {

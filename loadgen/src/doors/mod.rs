@@ -11,6 +11,7 @@
 pub mod binary;
 pub mod meta;
 pub mod raw;
+pub mod resp;
 pub mod text;
 
 use serde::Serialize;
@@ -25,6 +26,8 @@ pub enum Door {
     Meta,
     /// memcached's binary protocol.
     Binary,
+    /// RESP2.
+    Resp,
     /// Bytes without meaning, for the echo server.
     Raw(raw::Raw),
 }
@@ -39,6 +42,8 @@ pub enum Protocol {
     Meta,
     /// memcached binary
     Binary,
+    /// RESP2 of Redis and Valkey
+    Resp,
     /// Bytes without meaning: only for `loadgen echo`
     #[value(hide = true)]
     Raw,
@@ -66,12 +71,22 @@ pub enum Step<'a> {
     Hit {
         /// Bytes of the input that it took.
         consumed: usize,
-        /// The key, where the protocol repeats it.
+        /// The key; empty where the protocol does not repeat it.
         key: &'a [u8],
         /// The value.
         value: &'a [u8],
         /// The CAS unique, where asked for.
         cas: u64,
+    },
+    /// The next key of a get was not found, where the protocol says so key by key.
+    Miss {
+        /// Bytes of the input that it took.
+        consumed: usize,
+    },
+    /// Framing without meaning of its own.
+    Skip {
+        /// Bytes of the input that it took.
+        consumed: usize,
     },
     /// The request is over.
     Done {
@@ -117,6 +132,7 @@ impl Door {
             (Protocol::Raw, Some(raw)) => Door::Raw(raw),
             (Protocol::Meta, _) => Door::Meta,
             (Protocol::Binary, _) => Door::Binary,
+            (Protocol::Resp, _) => Door::Resp,
             _ => Door::Text,
         }
     }
@@ -127,11 +143,19 @@ impl Door {
         matches!(self, Door::Meta | Door::Binary)
     }
 
-    /// Begins a get.
+    /// Whether answers carry no keys: they come in order, and a get is over with its last key.
     #[inline]
-    pub fn get_begin(&self, get: Get, output: &mut Vec<u8>) {
-        if let Door::Text = self {
-            text::get_begin(get, output);
+    pub fn positional(&self) -> bool {
+        matches!(self, Door::Resp)
+    }
+
+    /// Begins a get of so many keys.
+    #[inline]
+    pub fn get_begin(&self, get: Get, keys: usize, output: &mut Vec<u8>) {
+        match self {
+            Door::Text => text::get_begin(get, output),
+            Door::Resp => resp::get_begin(get, keys, output),
+            Door::Meta | Door::Binary | Door::Raw(_) => {}
         }
     }
 
@@ -142,6 +166,7 @@ impl Door {
             Door::Text => text::get_key(key, output),
             Door::Meta => meta::get_key(get, key, output),
             Door::Binary => binary::get_key(get, key, output),
+            Door::Resp => resp::get_key(key, output),
             Door::Raw(_) => {}
         }
     }
@@ -153,6 +178,7 @@ impl Door {
             Door::Text => text::get_end(output),
             Door::Meta => meta::get_end(get, output),
             Door::Binary => binary::get_end(get, output),
+            Door::Resp => {}
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -164,6 +190,7 @@ impl Door {
             Door::Text => text::store_begin(store, output),
             Door::Meta => meta::store_begin(store, output),
             Door::Binary => binary::store_begin(store, output),
+            Door::Resp => resp::store_begin(store, output),
             Door::Raw(_) => {}
         }
     }
@@ -172,7 +199,7 @@ impl Door {
     #[inline]
     pub fn store_end(&self, start: usize, output: &mut Vec<u8>) {
         match self {
-            Door::Text | Door::Meta => output.extend_from_slice(b"\r\n"),
+            Door::Text | Door::Meta | Door::Resp => output.extend_from_slice(b"\r\n"),
             Door::Binary => {}
             Door::Raw(raw) => {
                 output.truncate(start);
@@ -187,6 +214,7 @@ impl Door {
             Door::Text => text::delete(key, output),
             Door::Meta => meta::delete(key, output),
             Door::Binary => binary::delete(key, output),
+            Door::Resp => resp::delete(key, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -197,6 +225,7 @@ impl Door {
             Door::Text => text::touch(key, exptime, output),
             Door::Meta => meta::touch(key, exptime, output),
             Door::Binary => binary::touch(key, exptime, output),
+            Door::Resp => resp::touch(key, exptime, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -207,6 +236,7 @@ impl Door {
             Door::Text => text::incr(key, output),
             Door::Meta => meta::incr(key, output),
             Door::Binary => binary::incr(key, output),
+            Door::Resp => resp::incr(key, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -218,6 +248,7 @@ impl Door {
             Door::Text => text::step(kind, input),
             Door::Meta => meta::step(kind, input),
             Door::Binary => binary::step(kind, input),
+            Door::Resp => resp::step(kind, input),
             Door::Raw(raw) => raw.step(input),
         }
     }
