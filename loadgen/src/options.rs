@@ -112,6 +112,9 @@ pub struct LoadOptions {
     /// Requests after which a connection is closed and opened again, 0: never
     #[arg(long = "churn", default_value_t = 0)]
     pub churn: u64,
+    /// Open loop: poll instead of sleeping shortly before a request is due. Sends on time; takes a CPU per thread
+    #[arg(long = "spin")]
+    pub spin: bool,
     /// Ask `stats shards` for the map of cores and send each key to the port of its core (one target)
     #[arg(long = "shard_aware")]
     pub shard_aware: bool,
@@ -352,6 +355,7 @@ impl LoadOptions {
             timeout: Duration::from_secs_f64(self.timeout),
             verify: !self.no_verify,
             churn: self.churn,
+            spin: self.spin,
             shards: None,
         }
     }

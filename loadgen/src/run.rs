@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use crate::options::{Misses, OutputOptions, Replay, Run};
 use crate::report::{self, Context, Report};
-use crate::session::{Client, Outcome, Pace, Session};
+use crate::session::{Outcome, Pace, Session};
 use crate::shards;
 use crate::stats::{self, Stats};
 use crate::tally::Tally;
+use crate::target::Target;
 use crate::verify::Ledger;
 use crate::work::Work;
 use crate::work::trace::Trace;
@@ -61,10 +62,10 @@ fn measure_work(
     options.work.check(options.load.protocol)?;
     let work = Arc::new(work);
     let mut client = options.load.client(options.target.clone());
+    let before = server_stats(&options.target);
     if options.load.shard_aware {
         shards::adopt(&mut client)?;
     }
-    let before = server_stats(&client);
     let session = Session::open(&client, &work, ledger)?;
     if store {
         load(&session, options.work.keys)?;
@@ -72,12 +73,12 @@ fn measure_work(
     let pace = Pace { rate: options.rate.map(|rate| (rate, options.arrival)), ..options.load.pace() };
     let Outcome { mut tally, failure } =
         session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
-    let after = server_stats(&client);
+    let after = server_stats(&options.target);
     judge_misses(&mut tally, options.misses, &before, &after);
     let growth = before.iter().zip(&after).map(|(before, after)| both(before, after, stats::growth)).collect();
     let mut report = Report::new(context, &tally, failure);
     report.server_growth = growth;
-    report.invalid = client_fault(&tally, pace, client.threads);
+    report.invalid = client_fault(&tally, pace, client.threads, client.spin);
     Ok((report, tally))
 }
 
@@ -119,8 +120,8 @@ fn judge_misses(tally: &mut Tally, misses: Misses, before: &[Option<Stats>], aft
 }
 
 /// Every server's stats, in the order of the targets.
-fn server_stats(client: &Client) -> Vec<Option<Stats>> {
-    client.targets.iter().map(|target| stats::read(target, "")).collect()
+fn server_stats(targets: &[Target]) -> Vec<Option<Stats>> {
+    targets.iter().map(|target| stats::read(target, "")).collect()
 }
 
 fn both<T: Default>(before: &Option<Stats>, after: &Option<Stats>, function: fn(&Stats, &Stats) -> T) -> T {
@@ -131,7 +132,7 @@ fn both<T: Default>(before: &Option<Stats>, after: &Option<Stats>, function: fn(
 }
 
 /// Why these figures tell more of the client than of the server, if they do.
-fn client_fault(tally: &Tally, pace: Pace, threads: usize) -> Option<String> {
+fn client_fault(tally: &Tally, pace: Pace, threads: usize, spin: bool) -> Option<String> {
     let busy = tally.cpu_ns as f64 / tally.elapsed_ns.max(1) as f64 / threads.max(1) as f64;
     if let (Some((rate, _)), Some(lag)) = (pace.rate, &tally.lag) {
         let late = lag.quantile_us(0.99);
@@ -141,7 +142,7 @@ fn client_fault(tally: &Tally, pace: Pace, threads: usize) -> Option<String> {
                 "1 % of the requests were sent {late:.0} us late or later by this client; {allowed:.0} us are allowed"
             ));
         }
-        if busy > BUSY_MAX {
+        if busy > BUSY_MAX && !spin {
             return Some(format!("the client was {:.0} % busy at {rate:.0} requests per second", busy * 100.0));
         }
         return None;

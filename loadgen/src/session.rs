@@ -40,6 +40,8 @@ pub struct Client {
     pub verify: bool,
     /// Requests after which a connection is closed and opened again, 0: never.
     pub churn: u64,
+    /// Open loop: poll shortly before a request is due.
+    pub spin: bool,
     /// Which core of the server owns a key; then `targets` are the cores' ports, in order.
     pub shards: Option<ShardMap>,
 }
@@ -95,6 +97,7 @@ impl Session {
                 timeout: client.timeout,
                 verify: client.verify,
                 churn: client.churn,
+                spin: client.spin,
                 shards: client.shards,
                 first_target: first % client.targets.len(),
             };

@@ -48,6 +48,8 @@ pub struct Setup {
     pub verify: bool,
     /// Requests after which a connection is closed and opened again, 0: never.
     pub churn: u64,
+    /// Open loop: poll shortly before a request is due.
+    pub spin: bool,
     /// Which core owns a key: connections to target i are for the keys of core i.
     pub shards: Option<ShardMap>,
     /// Target of the first connection; the next ones follow in turn.
@@ -119,6 +121,7 @@ struct Worker {
 /// Runs a thread until its channel of orders is closed.
 pub fn run(setup: Setup, sockets: Vec<OwnedFd>, line: Line) {
     let (thread, messages) = (setup.thread, line.messages.clone());
+    interrupt::wake_on_time();
     let result = Worker::new(setup, sockets, line).and_then(Worker::obey);
     if let Err((words, tally)) = result {
         let _ = messages.send((thread, Message::Failed(words, tally)));
@@ -209,7 +212,8 @@ impl Worker {
                 Some(arrivals) => {
                     let wait = self.lane.dispatch(arrivals, plan.depth, end);
                     self.flush();
-                    self.turn(wait)?
+                    // Waking takes some tens of microseconds: who wants to be on time stays awake.
+                    self.turn(if self.lane.setup.spin { wait.saturating_sub(SPIN_BEFORE) } else { wait })?
                 }
             };
             if self.lane.counting && now >= begin + (self.lane.interval.second as u64 + 1) * 1_000_000_000 {
@@ -381,6 +385,8 @@ fn thread_cpu_ns() -> u64 {
 
 /// Longest wait of a turn: the timeouts of requests and phases are looked at so often.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long before a request is due `--spin` polls.
+const SPIN_BEFORE: Duration = Duration::from_micros(60);
 /// Bytes of values in flight per connection while loading, and requests at most.
 const LOAD_BYTES_IN_FLIGHT: f64 = 256.0 * 1024.0;
 const LOAD_DEPTH_MAX: usize = 64;
