@@ -93,9 +93,11 @@ pub struct Lane {
     pub now: u64,
     /// Connections with bytes to send or places to fill.
     pub touched: Vec<usize>,
-    /// While loading: the next key to store, and the end.
+    /// While loading or auditing: the next key, and the end.
     pub load: Option<(u32, u32)>,
-    /// Keys stored while loading.
+    /// Those keys are read, not stored.
+    pub auditing: bool,
+    /// Keys stored or read so.
     pub loaded: u32,
     /// When connections are looked after next.
     pub next_upkeep: u64,
@@ -173,6 +175,7 @@ impl Lane {
             now: 0,
             touched: Vec::new(),
             load: None,
+            auditing: false,
             loaded: 0,
             next_upkeep: 0,
             last_alive: 0,

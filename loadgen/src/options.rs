@@ -74,7 +74,7 @@ pub struct WorkOptions {
     #[arg(long = "distribution", default_value = "uniform")]
     #[serde(serialize_with = "as_text")]
     pub distribution: Distribution,
-    /// Times to live of writes: TTL[:WEIGHT],.. with units s, m, h, d; 0: for ever
+    /// Times to live of writes: TTL or TTL:WEIGHT,.. with units s, m, h, d; 0: for ever
     #[arg(long = "ttl", default_value = "0")]
     pub ttl: Ttls,
     /// Store the item again after a miss
@@ -147,6 +147,9 @@ pub struct Run {
     /// Do not store the keys first
     #[arg(long = "no_load")]
     pub no_load: bool,
+    /// Read every key once at the end: no acknowledged write stays unread
+    #[arg(long = "audit")]
+    pub audit: bool,
     /// What a miss of a key means that was stored, not deleted and without time to live
     #[arg(long = "misses", value_enum, default_value_t = Misses::Auto)]
     pub misses: Misses,

@@ -41,7 +41,11 @@ impl Lane {
             if next < last {
                 self.load = Some((next + 1, last));
                 self.loaded += 1;
-                self.store(number, next, times);
+                if self.auditing {
+                    self.get(number, next, 1, times);
+                } else {
+                    self.store(number, next, times);
+                }
             }
             return next < last;
         }
@@ -59,7 +63,7 @@ impl Lane {
             Kind::Incr => self.incr(number, index, times),
         };
         if !sent {
-            self.get(number, index, times);
+            self.get(number, index, self.setup.work.multi_get, times);
         }
         true
     }
@@ -97,7 +101,7 @@ impl Lane {
             _ => false,
         };
         if !sent {
-            self.get(number, index, times);
+            self.get(number, index, 1, times);
         }
         true
     }
@@ -118,8 +122,7 @@ impl Lane {
     }
 
     #[inline]
-    fn get(&mut self, number: usize, first: u32, times: Times) {
-        let keys = self.setup.work.multi_get;
+    fn get(&mut self, number: usize, first: u32, keys: u16, times: Times) {
         let get = Get { single: keys == 1, cas: false };
         self.setup.door.get_begin(get, keys as usize, &mut self.connections[number].outbox);
         for at in 0..keys {

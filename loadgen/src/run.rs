@@ -68,29 +68,41 @@ fn measure_work(
     }
     let session = Session::open(&client, &work, ledger)?;
     if store {
-        load(&session, options.work.keys)?;
+        let tally = walk("load", options.work.keys, |progress| session.load(progress))?;
+        if let Some(words) = tally.refusal_sample {
+            eprintln!("{} stores refused while loading, first: {words}", tally.refusals);
+        }
     }
     let pace = Pace { rate: options.rate.map(|rate| (rate, options.arrival)), ..options.load.pace() };
     let Outcome { mut tally, failure } =
         session.measure(pace, || {}, |interval| eprintln!("{}", report::text::second(interval)));
+    let mut audited = None;
+    if options.audit && failure.is_none() && work.trace.is_none() && !interrupt::CAUGHT.load(Ordering::Relaxed) {
+        let audit = walk("audit", options.work.keys, |progress| session.audit(progress))?;
+        audited = Some((audit.hits, audit.misses));
+        let (hits, misses) = (tally.hits, tally.misses);
+        tally.merge(Tally { commands: Vec::new(), intervals: Vec::new(), elapsed_ns: 0, ..audit });
+        (tally.hits, tally.misses) = (hits, misses);
+    }
     let after = server_stats(&options.target);
     judge_misses(&mut tally, options.misses, &before, &after);
     let growth = before.iter().zip(&after).map(|(before, after)| both(before, after, stats::growth)).collect();
     let mut report = Report::new(context, &tally, failure);
     report.server_growth = growth;
+    report.audit = audited;
     report.invalid = client_fault(&tally, pace, client.threads, client.spin);
     Ok((report, tally))
 }
 
-/// Stores the keys, with a progress bar.
-fn load(session: &Session, keys: u32) -> Result<(), String> {
-    let style = indicatif::ProgressStyle::with_template("load {bar:40} {pos}/{len} keys, {per_sec}, {eta} left");
-    let bar = indicatif::ProgressBar::new(keys as u64);
+/// Stores or reads all keys, with a progress bar.
+fn walk(name: &str, keys: u32, walk: impl FnOnce(&dyn Fn(u32)) -> Result<Tally, String>) -> Result<Tally, String> {
+    let style = indicatif::ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} keys, {per_sec}, {eta} left");
+    let bar = indicatif::ProgressBar::new(keys as u64).with_message(name.to_owned());
     bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
-    let result = session.load(|keys| bar.inc(keys as u64));
+    let result = walk(&|keys| bar.inc(keys as u64));
     bar.finish_and_clear();
     if interrupt::CAUGHT.load(Ordering::Relaxed) {
-        return Err("interrupted while loading".into());
+        return Err(format!("interrupted ({name})"));
     }
     result
 }

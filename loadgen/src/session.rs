@@ -119,19 +119,32 @@ impl Session {
     }
 
     /// Stores every key once; `progress` is told how many keys more are stored.
-    pub fn load(&self, mut progress: impl FnMut(u32)) -> Result<(), String> {
-        self.order(|| Order::Load)?;
+    pub fn load(&self, progress: impl FnMut(u32)) -> Result<Tally, String> {
+        self.walk(|| Order::Load, progress)
+    }
+
+    /// Reads every key once, and judges what comes.
+    pub fn audit(&self, progress: impl FnMut(u32)) -> Result<Tally, String> {
+        self.walk(|| Order::Audit, progress)
+    }
+
+    fn walk(&self, order: impl Fn() -> Order, mut progress: impl FnMut(u32)) -> Result<Tally, String> {
+        self.order(order)?;
+        let mut all = Tally::default();
         let mut waiting = self.threads.len();
         while waiting > 0 {
             match self.messages.recv_timeout(self.patience) {
                 Ok((_, Message::Progress(keys))) => progress(keys),
-                Ok((_, Message::Loaded)) => waiting -= 1,
+                Ok((_, Message::Walked(tally))) => {
+                    all.merge(*tally);
+                    waiting -= 1;
+                }
                 Ok((_, Message::Failed(words, _))) => return Err(words),
                 Ok(_) => {}
-                Err(_) => return Err("a client thread fell silent while loading".into()),
+                Err(_) => return Err("a client thread fell silent".into()),
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Works and counts. `edges` is called when counting begins and when it ends; `second` once a second.

@@ -60,6 +60,8 @@ pub struct Setup {
 pub enum Order {
     /// Store every key of this thread's part once.
     Load,
+    /// Read every key of this thread's part once.
+    Audit,
     /// Work and count.
     Measure(Plan),
 }
@@ -89,10 +91,10 @@ pub enum Arrival {
 
 /// What a thread tells.
 pub enum Message {
-    /// So many keys more are stored.
+    /// So many keys more are stored or read.
     Progress(u32),
-    /// Loading is over.
-    Loaded,
+    /// Loading or auditing is over.
+    Walked(Box<Tally>),
     /// A second of the measurement is over.
     Second(Interval),
     /// The measurement is over.
@@ -147,7 +149,8 @@ impl Worker {
     fn obey(mut self) -> Result<(), Failure> {
         while let Ok(order) = self.line.orders.recv() {
             let done = match order {
-                Order::Load => self.load(),
+                Order::Load => self.walk(false),
+                Order::Audit => self.walk(true),
                 Order::Measure(plan) => self.measure(plan),
             };
             if let Err(words) = done {
@@ -163,7 +166,8 @@ impl Worker {
         let _ = self.line.messages.send((self.lane.setup.thread, message));
     }
 
-    fn load(&mut self) -> Result<(), String> {
+    /// Stores or reads every key of this thread's part once.
+    fn walk(&mut self, auditing: bool) -> Result<(), String> {
         let setup = &self.lane.setup;
         let (count, threads) = (setup.work.keys.count as u64, setup.threads_count as u64);
         let first = (count * setup.thread as u64 / threads) as u32;
@@ -171,7 +175,10 @@ impl Worker {
         let mean = setup.work.sizes.mean(setup.work.seed).max(1.0);
         let depth = ((LOAD_BYTES_IN_FLIGHT / mean) as usize).clamp(1, LOAD_DEPTH_MAX);
         self.lane.load = Some((first, last));
+        self.lane.auditing = auditing;
         self.lane.begin(None);
+        self.lane.counting = auditing;
+        self.lane.loaded = 0;
         let (mut told, mut told_at) = (0, self.lane.read_clock());
         while self.lane.load.is_some_and(|(next, last)| next < last) || self.lane.in_flight() {
             self.fill(depth);
@@ -186,7 +193,9 @@ impl Worker {
         }
         self.lane.load = None;
         self.tell(Message::Progress(self.lane.loaded - told));
-        self.tell(Message::Loaded);
+        self.lane.counting = false;
+        let tally = Box::new(std::mem::take(&mut self.lane.tally));
+        self.tell(Message::Walked(tally));
         Ok(())
     }
 

@@ -208,3 +208,9 @@ fn compare_measures_each_server_in_each_round_and_ends_them() {
     assert_eq!(samples.lines().count(), 1 + 2 * 2 * 3, "{samples}");
     std::fs::remove_file(&csv).expect("the table goes");
 }
+
+#[test]
+fn an_audit_reads_every_key_once() {
+    check(Vice::None, "--ratio set:1 --audit", 0, "audit: 500 keys found, 0 not found");
+    check(Vice::LosesWrites, "--ratio set:1 --audit", 1, "FAULT lost");
+}

@@ -48,6 +48,8 @@ pub struct Report {
     pub faults: BTreeMap<String, u64>,
     /// The first faults in words.
     pub fault_samples: Vec<String>,
+    /// Keys found and not found when all were read at the end.
+    pub audit: Option<(u64, u64)>,
     /// By how much each server's own `stats` grew.
     pub server_growth: Vec<BTreeMap<String, f64>>,
     /// Why the figures are not those of the server.
@@ -235,6 +237,7 @@ impl Report {
             seconds: tally.intervals.iter().filter(|interval| interval.requests > 0).map(second).collect(),
             faults: tally.faults.iter().map(|(fault, count)| (fault.to_string(), *count)).collect(),
             fault_samples: tally.fault_samples.clone(),
+            audit: None,
             server_growth: Vec::new(),
             invalid: None,
             failure,

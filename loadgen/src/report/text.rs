@@ -36,6 +36,9 @@ pub fn run(report: &Report) -> String {
         Some(lag) => writeln!(text, ", 99 % of the requests sent within {lag:.0} us of their time"),
         None => writeln!(text),
     };
+    if let Some((hits, misses)) = report.audit {
+        let _ = writeln!(text, "audit: {hits} keys found, {misses} not found");
+    }
     text += &wrongs(totals);
     text += &faults(&report.faults, &report.fault_samples);
     for growth in &report.server_growth {
