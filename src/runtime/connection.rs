@@ -347,11 +347,11 @@ impl Connection {
                     _ => None,
                 }));
             }
-            for planned in batch {
+            for planned in &batch {
                 let full = output.total_bytes() - output_start >= context.output_bytes_max();
                 if full
                     || self.waits_for_enough()
-                    || matches!(self.take_step(id, planned.step, context, output), Outcome::Blocked)
+                    || matches!(self.take_step(id, &planned.step, context, output), Outcome::Blocked)
                 {
                     self.session = planned.session_before;
                     *at = planned.offset_before;
@@ -366,14 +366,15 @@ impl Connection {
         }
     }
 
-    fn take_step(&mut self, id: u32, step: Step<'_>, context: &mut Context, output: &mut Buffer) -> Outcome {
+    #[inline]
+    fn take_step(&mut self, id: u32, step: &Step<'_>, context: &mut Context, output: &mut Buffer) -> Outcome {
         match step {
-            Step::Command { command, framing, .. } => self.execute(id, &command, &framing, context, output),
+            Step::Command { command, framing, .. } => self.execute(id, command, framing, context, output),
             Step::Reply { reply, framing, .. } => {
-                self.answer(&framing, b"", &reply, output);
+                self.answer(framing, b"", reply, output);
                 Outcome::Done
             }
-            Step::Control { control, framing, .. } => self.ask_control(id, &control, &framing, context),
+            Step::Control { control, framing, .. } => self.ask_control(id, control, framing, context),
             Step::Skip { .. } | Step::Incomplete { .. } | Step::Body { .. } => Outcome::Done,
         }
     }
@@ -543,7 +544,7 @@ impl Connection {
             let receiving = self.receiving.take()?;
             self.starved_since = None;
             let step = self.session.refuse(&receiving.head, receiving.length + receiving.tail_bytes);
-            return Some(self.take_step(id, step, context, output));
+            return Some(self.take_step(id, &step, context, output));
         }
         if !receiving.is_complete() {
             return None;
@@ -557,7 +558,7 @@ impl Connection {
         let session_before = self.session;
         let full = self.waits_for_enough();
         let step = self.session.resume(&receiving.head, &body, &receiving.tail);
-        if full || matches!(self.take_step(id, step, context, output), Outcome::Blocked) {
+        if full || matches!(self.take_step(id, &step, context, output), Outcome::Blocked) {
             self.session = session_before;
             receiving.complete = Some(body);
             self.receiving = Some(receiving);
