@@ -1,5 +1,6 @@
 //! The program: options, a node, a signal, an exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use pbcache::node::options::{Options, Refusal};
@@ -9,10 +10,11 @@ use pbcache::node::{Node, StartError, log_level, preflight, process, signals};
 const NOT_STARTED: u8 = 2;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args(), preflight::cpus_count()) {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let options = match Options::parse(words, preflight::cpus_count()) {
         Ok(options) => options,
         Err(Refusal::Print(text)) => {
-            print!("{text}");
+            say(&text);
             return ExitCode::SUCCESS;
         }
         Err(Refusal::Wrong(sentence)) => {
@@ -38,10 +40,16 @@ fn serve(options: Options) -> Result<(), StartError> {
     }
     let kept = options.clone();
     let node = Node::start(options)?;
-    println!("{}", node.listening);
+    say(&format!("{}\n", node.listening));
     signals::wait();
     log::info!("draining");
     node.stop();
     process::clean_up(&kept);
     Ok(())
+}
+
+/// Prints to standard output. A reader that has gone is no reason to end.
+fn say(text: &str) {
+    let mut output = std::io::stdout();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }

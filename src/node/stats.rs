@@ -6,6 +6,8 @@
 //!
 //! Lives here: names, order, arithmetic. Not here: asking the cores (`control`).
 
+use std::net::SocketAddr;
+
 use crate::engine::Statistics;
 use crate::metrics::{Counters, ROWS};
 use crate::node::options::{Options, table};
@@ -119,7 +121,8 @@ pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32) -> Lines {
     let value = |name: &str, default: &str| match name {
         "maxbytes" => limit_bytes.to_string(),
         "maxconns" => options.conn_limit.to_string(),
-        "tcpport" => options.port.to_string(),
+        "tcpport" => options.addresses.first().map_or(0, SocketAddr::port).to_string(),
+        "inter" if options.addresses.is_empty() => "NULL".into(),
         "inter" => options.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(","),
         "verbosity" => verbosity.to_string(),
         "evictions" => if options.evictions_disabled { "off" } else { "on" }.to_string(),
@@ -221,7 +224,8 @@ pub fn shards(cores: &[CoreFigures], options: &Options) -> Lines {
     lines.push(("cores".into(), options.cores.to_string()));
     lines.push(("buckets".into(), options.buckets.to_string()));
     for (index, core) in cores.iter().enumerate() {
-        let port = options.shard_ports.map_or(options.port, |base| base + index as u16);
+        let listening = options.addresses.first().map_or(0, SocketAddr::port);
+        let port = options.shard_ports.map_or(listening, |base| base + index as u16);
         let mut put = |name: &str, value: u64| lines.push((format!("{index}:{name}"), value.to_string()));
         put("port", port as u64);
         put("connections", core.connections as u64);

@@ -4,13 +4,14 @@
 
 pub mod table;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ipnet::IpNet;
 
+use self::table::{Extended, ROWS, Takes};
 use crate::limits;
 use crate::protocol::Doors;
 
@@ -25,7 +26,7 @@ pub struct Options {
     pub engine: EngineChoice,
     /// TCP port; 0 for any free one.
     pub port: u16,
-    /// Addresses to listen on.
+    /// Addresses to listen on; none where a unix socket is all.
     pub addresses: Vec<SocketAddr>,
     /// Who may connect.
     pub incoming: Vec<IpNet>,
@@ -104,103 +105,107 @@ pub enum Refusal {
 }
 
 impl Options {
-    /// Reads a command line; the first word is the program. `cpus` is the default of `--cores`.
+    /// Reads a command line; the first word is the program. `cpus` bounds the default of `--cores`.
     ///
     /// # Errors
     /// [`Refusal`]: the first thing that is wrong, or text that was asked for.
     pub fn parse(words: impl IntoIterator<Item = String>, cpus: usize) -> Result<Self, Refusal> {
         let matches = table::parser().try_get_matches_from(words).map_err(|error| refusal(&error))?;
-        let values = Values { matches: &matches, extended: extended(&matches)? };
         for &(short, name, reason) in table::REFUSED {
-            if matches.contains_id(name) && matches.value_source(name).is_some() {
-                return Err(Refusal::Wrong(format!("option -{short} (--{name}) is refused: {reason}.")));
+            if matches.value_source(name).is_some() {
+                return refuse(format!("option -{short} (--{name}) is refused: {reason}."));
             }
         }
+        let values = Values { matches: &matches, extended: extended(&matches)? };
+        if values.is_set("license") {
+            return Err(Refusal::Print(LICENSE.into()));
+        }
+        values.check()?;
         let options = values.options(cpus)?;
-        options.check_relations()?;
+        options.check_memory()?;
+        options.check_shard_ports()?;
         Ok(options)
     }
 
-    fn check_relations(&self) -> Result<(), Refusal> {
-        let wrong = |text: String| Err(Refusal::Wrong(text));
+    fn check_memory(&self) -> Result<(), Refusal> {
         if self.memory_mb < self.cores as u64 {
-            return wrong(format!(
+            return refuse(format!(
                 "option --memory_size is {} MB for {} cores; give at least {} MB, or fewer --cores.",
                 self.memory_mb, self.cores, self.cores
             ));
         }
         if self.item_bytes_max as u64 > (self.memory_mb << 20) / 2 {
-            return wrong(format!(
+            return refuse(format!(
                 "option --max_item_size is {} bytes, more than half of --memory_size ({} MB); give a smaller one or more memory.",
                 self.item_bytes_max, self.memory_mb
             ));
         }
-        if let Some(base) = self.shard_ports {
-            let last = base as u32 + self.cores as u32 - 1;
-            if last > u16::MAX as u32 {
-                return wrong(format!("option --shard_ports {base} leaves no room for {} cores below 65536.", self.cores));
-            }
-            if (base as u32..=last).contains(&(self.port as u32)) {
-                return wrong(format!(
-                    "option --shard_ports {base} to {last} contains --port {}; choose another base.",
-                    self.port
-                ));
+        Ok(())
+    }
+
+    fn check_shard_ports(&self) -> Result<(), Refusal> {
+        let Some(base) = self.shard_ports else { return Ok(()) };
+        let last = base as u32 + self.cores as u32 - 1;
+        if last > u16::MAX as u32 {
+            return refuse(format!(
+                "option --shard_ports {base} leaves no room for {} cores below 65536; give at most {}.",
+                self.cores,
+                u16::MAX as u32 + 1 - self.cores as u32
+            ));
+        }
+        match self.addresses.iter().find(|address| (base as u32..=last).contains(&(address.port() as u32))) {
+            Some(taken) => refuse(format!(
+                "option --shard_ports {base} to {last} contains the port {} of --port or --ip; choose another base.",
+                taken.port()
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What `--license` prints.
+const LICENSE: &str = concat!("pbcache ", env!("CARGO_PKG_VERSION"), ", licensed under ", env!("CARGO_PKG_LICENSE"), "\n");
+
+struct Values<'a> {
+    matches: &'a ArgMatches,
+    /// The settings of all `-o`, in their order: option or setting, and value.
+    extended: Vec<(&'a str, Option<&'a str>)>,
+}
+
+impl Values<'_> {
+    /// Holds every value that was given against the bounds of its row, also where nothing reads it.
+    fn check(&self) -> Result<(), Refusal> {
+        for row in ROWS.iter().filter(|row| matches!(row.takes, Takes::One(_))) {
+            if let Some(text) = self.text(row.name).filter(|text| row.bounds.read(text).is_none()) {
+                return Err(wrong(row.name, text));
             }
         }
         Ok(())
     }
-}
 
-struct Values<'a> {
-    matches: &'a ArgMatches,
-    extended: Vec<(String, Option<String>)>,
-}
-
-impl Values<'_> {
     fn options(&self, cpus: usize) -> Result<Options, Refusal> {
-        let port = self.number("port", 11211, 0, 65535)? as u16;
-        let udp_port = self.number("udp_port", 0, 0, 65535)?;
-        if udp_port != 0 {
-            return Err(wrong("udp_port", &udp_port.to_string()));
-        }
+        let port = self.number("port") as u16;
+        let memory_mb = self.number("memory_size");
+        let cores_default = cpus.clamp(1, limits::CORES_MAX).min(memory_mb as usize) as u16;
         Ok(Options {
-            cores: self.number("cores", cpus as u64, 1, limits::CORES_MAX as u64)? as u16,
-            memory_mb: self.number("memory_size", 100, 8, 1 << 24)?,
-            engine: self.choice(
-                "engine",
-                &[("auto", EngineChoice::Auto), ("pump", EngineChoice::Pump), ("streams", EngineChoice::Streams)],
-            )?,
+            cores: self.text("cores").map_or(cores_default, |_| self.number("cores") as u16),
+            memory_mb,
+            engine: [EngineChoice::Auto, EngineChoice::Pump, EngineChoice::Streams][self.number("engine") as usize],
             port,
             addresses: self.addresses(port)?,
             incoming: self.networks()?,
             unix_socket: self.text("unix_socket").map(PathBuf::from),
-            unix_mask: self.octal("unix_mask", 0o700)?,
-            shard_ports: match self.text("shard_ports") {
-                None => None,
-                Some(_) => Some(self.number("shard_ports", 0, 1, 65535)? as u16),
-            },
-            listen_backlog: self.number("listen_backlog", 1024, 1, 65535)? as u16,
-            buckets: self.number("buckets", 10_000_000, 1, u32::MAX as u64)? as u32,
-            redundancy: self.number("redudancy", 1, 1, 16)? as u8,
+            unix_mask: self.number("unix_mask") as u32,
+            shard_ports: self.text("shard_ports").map(|_| self.number("shard_ports") as u16),
+            listen_backlog: self.number("listen_backlog") as u16,
+            buckets: self.number("buckets") as u32,
+            redundancy: self.number("redudancy") as u8,
             ringnodes: self.ringnodes()?,
-            item_bytes_max: self.size(
-                "max_item_size",
-                limits::ITEM_BYTES_DEFAULT as u64,
-                1 << 10,
-                limits::ITEM_BYTES_MAX as u64,
-            )? as u32,
-            conn_limit: self.number("conn_limit", 1024, 1, 1_000_000)? as u32,
-            idle_timeout_s: self.number("idle_timeout", 0, 0, 86_400)? as u32,
+            item_bytes_max: self.number("max_item_size") as u32,
+            conn_limit: self.number("conn_limit") as u32,
+            idle_timeout_s: self.number("idle_timeout") as u32,
             evictions_disabled: self.is_set("disable_evictions"),
-            doors: self.choice(
-                "protocol",
-                &[
-                    ("auto", Doors::Any),
-                    ("auto-negotiate", Doors::Any),
-                    ("ascii", Doors::TextOnly),
-                    ("binary", Doors::BinaryOnly),
-                ],
-            )?,
+            doors: [Doors::Any, Doors::TextOnly, Doors::BinaryOnly][self.number("protocol") as usize],
             cas_disabled: self.is_set("disable_cas"),
             flush_disabled: self.is_set("disable_flush_all"),
             dump_disabled: self.is_set("disable_dumping"),
@@ -212,15 +217,15 @@ impl Values<'_> {
             lock_memory: self.is_set("lock_memory"),
             core_dumps: self.is_set("enable_coredumps"),
             verbosity: self.matches.get_count("verbose"),
-            requests_per_event: self.number("max_reqs_per_event", 20, 1, 1_000_000)? as u32,
-            delimiter: self.text("delimiter").and_then(|text| text.chars().next()).unwrap_or(':'),
+            requests_per_event: self.number("max_reqs_per_event") as u32,
+            delimiter: self.delimiter()?,
             notices: self.notices(),
         })
     }
 
     /// The last value given, `-o` included.
     fn text(&self, name: &str) -> Option<&str> {
-        let extended = self.extended.iter().rev().find(|(key, _)| key == name).and_then(|(_, value)| value.as_deref());
+        let extended = self.extended.iter().rev().find(|(key, _)| *key == name).and_then(|&(_, value)| value);
         extended.or_else(|| self.matches.get_many::<String>(name)?.next_back().map(String::as_str))
     }
 
@@ -230,47 +235,53 @@ impl Values<'_> {
     }
 
     fn is_set(&self, name: &str) -> bool {
-        self.matches.get_count(name) > 0
+        self.matches.get_flag(name)
     }
 
-    fn number(&self, name: &'static str, default: u64, least: u64, most: u64) -> Result<u64, Refusal> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(|| wrong(name, text))
+    /// The value of an option that `check` let pass, or its default; 0 for one that has none.
+    fn number(&self, name: &str) -> u64 {
+        let row = table::find(name);
+        row.bounds.read(self.text(name).unwrap_or(row.default)).unwrap_or(0)
     }
 
-    fn size(&self, name: &'static str, default: u64, least: u64, most: u64) -> Result<u64, Refusal> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        let (digits, unit) = match text.char_indices().next_back() {
-            Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
-            Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
-            Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
-            _ => (text, 1u64),
-        };
-        let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-        number.filter(|number| (least..=most).contains(number)).ok_or_else(|| wrong(name, text))
+    fn delimiter(&self) -> Result<char, Refusal> {
+        let text = self.text("delimiter").unwrap_or(table::find("delimiter").default);
+        let mut characters = text.chars();
+        match (characters.next(), characters.next()) {
+            (Some(delimiter), None) => Ok(delimiter),
+            _ => Err(wrong("delimiter", text)),
+        }
     }
 
-    fn octal(&self, name: &'static str, default: u32) -> Result<u32, Refusal> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| wrong(name, text))
-    }
-
-    fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<T, Refusal> {
-        let Some(text) = self.text(name) else { return Ok(choices[0].1) };
-        choices.iter().find(|(choice, _)| *choice == text).map(|&(_, value)| value).ok_or_else(|| wrong(name, text))
-    }
-
+    /// Where to listen. A unix socket alone turns TCP off, as in memcached, where nothing asks for TCP.
     fn addresses(&self, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
         let words = self.list("ip");
-        if words.is_empty() {
-            return Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]);
+        let asks_for_tcp = ["ip", "port", "shard_ports"].iter().any(|name| self.text(name).is_some());
+        if self.text("unix_socket").is_some() && !asks_for_tcp {
+            return Ok(Vec::new());
         }
-        words.into_iter().map(|word| address(word, port).ok_or_else(|| wrong("ip", word))).collect()
+        if words.is_empty() {
+            return match self.text("ip") {
+                Some(text) => Err(wrong("ip", text)),
+                None => Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]),
+            };
+        }
+        let mut addresses = Vec::new();
+        for word in words {
+            let address = address(word, port).ok_or_else(|| wrong("ip", word))?;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
     }
 
     fn networks(&self) -> Result<Vec<IpNet>, Refusal> {
         let mut words = self.list("incoming_ip");
         if words.is_empty() {
+            if let Some(text) = self.text("incoming_ip") {
+                return Err(wrong("incoming_ip", text));
+            }
             words = PRIVATE_NETWORKS.to_vec();
         }
         let network = |word: &str| word.parse::<IpNet>().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from));
@@ -278,28 +289,19 @@ impl Values<'_> {
     }
 
     fn ringnodes(&self) -> Result<Vec<String>, Refusal> {
-        let is_node = |word: &str| {
-            let (host, port) = match word.rsplit_once(':') {
-                Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
-                _ => (word, None),
-            };
-            let named = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
-            !host.is_empty() && named && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
-        };
         let words = self.list("ringnode");
-        match words.iter().find(|word| !is_node(word)) {
-            Some(word) => {
-                Err(Refusal::Wrong(format!("option --ringnode has the value '{word}'; allowed is HOST or HOST:PORT.")))
-            }
+        match words.iter().find(|word| !is_ringnode(word)) {
+            Some(word) => Err(wrong("ringnode", word)),
             None => Ok(words.into_iter().map(String::from).collect()),
         }
     }
 
+    /// What was given and has no effect, as it was typed.
     fn notices(&self) -> Vec<String> {
-        let inert = ["max_reqs_per_event", "slab_min_size", "slab_growth_factor", "napi_ids"];
+        let inert = ["max_reqs_per_event", "delimiter", "slab_min_size", "slab_growth_factor", "napi_ids"];
         let options = inert.iter().filter(|name| self.text(name).is_some()).map(|name| format!("--{name}"));
         let pages = self.is_set("enable_largepages").then(|| "--enable_largepages".to_string());
-        let is_inert = |name: &str| table::extended(name) == Some(table::Extended::NoEffect);
+        let is_inert = |name: &str| matches!(table::extended(name), Some(Extended::Inert | Extended::InertValue(_)));
         let extended = self.extended.iter().filter(|(name, _)| is_inert(name)).map(|(name, _)| format!("-o {name}"));
         options.chain(pages).chain(extended).collect()
     }
@@ -309,12 +311,17 @@ impl Values<'_> {
 const PRIVATE_NETWORKS: &[&str] =
     &["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10"];
 
+/// One word of `--ip`. memcached's marks in front of an address (`proto[..]:`, `notls:`, ..) are refused: a listener that does
+/// not keep what they promise is worse than none.
 fn address(word: &str, port: u16) -> Option<SocketAddr> {
-    let word = word.strip_prefix("proto[ascii]:").unwrap_or(word);
     if let Ok(address) = word.parse::<SocketAddr>() {
         return Some(address);
     }
-    let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
+    let (host, port) = match word.split_once(':') {
+        Some((host @ ("*" | "localhost"), digits)) => (host, digits.parse().ok()?),
+        _ => (word, port),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match bare {
         "*" => Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
         "localhost" => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
@@ -322,31 +329,63 @@ fn address(word: &str, port: u16) -> Option<SocketAddr> {
     }
 }
 
-/// The words of all `-o`, as name and value.
-fn extended(matches: &ArgMatches) -> Result<Vec<(String, Option<String>)>, Refusal> {
+/// Whether a word names a node: a host name or an address, with a port other than 0 or none.
+fn is_ringnode(word: &str) -> bool {
+    if word.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let (host, port) = match word.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (word, None),
+    };
+    let is_host = match host.strip_prefix('[') {
+        Some(bracketed) => bracketed.strip_suffix(']').is_some_and(|host| host.parse::<Ipv6Addr>().is_ok()),
+        None => is_host_name(host),
+    };
+    is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// RFC 1123, and underscores, which container networks use.
+fn is_host_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        (1..=63).contains(&label.len()) && is_plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let looks_like_ipv4 = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= 253 && labels.split('.').all(is_label) && (!looks_like_ipv4 || host.parse::<Ipv4Addr>().is_ok())
+}
+
+/// The settings of all `-o`: the option that one stands for or its own name, and its value.
+fn extended(matches: &ArgMatches) -> Result<Vec<(&str, Option<&str>)>, Refusal> {
     let words = matches.get_many::<String>("extended").into_iter().flatten().flat_map(|text| text.split(','));
     let mut found = Vec::new();
     for word in words.filter(|word| !word.is_empty()) {
-        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value.to_string())));
-        match table::extended(name) {
-            Some(table::Extended::Option(option)) => found.push((option.to_string(), value)),
-            Some(table::Extended::NoEffect) => found.push((name.to_string(), value)),
-            Some(table::Extended::Refused(reason)) => {
-                return Err(Refusal::Wrong(format!("option -o {name} is refused: {reason}.")));
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        let bounds = match table::extended(name) {
+            Some(Extended::Option(option)) => Some(table::find(option).bounds),
+            Some(Extended::InertValue(bounds)) => Some(bounds),
+            Some(Extended::Inert) => None,
+            Some(Extended::Refused(reason)) => return refuse(format!("option -o {name} is refused: {reason}.")),
+            None => return refuse(format!("option -o has no setting '{name}'; see memcached's manual for those that it has.")),
+        };
+        match (bounds, value) {
+            (Some(bounds), None) => return refuse(format!("option -o {name} needs a value; allowed is {bounds}.")),
+            (Some(bounds), Some(text)) if bounds.read(text).is_none() => {
+                return refuse(format!("option -o {name} has the value '{text}'; allowed is {bounds}."));
             }
-            None => {
-                return Err(Refusal::Wrong(format!(
-                    "option -o has no setting '{name}'; see memcached's manual for those that it has."
-                )));
-            }
+            _ => found.push((if let Some(Extended::Option(option)) = table::extended(name) { option } else { name }, value)),
         }
     }
     Ok(found)
 }
 
-fn wrong(name: &'static str, value: &str) -> Refusal {
-    let bounds = table::ROWS.iter().find(|row| row.name == name).map_or("", |row| row.bounds);
-    Refusal::Wrong(format!("option --{name} has the value '{value}'; allowed is {bounds}."))
+fn wrong(name: &str, value: &str) -> Refusal {
+    Refusal::Wrong(format!("option --{name} has the value '{value}'; allowed is {}.", table::find(name).allowed()))
+}
+
+fn refuse<T>(sentence: String) -> Result<T, Refusal> {
+    Err(Refusal::Wrong(sentence))
 }
 
 /// clap's errors in our voice: one sentence.
@@ -356,6 +395,7 @@ fn refusal(error: &clap::Error) -> Refusal {
         _ => String::new(),
     };
     let argument = context(ContextKind::InvalidArg);
+    let argument = argument.trim_end_matches("...");
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Print(error.to_string()),
         ErrorKind::UnknownArgument if argument.starts_with('-') => {

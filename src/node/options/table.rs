@@ -6,17 +6,42 @@
 //!
 //! Lives here: the rows and what is derived from them alone. Not here: parsing of values (`options`).
 
+use std::fmt;
+
 use clap::{Arg, ArgAction, Command};
+
+use crate::limits;
 
 /// How an option takes its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
-    /// None: it is there or not.
+    /// None: it is there or not; given again, it stays.
     Nothing,
+    /// None, and it counts how often it is given.
+    Count,
     /// One value; the last one wins.
     One(&'static str),
-    /// A value each time it is given.
+    /// A value each time it is given, and several separated by commas.
     Many(&'static str),
+}
+
+/// Which values an option may have. Errors, help and the README print it by `Display`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Any text.
+    Any,
+    /// A whole number, both ends included.
+    Number(u64, u64),
+    /// Bytes with an optional k, m or g behind, both ends included.
+    Size(u64, u64),
+    /// A number in octal up to this.
+    Octal(u32),
+    /// A decimal fraction above this.
+    Above(u64),
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// What is checked where the option is read, in words.
+    Form(&'static str),
 }
 
 /// One option.
@@ -26,14 +51,16 @@ pub struct Row {
     pub name: &'static str,
     /// memcached's one-letter form.
     pub short: Option<char>,
-    /// Other names: memcached's long form, old spellings.
+    /// Other names: memcached's long form, other spellings.
     pub aliases: &'static [&'static str],
     /// Value and its unit.
     pub takes: Takes,
-    /// Default as it would be typed; empty for none.
+    /// Default as it would be typed, or in words where it depends on the machine; empty for none.
     pub default: &'static str,
-    /// What is allowed, as errors say it.
-    pub bounds: &'static str,
+    /// Which values are allowed.
+    pub bounds: Bounds,
+    /// What the bounds do not say, behind them; empty for nothing.
+    pub note: &'static str,
     /// What it means, in a sentence.
     pub doc: &'static str,
     /// Heading in the help.
@@ -49,7 +76,7 @@ const PROCESS: &str = "Process";
 const MEMCACHED: &str = "Accepted for memcached's sake";
 
 const fn row(group: &'static str, name: &'static str, takes: Takes, default: &'static str) -> Row {
-    Row { name, short: None, aliases: &[], takes, default, bounds: "", doc: "", group }
+    Row { name, short: None, aliases: &[], takes, default, bounds: Bounds::Any, note: "", doc: "", group }
 }
 
 impl Row {
@@ -63,8 +90,13 @@ impl Row {
         self
     }
 
-    const fn bounds(mut self, bounds: &'static str) -> Self {
+    const fn bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = bounds;
+        self
+    }
+
+    const fn note(mut self, note: &'static str) -> Self {
+        self.note = note;
         self
     }
 
@@ -72,71 +104,165 @@ impl Row {
         self.doc = doc;
         self
     }
+
+    /// What is allowed, as errors and help say it; empty if everything is.
+    pub fn allowed(&self) -> String {
+        format!("{}{}", self.bounds, self.note)
+    }
+
+    /// Name of the value; empty if it takes none.
+    pub fn value(&self) -> &'static str {
+        match self.takes {
+            Takes::Nothing | Takes::Count => "",
+            Takes::One(value) | Takes::Many(value) => value,
+        }
+    }
 }
 
-use Takes::{Many, Nothing, One};
+impl Bounds {
+    /// A value within the bounds as a number: of the number, bytes, the mode, the index of the word; 0 for what is no number.
+    pub fn read(&self, text: &str) -> Option<u64> {
+        match *self {
+            Bounds::Any | Bounds::Form(_) => Some(0),
+            Bounds::Number(least, most) => number(text).filter(|number| (least..=most).contains(number)),
+            Bounds::Size(least, most) => size(text).filter(|bytes| (least..=most).contains(bytes)),
+            Bounds::Octal(most) => {
+                let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+                u32::from_str_radix(text, 8).ok().filter(|mode| is_plain && *mode <= most).map(u64::from)
+            }
+            Bounds::Above(least) => {
+                text.parse::<f64>().ok().filter(|value| *value > least as f64 && value.is_finite()).map(|_| 0)
+            }
+            Bounds::Words(words) => words.iter().position(|word| *word == text).map(|index| index as u64),
+        }
+    }
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Bounds::Any => Ok(()),
+            Bounds::Number(least, most) if least == most => write!(f, "{least}"),
+            Bounds::Number(least, most) => write!(f, "{least} to {most}"),
+            Bounds::Size(least, most) => write!(f, "{} to {}", Bytes(least), Bytes(most)),
+            Bounds::Octal(most) => write!(f, "000 to {most:o}"),
+            Bounds::Above(least) => write!(f, "a number above {least}"),
+            Bounds::Words(&[ref start @ .., last]) => write!(f, "{} or {last}", start.join(", ")),
+            Bounds::Words(&[]) => Ok(()),
+            Bounds::Form(words) => f.write_str(words),
+        }
+    }
+}
+
+/// Bytes in the largest unit that divides them.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}m", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{}k", bytes >> 10),
+            bytes => write!(f, "{bytes}"),
+        }
+    }
+}
+
+/// Digits only: no sign, no spaces.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    number(digits)?.checked_mul(unit)
+}
+
+/// The row of an option.
+///
+/// # Panics
+/// If there is none: names in the code are those of the table, and a test reads every one.
+pub fn find(name: &str) -> &'static Row {
+    ROWS.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no option {name}"))
+}
+
+use Bounds::{Above, Form, Number, Octal, Size, Words};
+use Takes::{Count, Many, Nothing, One};
 
 /// All options in the order of the help.
 pub const ROWS: &[Row] = &[
     row(NODE, "cores", One("COUNT"), "all CPUs")
         .short('t')
         .also(&["threads"])
-        .bounds("1 to 256")
+        .bounds(Number(1, limits::CORES_MAX as u64))
         .doc("Data cores: each has its own executor, sockets and part of the keys."),
     row(NODE, "memory_size", One("MB"), "100")
         .short('m')
         .also(&["memory_limit"])
-        .bounds("8 to 16777216, and at least 1 per core")
+        .bounds(Number(8, 1 << 24))
+        .note(", and at least 1 per core")
         .doc("Memory for items, indexes and buffers of the whole node."),
     row(NODE, "engine", One("NAME"), "auto")
-        .bounds("auto, pump or streams")
+        .bounds(Words(&["auto", "pump", "streams"]))
         .doc("I/O of the cores: an own io_uring each (Linux 6.1), stock glommio streams, or what the kernel allows."),
     row(NETWORK, "port", One("PORT"), "11211")
         .short('p')
-        .bounds("0 to 65535, 0 for any free one")
+        .bounds(Number(0, 65535))
+        .note(", 0 for any free one")
         .doc("TCP port for all protocols."),
     row(NETWORK, "ip", Many("ADDRESS[:PORT]"), "0.0.0.0")
         .short('l')
-        .also(&["listen"])
-        .bounds("IPv4 and IPv6 addresses, separated by commas or given again")
+        .also(&["listen", "interface"])
+        .bounds(Form("an IPv4 or IPv6 address, with a port if wanted: 10.0.0.1, 10.0.0.1:11212, [::1]:11212"))
         .doc("Addresses to listen on."),
     row(NETWORK, "incoming_ip", Many("CIDR"), "loopback and private ranges")
-        .bounds("networks such as 10.0.0.0/8")
+        .bounds(Form("a network such as 10.0.0.0/8 or fd00::/8, or an address"))
         .doc("Who may connect; others are closed before a byte is read."),
-    row(NETWORK, "unix_socket", One("PATH"), "").short('s').doc("Listen on this unix socket as well."),
-    row(NETWORK, "unix_mask", One("OCTAL"), "700").short('a').bounds("000 to 777").doc("Permissions of the unix socket."),
+    row(NETWORK, "unix_socket", One("PATH"), "")
+        .short('s')
+        .doc("Listen on this unix socket; on TCP as well only if --port, --ip or --shard_ports is given."),
+    row(NETWORK, "unix_mask", One("OCTAL"), "700").short('a').bounds(Octal(0o777)).doc("Permissions of the unix socket."),
     row(NETWORK, "shard_ports", One("BASE"), "")
-        .bounds("1 to 65535, with room for all cores")
+        .bounds(Number(1, 65535))
+        .note(", with room for all cores")
         .doc("Core i listens on BASE + i too, so that a client that asks `stats shards` reaches it directly."),
     row(NETWORK, "listen_backlog", One("COUNT"), "1024")
         .short('b')
-        .bounds("1 to 65535")
+        .bounds(Number(1, 65535))
         .doc("Connections that may wait to be accepted, per core."),
     row(RING, "buckets", One("COUNT"), "10000000")
-        .bounds("1 to 4294967295")
+        .bounds(Number(1, u32::MAX as u64))
         .doc("Virtual buckets of the ring; the same on all nodes."),
     row(RING, "redudancy", One("COPIES"), "1")
         .also(&["redundancy"])
-        .bounds("1 to 16")
+        .bounds(Number(1, 16))
         .doc("Copies of every item, on as many nodes; the same on all nodes."),
-    row(RING, "ringnode", Many("HOST[:PORT]"), "").doc("A node of the ring. Checked now, used when nodes form rings."),
+    row(RING, "ringnode", Many("HOST[:PORT]"), "")
+        .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets"))
+        .doc("A node of the ring. Checked now, used when nodes form rings."),
     row(LIMITS, "max_item_size", One("BYTES"), "1m")
         .short('I')
-        .bounds("1k to 128m, at most half of memory_size")
-        .doc("Largest item, with key and header; k and m are units."),
+        .bounds(Size(1 << 10, limits::ITEM_BYTES_MAX as u64))
+        .note(", at most half of --memory_size")
+        .doc("Largest item, with key and header; k, m and g are units."),
     row(LIMITS, "conn_limit", One("COUNT"), "1024")
         .short('c')
-        .bounds("1 to 1000000")
+        .bounds(Number(1, 1_000_000))
         .doc("Most client connections; more are told so and closed."),
     row(LIMITS, "idle_timeout", One("SECONDS"), "0")
-        .bounds("0 to 86400, 0 for never")
+        .bounds(Number(0, 86_400))
+        .note(", 0 for never")
         .doc("Close connections that were silent for so long."),
     row(LIMITS, "disable_evictions", Nothing, "")
         .short('M')
         .doc("Answer stores with an error when memory is full, instead of removing items."),
     row(PROTOCOL, "protocol", One("NAME"), "auto")
         .short('B')
-        .bounds("auto, ascii or binary")
+        .bounds(Words(&["auto", "ascii", "binary"]))
         .doc("Protocols that are spoken; auto tells them apart by the first byte."),
     row(PROTOCOL, "disable_cas", Nothing, "").short('C').doc("Show every CAS value as 0."),
     row(PROTOCOL, "disable_flush_all", Nothing, "").short('F').doc("Refuse flush_all."),
@@ -148,62 +274,112 @@ pub const ROWS: &[Row] = &[
     row(PROCESS, "user", One("NAME"), "").short('u').doc("Become this user when started as root."),
     row(PROCESS, "lock_memory", Nothing, "").short('k').doc("Keep all memory out of swap."),
     row(PROCESS, "enable_coredumps", Nothing, "").short('r').doc("Allow core files of any size."),
-    row(PROCESS, "verbose", Nothing, "")
+    row(PROCESS, "verbose", Count, "")
         .short('v')
         .doc("Log more: what happens to the node; twice and three times for finding faults."),
-    row(MEMCACHED, "udp_port", One("PORT"), "0")
-        .short('U')
-        .bounds("0: UDP is not served")
-        .doc("There is no UDP; 0 is accepted."),
+    row(PROCESS, "license", Nothing, "").short('i').doc("Print the licence and exit."),
+    row(MEMCACHED, "udp_port", One("PORT"), "0").short('U').bounds(Number(0, 0)).doc("UDP is not served: nothing but 0."),
     row(MEMCACHED, "max_reqs_per_event", One("COUNT"), "20")
         .short('R')
-        .bounds("1 to 1000000")
+        .bounds(Number(1, 1_000_000))
         .doc("Without effect: a turn is bounded in bytes."),
-    row(MEMCACHED, "delimiter", One("CHARACTER"), ":").short('D').doc("Delimiter of key prefixes, for stats detail."),
+    row(MEMCACHED, "delimiter", One("CHARACTER"), ":")
+        .short('D')
+        .bounds(Form("one character"))
+        .doc("Without effect: there are no statistics by prefix; shown in `stats settings`."),
     row(MEMCACHED, "slab_min_size", One("BYTES"), "48")
         .short('n')
-        .bounds("1 to 1048576")
+        .bounds(Number(1, 1 << 20))
         .doc("Without effect: there are no slabs."),
-    row(MEMCACHED, "slab_growth_factor", One("FACTOR"), "1.25").short('f').doc("Without effect: there are no slabs."),
+    row(MEMCACHED, "slab_growth_factor", One("FACTOR"), "1.25")
+        .short('f')
+        .bounds(Above(1))
+        .doc("Without effect: there are no slabs."),
     row(MEMCACHED, "enable_largepages", Nothing, "").short('L').doc("Without effect: large pages are always asked for."),
-    row(MEMCACHED, "napi_ids", One("COUNT"), "").short('N').doc("Without effect."),
+    row(MEMCACHED, "napi_ids", One("COUNT"), "").short('N').bounds(Number(0, 1 << 16)).doc("Without effect."),
     row(MEMCACHED, "extended", Many("NAME[=VALUE],..."), "")
         .short('o')
+        .bounds(Form("the settings of memcached's -o"))
         .doc("memcached's -o settings: taken over, without effect, or refused."),
 ];
 
-/// What memcached's `-o` names mean here.
+/// What one of memcached's `-o` settings means here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extended {
-    /// The same as this option.
+    /// The same as this option, value included.
     Option(&'static str),
-    /// Accepted; nothing here corresponds to it.
-    NoEffect,
+    /// Accepted; nothing here corresponds to it, nor to a value of it.
+    Inert,
+    /// Accepted; nothing here corresponds to it. It needs a value within the bounds.
+    InertValue(Bounds),
     /// Refused, with the reason.
     Refused(&'static str),
 }
 
-/// Looks an `-o` name up; `None` for one that memcached does not have either.
+/// Looks an `-o` setting up; `None` for one that memcached does not have either.
 pub fn extended(name: &str) -> Option<Extended> {
-    use Extended::{NoEffect, Option, Refused};
-    Some(match name {
-        "idle_timeout" => Option("idle_timeout"),
-        "maxconns_fast" | "no_maxconns_fast" | "hashpower" | "no_hashexpand" | "hash_algorithm" | "tail_repair_time" => {
-            NoEffect
-        }
-        "lru_crawler" | "no_lru_crawler" | "lru_crawler_sleep" | "lru_crawler_tocrawl" | "lru_maintainer" => NoEffect,
-        "no_lru_maintainer" | "hot_lru_pct" | "warm_lru_pct" | "hot_max_factor" | "warm_max_factor" => NoEffect,
-        "temporary_ttl" | "slab_reassign" | "no_slab_reassign" | "slab_automove" | "slab_automove_ratio" => NoEffect,
-        "slab_automove_window" | "slab_automove_freeratio" | "slab_chunk_max" | "slab_sizes" | "track_sizes" => NoEffect,
-        "modern" | "no_modern" | "inline_ascii_resp" | "no_inline_ascii_resp" | "no_chunked_items" => NoEffect,
-        "drop_privileges" | "no_drop_privileges" | "relaxed_privileges" | "resp_obj_mem_limit" => NoEffect,
-        "read_buf_mem_limit" | "watcher_logbuf_size" | "worker_logbuf_size" | "sock_cookie_id" => NoEffect,
-        name if name.starts_with("ext_") => Refused("there is no storage on flash yet"),
-        name if name.starts_with("proxy_") => Refused("there is no proxy; any node of a ring answers for every key"),
-        name if name.starts_with("ssl_") => Refused("TLS is not served yet"),
-        _ => return None,
-    })
+    if let Some(&(_, meaning)) = EXTENDED.iter().find(|(known, _)| *known == name) {
+        return Some(meaning);
+    }
+    EXTENDED_REFUSED.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|&(_, reason)| Extended::Refused(reason))
 }
+
+use Extended::{Inert, InertValue};
+
+const U32: Bounds = Number(0, u32::MAX as u64);
+const PERCENT: Bounds = Number(1, 80);
+const POSITIVE: Bounds = Above(0);
+
+/// The settings of memcached 1.6 that say what to do with connections, slabs, LRU lists and threads.
+const EXTENDED: &[(&str, Extended)] = &[
+    ("idle_timeout", Extended::Option("idle_timeout")),
+    ("maxconns_fast", Inert),
+    ("no_maxconns_fast", Inert),
+    ("hashpower", InertValue(Number(12, 32))),
+    ("no_hashexpand", Inert),
+    ("hash_algorithm", InertValue(Words(&["jenkins", "murmur3", "xxh3"]))),
+    ("tail_repair_time", InertValue(U32)),
+    ("lru_crawler", Inert),
+    ("no_lru_crawler", Inert),
+    ("lru_crawler_sleep", InertValue(Number(0, 1_000_000))),
+    ("lru_crawler_tocrawl", InertValue(U32)),
+    ("lru_maintainer", Inert),
+    ("no_lru_maintainer", Inert),
+    ("hot_lru_pct", InertValue(PERCENT)),
+    ("warm_lru_pct", InertValue(PERCENT)),
+    ("hot_max_factor", InertValue(POSITIVE)),
+    ("warm_max_factor", InertValue(POSITIVE)),
+    ("temporary_ttl", InertValue(U32)),
+    ("slab_reassign", Inert),
+    ("no_slab_reassign", Inert),
+    ("slab_automove", Inert),
+    ("slab_automove_ratio", InertValue(POSITIVE)),
+    ("slab_automove_window", InertValue(U32)),
+    ("slab_automove_freeratio", InertValue(POSITIVE)),
+    ("slab_chunk_max", InertValue(U32)),
+    ("slab_sizes", InertValue(Form("sizes separated by dashes"))),
+    ("track_sizes", Inert),
+    ("modern", Inert),
+    ("no_modern", Inert),
+    ("inline_ascii_resp", Inert),
+    ("no_inline_ascii_resp", Inert),
+    ("no_chunked_items", Inert),
+    ("drop_privileges", Inert),
+    ("no_drop_privileges", Inert),
+    ("relaxed_privileges", Inert),
+    ("resp_obj_mem_limit", InertValue(U32)),
+    ("read_buf_mem_limit", InertValue(U32)),
+    ("watcher_logbuf_size", InertValue(U32)),
+    ("worker_logbuf_size", InertValue(U32)),
+    ("sock_cookie_id", InertValue(U32)),
+];
+
+/// Families of settings that mean something that pbcache does not do yet.
+const EXTENDED_REFUSED: &[(&str, &str)] = &[
+    ("ext_", "there is no storage on flash yet"),
+    ("proxy_", "there is no proxy; any node of a ring answers for every key"),
+    ("ssl_", "TLS is not served yet"),
+];
 
 /// memcached options that mean something that pbcache does not do yet: refused, so that nobody relies on them.
 pub const REFUSED: &[(char, &str, &str)] = &[
@@ -215,57 +391,69 @@ pub const REFUSED: &[(char, &str, &str)] = &[
 
 /// The parser that the rows describe.
 pub fn parser() -> Command {
+    let version = Arg::new("version").long("version").short('V').action(ArgAction::Version);
+    let help = Arg::new("help").long("help").short('h').action(ArgAction::HelpShort);
     let mut command = Command::new("pbcache")
         .version(env!("CARGO_PKG_VERSION"))
-        .disable_version_flag(true)
         .about("A cache node that memcached clients use as they use memcached, one core at a time.")
-        .arg(Arg::new("version").long("version").short('V').action(ArgAction::Version).help("Print the version and exit."));
+        .override_usage("pbcache [OPTIONS]")
+        .after_help(
+            "Names may be written with dashes: --memory-size. memcached's long names work too: --memory-limit, --listen.",
+        )
+        .disable_version_flag(true)
+        .disable_help_flag(true)
+        .next_help_heading(PROCESS);
     for row in ROWS {
-        let mut help = row.doc.to_string();
-        if !row.bounds.is_empty() {
-            help += &format!(" Allowed: {}.", row.bounds);
-        }
-        if !row.default.is_empty() {
-            help += &format!(" [default: {}]", row.default);
-        }
-        let mut argument = Arg::new(row.name).long(row.name).help(help).help_heading(row.group);
-        argument = match row.takes {
-            Nothing => argument.action(ArgAction::Count),
-            One(value) | Many(value) => argument.action(ArgAction::Append).value_name(value).allow_hyphen_values(true),
-        };
-        if let Some(short) = row.short {
-            argument = argument.short(short);
-        }
-        let names = std::iter::once(&row.name).chain(row.aliases);
-        for name in names {
-            if *name != row.name {
-                argument = argument.alias(*name);
-            }
-            if name.contains('_') {
-                argument = argument.alias(name.replace('_', "-"));
-            }
-        }
-        command = command.arg(argument);
+        command = command.arg(argument(row));
     }
     for &(short, name, _) in REFUSED {
         let argument = Arg::new(name).long(name).alias(name.replace('_', "-")).short(short).hide(true);
         command = command.arg(argument.num_args(0..=1).action(ArgAction::Append));
     }
-    command
+    command.arg(help.help("Print this help and exit.")).arg(version.help("Print the version and exit."))
+}
+
+fn argument(row: &Row) -> Arg {
+    let mut argument = Arg::new(row.name).long(row.name).help(help(row)).help_heading(row.group);
+    argument = match row.takes {
+        Nothing => argument.action(ArgAction::SetTrue).overrides_with(row.name),
+        Count => argument.action(ArgAction::Count),
+        One(value) | Many(value) => argument.action(ArgAction::Append).value_name(value).allow_hyphen_values(true),
+    };
+    if let Some(short) = row.short {
+        argument = argument.short(short);
+    }
+    for name in row.aliases {
+        argument = argument.alias(*name);
+    }
+    let names = std::iter::once(&row.name).chain(row.aliases);
+    argument.aliases(names.filter(|name| name.contains('_')).map(|name| name.replace('_', "-")))
+}
+
+fn help(row: &Row) -> String {
+    let mut help = row.doc.to_string();
+    if matches!(row.takes, Many(_)) {
+        help += " Repeatable.";
+    }
+    let allowed = row.allowed();
+    if !allowed.is_empty() {
+        help += &format!(" Allowed: {allowed}.");
+    }
+    if !row.default.is_empty() {
+        help += &format!(" [default: {}]", row.default);
+    }
+    help
 }
 
 /// The options as a table for the README.
 pub fn markdown() -> String {
     let mut text = String::from("| option | memcached | default | allowed | meaning |\n|---|---|---|---|---|\n");
     for row in ROWS {
-        let value = match row.takes {
-            Nothing => String::new(),
-            One(value) | Many(value) => format!(" {value}"),
-        };
+        let value = if row.value().is_empty() { String::new() } else { format!(" {}", row.value()) };
         let short = row.short.map_or(String::new(), |short| format!("`-{short}`"));
         let repeatable = if matches!(row.takes, Many(_)) { " Repeatable." } else { "" };
-        text +=
-            &format!("| `--{}{value}` | {short} | {} | {} | {}{repeatable} |\n", row.name, row.default, row.bounds, row.doc);
+        let (default, allowed) = (row.default, row.allowed());
+        text += &format!("| `--{}{value}` | {short} | {default} | {allowed} | {}{repeatable} |\n", row.name, row.doc);
     }
     text
 }
