@@ -82,8 +82,12 @@ pub const LINK_BYTES_MAX: usize = 256 << 10;
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 
+/// Memory that a node sets aside from `--memory_size` for each core's receive buffers and held requests, in bytes; at most half of
+/// it in all.
+pub const RESERVE_BYTES_PER_CORE: usize = 2 << 20;
+
 /// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
-pub const STARVED_MS_MAX: u64 = 1000;
+pub const STARVED_MS_MAX: u64 = 5000;
 
 /// Requests in a row to one other core after which a connection moves there. High enough that a random stream over two cores
 /// moves once in 2^64 requests.

@@ -80,7 +80,11 @@ impl Engine {
         }
         // Each core gives its part of what is wanted, at least a segment, down to its share less that part.
         let part = (wanted / usize::from(self.options.cores.max(1))).max(self.log.segment_bytes());
-        self.held_bytes() + part > self.share_bytes()
+        // What is on its way in and out of connections belongs to no core, and leaves less than a share for each: a core that
+        // holds half of what would be its part of everything in use gives too, or nobody would.
+        let cores = usize::from(self.options.cores.max(1));
+        let held = self.statistics().segment_bytes as usize + self.index.bytes();
+        held + part > self.share_bytes() || 2 * held * cores >= self.arena.used_bytes()
     }
 
     /// Whether fewer segments are free than should be, and the arena has no more.

@@ -74,10 +74,25 @@ impl Cores {
     }
 }
 
+/// The node's memory budget.
+pub struct Memory {
+    /// What items and indexes lease from.
+    pub arena: Arc<Arena>,
+    /// What is set aside for the connections, in bytes.
+    pub reserve_bytes: usize,
+}
+
+impl Memory {
+    /// `--memory_size`, or what `cache_memlimit` made of it, in bytes.
+    fn limit_bytes(&self) -> usize {
+        self.arena.limit_bytes() + self.reserve_bytes
+    }
+}
+
 /// The actor.
 pub struct Control {
     cores: Cores,
-    arena: Arc<Arena>,
+    memory: Memory,
     options: Options,
     started: Instant,
     verbosity: u32,
@@ -97,10 +112,10 @@ enum Answer {
 
 impl Control {
     /// An actor over the cores of a node that was just started.
-    pub fn new(cores: Cores, arena: Arc<Arena>, options: Options) -> Self {
+    pub fn new(cores: Cores, memory: Memory, options: Options) -> Self {
         let started = cores.shared.clock.now();
         let verbosity = options.verbosity as u32;
-        Self { cores, arena, options, started, verbosity, dumping: Arc::default() }
+        Self { cores, memory, options, started, verbosity, dumping: Arc::default() }
     }
 
     /// Answers requests until every core has ended.
@@ -157,9 +172,9 @@ impl Control {
         let mut words = group.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         match words.next().unwrap_or(b"") {
             b"" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
-            b"settings" => Answer::Stats(stats::settings(&self.options, self.arena.limit_bytes() as u64, self.verbosity)),
+            b"settings" => Answer::Stats(stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity)),
             b"items" => Answer::Stats(stats::items(&self.figures())),
-            b"slabs" => Answer::Stats(stats::slabs(&self.figures(), self.arena.segment_bytes() as u64)),
+            b"slabs" => Answer::Stats(stats::slabs(&self.figures(), self.memory.arena.segment_bytes() as u64)),
             b"shards" => Answer::Stats(stats::shards(&self.figures(), &self.options)),
             b"sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
             b"conns" | b"extstore" => Answer::Stats(Lines::new()),
@@ -194,7 +209,7 @@ impl Control {
             time_s: now.unix_ms / 1000,
             user_us,
             system_us,
-            limit_bytes: self.arena.limit_bytes() as u64,
+            limit_bytes: self.memory.limit_bytes() as u64,
         }
     }
 
@@ -241,7 +256,7 @@ impl Control {
             return Answer::Text(b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n".to_vec());
         }
         let bytes = usize::try_from(megabytes << 20).unwrap_or(usize::MAX);
-        if self.arena.set_limit(bytes) {
+        if bytes > self.memory.reserve_bytes && self.memory.arena.set_limit(bytes - self.memory.reserve_bytes) {
             Answer::Reply(Reply::Ok)
         } else {
             Answer::Text(b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n".to_vec())

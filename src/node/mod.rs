@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use self::control::{Control, Cores};
+use self::control::{Control, Cores, Memory};
 use self::options::Options;
 use crate::arena::Arena;
 use crate::engine;
@@ -64,7 +64,8 @@ impl Node {
         resolve_ports(&mut options)?;
         let memory_bytes = (options.memory_mb as usize) << 20;
         let ceiling_bytes = memory_bytes.max(physical_memory_bytes());
-        let arena = Arena::new(memory_bytes, ceiling_bytes, options.cores as usize)
+        let reserve_bytes = (options.cores as usize * limits::RESERVE_BYTES_PER_CORE).min(memory_bytes / 2);
+        let arena = Arena::new(memory_bytes - reserve_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let shared = Arc::new(Shared {
             clock: Clock::default(),
@@ -78,7 +79,7 @@ impl Node {
         let cores = Cores { inboxes, shared };
         let listening = listening(&options);
         process::write_port_file(&options);
-        let control = start_control(requests, cores.clone(), arena, options)?;
+        let control = start_control(requests, cores.clone(), Memory { arena, reserve_bytes }, options)?;
         Ok(Self { cores, threads, control: Some(control), listening })
     }
 
@@ -112,10 +113,10 @@ pub fn log_level(verbosity: u32) -> log::LevelFilter {
 fn start_control(
     requests: Receiver<ControlRequest>,
     cores: Cores,
-    arena: Arc<Arena>,
+    memory: Memory,
     options: Options,
 ) -> Result<JoinHandle<()>, StartError> {
-    let mut control = Control::new(cores, arena, options);
+    let mut control = Control::new(cores, memory, options);
     std::thread::Builder::new()
         .name("pbcache-control".into())
         .spawn(move || control.run(&requests))

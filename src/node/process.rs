@@ -12,11 +12,15 @@ use std::path::Path;
 use super::StartError;
 use super::options::Options;
 
+/// Blocks from this size on have pages of their own, in bytes.
+const LARGE_BLOCK_BYTES: i32 = 64 << 10;
+
 /// Applies what the options say about the process.
 ///
 /// # Errors
 /// One sentence for the first thing that cannot be done.
 pub fn prepare(options: &Options) -> Result<(), StartError> {
+    give_memory_back();
     if options.core_dumps {
         let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
         // SAFETY: the struct lives across the call.
@@ -56,6 +60,16 @@ pub fn write_port_file(options: &Options) {
 pub fn clean_up(options: &Options) {
     for path in options.pidfile.iter().chain(&options.unix_socket) {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Lets the allocator give large blocks back to the system when they are freed, whatever their history: requests that are held
+/// for a moment would otherwise stay in the process's memory.
+fn give_memory_back() {
+    // SAFETY: no pointers; before any thread runs.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGE_BLOCK_BYTES);
     }
 }
 

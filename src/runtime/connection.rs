@@ -186,6 +186,8 @@ impl Connection {
 
     /// Keeps bytes for later, because the output of earlier ones is not out yet.
     pub fn hold(&mut self, bytes: &[u8], context: &Context) {
+        // Exactly: doubling would cost up to as much again, for every connection that waits.
+        self.input.reserve_exact(bytes.len());
         self.input.extend_from_slice(bytes);
         self.blocked = true;
         self.needed = 0;
@@ -240,6 +242,9 @@ impl Connection {
                 let mut input = std::mem::take(&mut self.input);
                 let consumed = self.advance(id, &input, context, output, output_start);
                 input.drain(..consumed);
+                if input.capacity() > limits::INPUT_UNCOUNTED_BYTES && input.len() < input.capacity() / 4 {
+                    input.shrink_to_fit();
+                }
                 if !input.is_empty() || input.capacity() <= limits::INPUT_KEPT_BYTES_MAX {
                     self.input = input;
                 }
@@ -530,6 +535,7 @@ impl Connection {
                 context.arena.want(receiving.length + context.arena.segment_bytes());
                 return 0;
             }
+            self.starved_since = None;
         }
         receiving.fill(bytes)
     }

@@ -25,7 +25,7 @@ use io_uring::{IoUring, cqueue, squeue};
 /// the receives that found none.
 const BUFFERS_COUNT: u16 = 256;
 /// Bytes of one receive buffer: a hundred pipelined gets, or a set of a value that is copied.
-const BUFFER_BYTES: usize = 8 << 10;
+pub const BUFFER_BYTES: usize = 8 << 10;
 /// The only buffer group.
 pub const BUFFER_GROUP: u16 = 0;
 /// Submission entries: one turn's sends and re-arms; a full queue is submitted at once.
