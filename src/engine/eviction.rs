@@ -266,7 +266,7 @@ impl Engine {
         self.statistics.evicted += 1;
         self.statistics.evicted_unfetched += u64::from(!slot.fetched());
         self.statistics.evicted_nonzero += u64::from(record.expiry() != Expiry::NEVER);
-        self.statistics.evicted_time_s = u64::from(self.now.seconds().0.saturating_sub(record.last_use().0));
+        self.statistics.evicted_time_s = u64::from(record.idle_s(self.now.seconds()));
         let body = record.is_body().then(|| record.body_id());
         self.log.kill(location);
         match ghost {

@@ -141,7 +141,7 @@ impl Engine {
             total_bytes: (record.record_bytes() + body_bytes) as u32,
             stored_bytes: 0,
             fetched: slot.fetched(),
-            idle_s: now.0.saturating_sub(record.last_use().0),
+            idle_s: record.idle_s(now),
             won: false,
             stale: record.stale(),
             token_sent: record.token_sent(),
@@ -152,21 +152,32 @@ impl Engine {
     fn get<'e>(&'e mut self, key: &Key<'_>, get: Get, now: Instant) -> Reply<'e> {
         let seconds = now.seconds();
         let hash = self.index.hash(key);
-        let Some(found) = self.find(hash, key.bytes, seconds) else {
-            return match get.vivify {
-                Some(exptime) => self.vivify(key, exptime, get, now),
-                None => Reply::NotFound,
-            };
+        let log = &self.log;
+        let Some(place) = self.index.find(hash, |location| log.record(location).key() == key.bytes) else {
+            return self.get_absent(key, get, now);
         };
-        if get == Get::default() {
-            let slot = self.index.slot(found.place);
-            let record = self.log.record_mut(found.location);
-            let idle_s = seconds.0.saturating_sub(Record::new(record).last_use().0);
-            item::used(record, seconds);
-            self.index.touch(found.place, true);
-            return Reply::Item(Item { idle_s, ..self.item(slot, seconds) });
+        let slot = self.index.slot(place);
+        let header = self.log.header_mut(slot.location());
+        if item::unreadable(header, seconds, self.fence) {
+            self.remove_unreadable(place, slot.location(), seconds);
+            return self.get_absent(key, get, now);
         }
-        self.get_unusual(found, get, seconds)
+        let writes = get.touch.is_some() || get.recache_s.is_some();
+        if writes || get.peek || (get.meta && item::is_marked(header)) {
+            return self.get_unusual(Found { place, location: slot.location() }, get, seconds);
+        }
+        let idle_s = item::idle_s(header, seconds);
+        item::used(header, seconds);
+        self.index.touch(place, true);
+        Reply::Item(Item { idle_s, ..self.item(slot, seconds) })
+    }
+
+    /// A read of what is not there.
+    fn get_absent<'e>(&'e mut self, key: &Key<'_>, get: Get, now: Instant) -> Reply<'e> {
+        match get.vivify {
+            Some(exptime) => self.vivify(key, exptime, get, now),
+            None => Reply::NotFound,
+        }
     }
 
     /// A read that also writes, or that wants to know what was before it.
@@ -184,11 +195,11 @@ impl Engine {
             won = before.stale || due;
         }
         if won {
-            item::set_token_sent(self.log.record_mut(found.location));
+            item::set_token_sent(self.log.header_mut(found.location));
         }
         if !get.peek {
             self.index.touch(found.place, true);
-            item::used(self.log.record_mut(found.location), now);
+            item::used(self.log.header_mut(found.location), now);
         }
         if let Some(exptime) = get.touch {
             found.location = self.set_expiry(found, exptime.expiry(now), now);
@@ -219,7 +230,7 @@ impl Engine {
 
     /// Sets the expiry of an item, and moves it to its TTL group where that is easily done. Returns where it lies then.
     fn set_expiry(&mut self, found: Found, expiry: Expiry, now: Seconds) -> Location {
-        item::set_expiry(self.log.record_mut(found.location), expiry);
+        item::set_expiry(self.log.header_mut(found.location), expiry);
         let group = self.log.group_of(expiry, now);
         let id = self.log.extent_of(found.location);
         let extent = self.log.extent(id);
@@ -321,7 +332,7 @@ impl Engine {
         }
         if store.mode == StoreMode::Add {
             self.index.touch(found.place, false);
-            item::used(self.log.record_mut(found.location), now.seconds());
+            item::used(self.log.header_mut(found.location), now.seconds());
             return Plan::Answer(Reply::NotStored);
         }
         (write.client_flags, write.expiry) = (store.client_flags, store.exptime.expiry(now.seconds()));
@@ -576,7 +587,7 @@ impl Engine {
         let id = self.log.extent_of(found.location);
         let extent = self.log.extent_mut(id);
         extent.version_max = extent.version_max.max(version);
-        item::restamp(self.log.record_mut(found.location), Stamp { version, stale: true, token_sent: false, ..stamp });
+        item::restamp(self.log.header_mut(found.location), Stamp { version, stale: true, token_sent: false, ..stamp });
         if let Some(expiry) = expiry {
             self.set_expiry(found, expiry, now.seconds());
         }
@@ -646,7 +657,7 @@ impl Engine {
         let hash = self.index.hash(key);
         let Some(found) = self.find(hash, key.bytes, seconds) else { return Reply::NotFound };
         self.index.touch(found.place, true);
-        item::used(self.log.record_mut(found.location), seconds);
+        item::used(self.log.header_mut(found.location), seconds);
         self.set_expiry(found, exptime.expiry(seconds), seconds);
         let item = self.item(self.index.slot(found.place), seconds);
         Reply::Touched(Item {

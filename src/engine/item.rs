@@ -194,10 +194,10 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The second of the last use.
+    /// Seconds since the last use.
     #[inline]
-    pub fn last_use(&self) -> Seconds {
-        Seconds(written(self.version()).0.saturating_add(seconds_of(self.marks() >> TIME_SHIFT)))
+    pub fn idle_s(&self, now: Seconds) -> u32 {
+        idle_s(self.bytes, now)
     }
 
     /// Whether the item is out of its time, or from before a flush.
@@ -221,6 +221,25 @@ pub(super) fn restamp(record: &mut [u8], stamp: Stamp) {
     record[..8].copy_from_slice(&stamp.version.to_le_bytes());
     record[8..12].copy_from_slice(&stamp.expiry.0.to_le_bytes());
     record[16..18].copy_from_slice(&marks(stamp, 0).to_le_bytes());
+}
+
+/// Whether a header tells of an item out of its time or from before a flush: `Record::unreadable` without the rest.
+#[inline]
+pub(super) fn unreadable(header: &[u8], now: Seconds, fence: u64) -> bool {
+    Expiry(u32_at(header, 8)).expired(now) || u64_at(header, 0) < fence
+}
+
+/// Whether a header has a mark that meta commands look at.
+#[inline]
+pub(super) fn is_marked(header: &[u8]) -> bool {
+    header[16] & (STALE_BIT | TOKEN_BIT) as u8 != 0
+}
+
+/// Seconds since the last use that a header tells of.
+#[inline]
+pub(super) fn idle_s(header: &[u8], now: Seconds) -> u32 {
+    let code = u16::from_le_bytes([header[16], header[17]]) >> TIME_SHIFT;
+    now.0.saturating_sub(written(u64_at(header, 0)).0.saturating_add(seconds_of(code)))
 }
 
 /// Sets the expiry and nothing else.
@@ -272,6 +291,9 @@ fn code_of(seconds: u32) -> u16 {
 /// The least span that has this code.
 #[inline]
 fn seconds_of(code: u16) -> u32 {
+    if u32::from(code) < SCALE_STEPS {
+        return u32::from(code);
+    }
     let (scale, steps) = (u32::from(code) / SCALE_STEPS, u32::from(code) % SCALE_STEPS);
     let start: u32 = (0..scale as usize).map(|below| SCALE_STEPS << SCALE_SHIFTS[below]).sum();
     start + (steps << SCALE_SHIFTS[scale as usize])
@@ -352,8 +374,8 @@ mod tests {
             let mut bytes = vec![0; shape.record_bytes()];
             shape.write(&mut bytes, b"k", Stamp { version: (u64::from(written) * 1000) << 16, ..Stamp::default() });
             used(&mut bytes, Seconds(written + age_s));
-            let told = Record::new(&bytes).last_use().0 - written;
-            assert!(told <= age_s && age_s - told < step_s, "{age_s} told as {told}");
+            let idle_s = Record::new(&bytes).idle_s(Seconds(written + age_s));
+            assert!(idle_s < step_s, "used {age_s} s after writing, told as {idle_s} s ago");
         }
     }
 }

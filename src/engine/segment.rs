@@ -106,6 +106,10 @@ pub(super) struct Log {
     arena: Arc<Arena>,
     base: NonNull<u8>,
     segment_shift: u32,
+    /// Segment size less one.
+    segment_mask: usize,
+    /// End of the arena's segments behind `base`.
+    end_bytes: usize,
     extents: Slab<Extent>,
     /// Extent of each segment of the arena that is ours.
     owner: Vec<u32>,
@@ -134,6 +138,8 @@ impl Log {
         Self {
             base: arena.base(),
             segment_shift: arena.segment_bytes().trailing_zeros(),
+            segment_mask: arena.segment_bytes() - 1,
+            end_bytes: arena.ceiling_bytes(),
             extents: Slab::new(),
             owner: vec![NONE; arena.segments_count() as usize],
             queues: [queue; 2],
@@ -150,7 +156,7 @@ impl Log {
     }
 
     pub fn segment_bytes(&self) -> usize {
-        1 << self.segment_shift
+        self.segment_mask + 1
     }
 
     /// Longest record; anything longer becomes a body.
@@ -235,14 +241,14 @@ impl Log {
         arena::prefetch(address.wrapping_add(128));
     }
 
-    /// Bytes from `location` to the end of its segment at most `bytes`, which must be a record's.
+    /// The first of `bytes` bytes at a location, all of which lie in its segment.
     #[inline]
     fn pointer(&self, location: Location, bytes: usize) -> *mut u8 {
         let offset = location.0 as usize * UNIT_BYTES;
-        let within = offset & (self.segment_bytes() - 1);
-        assert!(within + bytes <= self.segment_bytes() && offset >> self.segment_shift < self.owner.len());
+        let within = offset & self.segment_mask;
+        assert!(within + bytes <= self.segment_mask + 1 && offset < self.end_bytes);
         debug_assert_ne!(self.owner[offset >> self.segment_shift], NONE);
-        // SAFETY: the segment lies inside the mapping (asserted by its number) and the bytes inside the segment.
+        // SAFETY: the segment lies inside the mapping (its start is asserted to) and the bytes inside the segment.
         unsafe { self.base.as_ptr().add(offset) }
     }
 
@@ -253,8 +259,16 @@ impl Log {
         // SAFETY: in bounds (asserted); segments of the log belong to it, their bytes are initialised, and `&self` keeps
         // writers out.
         let bytes = item::size(unsafe { std::slice::from_raw_parts(head, item::HEADER_BYTES) });
-        // SAFETY: as above, for the length that the header tells, which is asserted to stay inside the segment.
-        Record::new(unsafe { std::slice::from_raw_parts(self.pointer(location, bytes), bytes) })
+        let within = location.0 as usize * UNIT_BYTES & self.segment_mask;
+        assert!(within + bytes <= self.segment_mask + 1);
+        // SAFETY: as above, for the length that the header tells, which was asserted to stay inside the segment.
+        Record::new(unsafe { std::slice::from_raw_parts(head, bytes) })
+    }
+
+    /// The header of a record that is there, to change.
+    #[inline]
+    pub fn header_mut(&mut self, location: Location) -> &mut [u8] {
+        self.bytes_mut(location, item::HEADER_BYTES)
     }
 
     /// The bytes of a record that is there, to change without changing its length.
