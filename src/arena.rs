@@ -342,7 +342,7 @@ impl Lines {
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
         let address = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            libc::mmap(std::ptr::null_mut(), count_max * LINE_BYTES, libc::PROT_NONE, flags, -1, 0)
+            libc::mmap(std::ptr::null_mut(), count_max * LINE_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
         };
         if address == libc::MAP_FAILED {
             return None;
@@ -361,19 +361,7 @@ impl Lines {
 
     /// Makes `more` further lines usable and charges them. False, and nothing changed, when they cannot be had.
     pub fn commit(&mut self, more: usize) -> bool {
-        let bytes = more * LINE_BYTES;
-        if self.count + more > self.count_max || !self.arena.charge(bytes) {
-            return false;
-        }
-        // SAFETY: the range lies inside the mapping (`count + more <= count_max`) and holds nothing yet.
-        let refused = unsafe {
-            let start = self.base.as_ptr().add(self.count);
-            let page = (start as usize) & !(PAGE_BYTES - 1);
-            let length = start as usize + bytes - page;
-            libc::mprotect(page as *mut libc::c_void, length, libc::PROT_READ | libc::PROT_WRITE)
-        };
-        if refused != 0 {
-            self.arena.discharge(bytes);
+        if self.count + more > self.count_max || !self.arena.charge(more * LINE_BYTES) {
             return false;
         }
         self.count += more;
@@ -540,7 +528,6 @@ impl Drop for Body {
 }
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-const PAGE_BYTES: usize = 4096;
 const LINE_BYTES: usize = size_of::<Line>();
 
 #[cfg(test)]
