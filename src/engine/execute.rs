@@ -78,12 +78,13 @@ impl Engine {
         if now != self.now {
             self.advance(now);
         }
-        match command.verb {
+        // By reference: a copy of a verb just written stalls on its many small fields.
+        match &command.verb {
             Verb::Get(get) => self.get(&command.key, get, now),
             Verb::Store(store) => self.store(&command.key, store, command.value, now),
-            Verb::Delete(delete) => self.delete(&command.key, delete, now),
-            Verb::Arithmetic(arithmetic) => self.arithmetic(&command.key, arithmetic, now),
-            Verb::Touch(exptime) => self.touch(&command.key, exptime, now),
+            Verb::Delete(delete) => self.delete(&command.key, *delete, now),
+            Verb::Arithmetic(arithmetic) => self.arithmetic(&command.key, *arithmetic, now),
+            &Verb::Touch(exptime) => self.touch(&command.key, exptime, now),
             Verb::Inspect => self.inspect(&command.key, now),
         }
     }
@@ -149,7 +150,7 @@ impl Engine {
     }
 
     #[inline]
-    fn get<'e>(&'e mut self, key: &Key<'_>, get: Get, now: Instant) -> Reply<'e> {
+    fn get<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Instant) -> Reply<'e> {
         let seconds = now.seconds();
         let hash = self.index.hash(key);
         let log = &self.log;
@@ -164,7 +165,7 @@ impl Engine {
         }
         let writes = get.touch.is_some() || get.recache_s.is_some();
         if writes || get.peek || (get.meta && item::is_marked(header)) {
-            return self.get_unusual(Found { place, location: slot.location() }, get, seconds);
+            return self.get_unusual(Found { place, location: slot.location() }, *get, seconds);
         }
         let idle_s = item::idle_s(header, seconds);
         item::used(header, seconds);
@@ -173,9 +174,9 @@ impl Engine {
     }
 
     /// A read of what is not there.
-    fn get_absent<'e>(&'e mut self, key: &Key<'_>, get: Get, now: Instant) -> Reply<'e> {
+    fn get_absent<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Instant) -> Reply<'e> {
         match get.vivify {
-            Some(exptime) => self.vivify(key, exptime, get, now),
+            Some(exptime) => self.vivify(key, exptime, *get, now),
             None => Reply::NotFound,
         }
     }
@@ -262,7 +263,7 @@ impl Engine {
         true
     }
 
-    fn store<'e>(&'e mut self, key: &Key<'_>, store: Store, value: Value<'_>, now: Instant) -> Reply<'e> {
+    fn store<'e>(&'e mut self, key: &Key<'_>, store: &Store, value: Value<'_>, now: Instant) -> Reply<'e> {
         let reply = self.try_store(key, store, value, now);
         if store.remove_on_failure && matches!(reply, Reply::Error(_)) {
             let hash = self.index.hash(key);
@@ -273,7 +274,7 @@ impl Engine {
         reply
     }
 
-    fn try_store(&mut self, key: &Key<'_>, store: Store, value: Value<'_>, now: Instant) -> Reply<'static> {
+    fn try_store(&mut self, key: &Key<'_>, store: &Store, value: Value<'_>, now: Instant) -> Reply<'static> {
         if limits::item_total_bytes(key.bytes.len(), value.len()) > self.options.item_bytes_max as usize {
             return Reply::Error(Error::TooLarge);
         }
@@ -310,7 +311,7 @@ impl Engine {
         key: &'a [u8],
         hash: u64,
         found: Found,
-        store: Store,
+        store: &Store,
         value: Value<'a>,
         now: Instant,
     ) -> Plan<'a> {
@@ -704,7 +705,7 @@ impl<'a> Write<'a> {
 }
 
 /// A store on a key that is not there.
-fn plan_absent<'a>(key: &'a [u8], hash: u64, store: Store, value: Value<'a>, now: Instant) -> Plan<'a> {
+fn plan_absent<'a>(key: &'a [u8], hash: u64, store: &Store, value: Value<'a>, now: Instant) -> Plan<'a> {
     let exptime = match store.mode {
         StoreMode::Add => store.exptime,
         StoreMode::Set if store.compare.is_none() => store.exptime,
