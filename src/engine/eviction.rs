@@ -75,7 +75,13 @@ impl Engine {
     pub(super) fn make_room(&mut self, now: Instant) -> Result<(), Refusal> {
         for round in 0..ROUNDS_MAX {
             if self.log.free_count() > self.spare() {
-                return Ok(());
+                // The index grows with what a segment holds: its memory comes first.
+                if !self.index.is_short() || self.index.commit_ahead() || self.log.segments_count() < SPARE_SEGMENTS_MIN {
+                    return Ok(());
+                }
+                self.log.give_back(0);
+                self.index.commit_ahead();
+                continue;
             }
             if self.may_lease() && self.log.lease() {
                 self.pass_on();

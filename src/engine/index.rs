@@ -45,6 +45,8 @@ pub(super) struct Index {
     overflow_count: u32,
     /// Live slots.
     pub live: usize,
+    /// Lines committed at once, at most: those of one segment, so that one that is given back suffices.
+    step_max: usize,
     hasher: Hasher,
     /// The clock of ghosts: counts evictions to the ghost.
     epoch: u64,
@@ -123,6 +125,7 @@ impl Index {
             overflow_fresh: 0,
             overflow_count: 0,
             live: 0,
+            step_max: arena.segment_bytes() / size_of::<Line>(),
             hasher: Hasher { secret, keyed: ahash::RandomState::with_seeds(secret[0], secret[1], !secret[0], !secret[1]) },
             epoch: 0,
         })
@@ -279,7 +282,7 @@ impl Index {
             }
             None => {
                 let id = self.overflow_fresh;
-                if id as usize >= self.overflow.count() && !self.overflow.commit(step_lines(self.overflow.count())) {
+                if id as usize >= self.overflow.count() && !self.commit_overflow() {
                     return None;
                 }
                 self.overflow_fresh += 1;
@@ -354,6 +357,26 @@ impl Index {
         weakest.map(|(_, place)| place)
     }
 
+    fn commit_lines(&mut self) -> bool {
+        self.lines.commit(step_lines(self.lines.count(), self.step_max))
+    }
+
+    fn commit_overflow(&mut self) -> bool {
+        self.overflow.commit(step_lines(self.overflow.count(), self.step_max))
+    }
+
+    /// Whether lines should be committed before the next segment's worth of items comes.
+    pub fn is_short(&self) -> bool {
+        let lines_short = self.lines.count() == self.count && self.crowded();
+        lines_short || self.overflow.count() - (self.overflow_fresh as usize) < LINES_MIN
+    }
+
+    /// Commits what `is_short` misses. False when the arena has no more.
+    pub fn commit_ahead(&mut self) -> bool {
+        let lines_short = self.lines.count() == self.count && self.crowded();
+        if lines_short { self.commit_lines() } else { self.commit_overflow() }
+    }
+
     /// Whether there are more items than the lines should hold.
     #[inline]
     pub fn crowded(&self) -> bool {
@@ -362,7 +385,7 @@ impl Index {
 
     /// Splits one line. False when no memory could be had for the new one. `hash_of` finds the hash of a live slot's item.
     pub fn grow(&mut self, hash_of: impl FnMut(Location) -> u64) -> bool {
-        if self.count == self.lines.count() && !self.lines.commit(step_lines(self.count)) {
+        if self.count == self.lines.count() && !self.commit_lines() {
             return false;
         }
         self.split(hash_of);
@@ -569,8 +592,8 @@ const fn window_start(depth: u32) -> u32 {
 }
 
 /// Lines to commit when `count` are full: a sixteenth, in pages.
-fn step_lines(count: usize) -> usize {
-    (count / 16).next_multiple_of(LINES_MIN).clamp(LINES_MIN, 32 << 10)
+fn step_lines(count: usize, step_max: usize) -> usize {
+    (count / 16).next_multiple_of(LINES_MIN).clamp(LINES_MIN, step_max)
 }
 
 /// Lines of an empty index: a page.

@@ -107,17 +107,14 @@ impl Engine {
 
     /// As `grow_index`, with memory of a free segment where the arena has none. Small shards leave it at longer chains.
     fn feed_index(&mut self) {
-        for _ in 0..SPLITS_MAX {
-            if !self.index.crowded() {
-                return;
-            }
-            if self.split_line() {
-                continue;
-            }
-            if self.log.segments_count() < RESERVE_SEGMENTS_MIN || self.log.give_back(self.spare()) == 0 {
-                return;
-            }
+        if self.index.is_short()
+            && !self.index.commit_ahead()
+            && self.log.segments_count() >= RESERVE_SEGMENTS_MIN
+            && self.log.give_back(self.spare()) > 0
+        {
+            self.index.commit_ahead();
         }
+        self.grow_index();
     }
 
     fn split_line(&mut self) -> bool {
@@ -162,6 +159,6 @@ const SWEEP_EXTENTS: usize = 64;
 /// Shards with fewer segments keep none free ahead of need.
 const RESERVE_SEGMENTS_MIN: usize = 8;
 /// One free segment is kept for this many in use, beside two.
-const RESERVE_PART: usize = 128;
+const RESERVE_PART: usize = 512;
 /// Lines split after one insertion or in one tick: about 100 ns each.
 const SPLITS_MAX: usize = 4;
