@@ -137,11 +137,12 @@ fn run(workload: &Workload, requests: u64) {
     let held = cache.engine.statistics();
     let ratio = misses as f64 / (requests - requests / 2) as f64;
     println!(
-        "{:26} miss {ratio:.4}  memcached {:.4}  ratio {:.3}   {} items, live/segments {:.3}, dead {:.3}",
+        "{:26} miss {ratio:.4}  memcached {:.4}  ratio {:.3}   {} items, index {:.1} B, live/segments {:.3}, dead {:.3}",
         workload.name,
         workload.anchor,
         ratio / workload.anchor,
         held.items_count,
+        held.index_bytes as f64 / held.items_count as f64,
         held.item_bytes as f64 / held.segment_bytes as f64,
         dead_worst
     );

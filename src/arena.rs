@@ -323,7 +323,7 @@ impl Drop for Segment {
 #[repr(C, align(64))]
 pub struct Line(pub [u64; 8]);
 
-/// A table of lines that grows in place and is charged as it grows. New lines are zero.
+/// A table of lines that grows in place and is charged as it grows. New lines are zero, or what they were when given back.
 pub struct Lines {
     arena: Arc<Arena>,
     base: NonNull<Line>,
@@ -366,6 +366,22 @@ impl Lines {
         }
         self.count += more;
         true
+    }
+
+    /// Gives the last `lines` back. Where they are whole pages, the system has the memory at once.
+    pub fn release(&mut self, lines: usize) {
+        assert!(lines <= self.count);
+        self.count -= lines;
+        // SAFETY: the range lies behind the lines in use and inside the mapping; what is in it is no longer needed. The
+        // address is rounded up to a page, so that no line in use is touched.
+        unsafe {
+            let start = (self.base.as_ptr().add(self.count) as usize).next_multiple_of(PAGE_BYTES);
+            let end = self.base.as_ptr().add(self.count + lines) as usize;
+            if start < end {
+                libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+            }
+        }
+        self.arena.discharge(lines * LINE_BYTES);
     }
 
     /// Lines that may be used.
@@ -528,6 +544,7 @@ impl Drop for Body {
 }
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+const PAGE_BYTES: usize = 4096;
 const LINE_BYTES: usize = size_of::<Line>();
 
 #[cfg(test)]

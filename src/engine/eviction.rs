@@ -234,7 +234,7 @@ impl Engine {
 
     /// Evicts a large value, or lets it pass to the end of main. True if memory came of it.
     fn judge_body(&mut self, id: u32, location: Location, now: Seconds) -> bool {
-        let Some((place, hash)) = self.place_of(location) else { unreachable!("a large value without a slot") };
+        let Some(place) = self.place_of(location) else { unreachable!("a large value without a slot") };
         if self.log.record(location).unreadable(now, self.fence) {
             self.remove_unreadable(place, location, now);
             return true;
@@ -242,7 +242,7 @@ impl Engine {
         let slot = self.index.slot(place);
         let pool = self.log.extent(id).pool;
         if slot.frequency() == 0 {
-            self.evict(place, (pool == Pool::Small).then_some(hash));
+            self.evict(place, pool == Pool::Small);
             return true;
         }
         let frequency = if pool == Pool::Small { 0 } else { slot.frequency() - 1 };
@@ -253,19 +253,19 @@ impl Engine {
     }
 
     fn evict_at(&mut self, location: Location) {
-        if let Some((place, _)) = self.place_of(location) {
-            self.evict(place, None);
+        if let Some(place) = self.place_of(location) {
+            self.evict(place, false);
         }
     }
 
-    /// The slot of the record at a location, if the record is live, and its hash.
-    pub(super) fn place_of(&self, location: Location) -> Option<(Place, u64)> {
+    /// The slot of the record at a location, if the record is live.
+    pub(super) fn place_of(&self, location: Location) -> Option<Place> {
         let hash = self.index.hash(&Key::new(self.log.record(location).key()));
-        Some((self.index.find(hash, |candidate| candidate == location)?, hash))
+        self.index.find(hash, |candidate| candidate == location)
     }
 
-    /// Removes an item to make room; with its hash, a ghost stays.
-    pub(super) fn evict(&mut self, place: Place, ghost: Option<u64>) {
+    /// Removes an item to make room; perhaps a ghost stays.
+    pub(super) fn evict(&mut self, place: Place, ghost: bool) {
         let slot = self.index.slot(place);
         let location = slot.location();
         let record = self.log.record(location);
@@ -274,10 +274,11 @@ impl Engine {
         self.statistics.evicted_nonzero += u64::from(record.expiry() != Expiry::NEVER);
         self.statistics.evicted_time_s = u64::from(record.idle_s(self.now.seconds()));
         let body = record.is_body().then(|| record.body_id());
+        let hash = self.index.hash(&Key::new(record.key()));
         self.log.kill(location);
         match ghost {
-            Some(hash) => self.index.remove_to_ghost(place, hash),
-            None => self.index.remove(place),
+            true => self.index.remove_to_ghost(place, hash),
+            false => self.index.remove(place, hash),
         }
         if let Some(id) = body {
             self.log.remove_body(id);
@@ -341,7 +342,7 @@ impl Engine {
         let target = if reason == Reason::Eviction { Pool::Main } else { pool };
         let stays = stays || (record.is_body() && reason == Reason::Purge);
         if !stays || !self.relocate(Found { place, location }, target, group, 0) {
-            return self.evict(place, (pool == Pool::Small).then_some(hash));
+            return self.evict(place, pool == Pool::Small);
         }
         if reason == Reason::Eviction {
             let slot = self.index.slot(place);

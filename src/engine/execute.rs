@@ -114,8 +114,9 @@ impl Engine {
     pub(super) fn remove(&mut self, place: Place, location: Location) {
         let record = self.log.record(location);
         let body = record.is_body().then(|| record.body_id());
+        let hash = self.index.hash(&Key::new(record.key()));
         self.log.kill(location);
-        self.index.remove(place);
+        self.index.remove(place, hash);
         if let Some(id) = body {
             self.log.remove_body(id);
         }
@@ -429,7 +430,7 @@ impl Engine {
         while self.index.insert(write.hash, slot).is_err() {
             // The chain is full and cannot be made longer: its least used item goes. There is one, or there were room.
             let Some(place) = self.index.weakest(write.hash) else { break };
-            self.evict(place, None);
+            self.evict(place, false);
         }
         self.grow_index();
     }

@@ -45,6 +45,8 @@ pub(super) struct Index {
     overflow_count: u32,
     /// Live slots.
     pub live: usize,
+    /// Lines ever merged back: tells a walk that items moved to lines behind it.
+    pub merges: u32,
     /// Lines committed at once, at most: those of one segment, so that one that is given back suffices.
     step_max: usize,
     hasher: Hasher,
@@ -125,6 +127,7 @@ impl Index {
             overflow_fresh: 0,
             overflow_count: 0,
             live: 0,
+            merges: 0,
             step_max: arena.segment_bytes() / size_of::<Line>(),
             hasher: Hasher { secret, keyed: ahash::RandomState::with_seeds(secret[0], secret[1], !secret[0], !secret[1]) },
             epoch: 0,
@@ -300,26 +303,49 @@ impl Index {
         self.overflow_count -= 1;
     }
 
-    /// Removes a live slot.
-    pub fn remove(&mut self, place: Place) {
+    /// Removes the live slot of a key with this hash. An overflow line that it leaves nearly empty is given back.
+    pub fn remove(&mut self, place: Place, hash: u64) {
         let word = &mut self.line_mut(place.line).0[place.slot as usize];
         debug_assert_eq!(Slot(*word).kind(), LIVE);
         *word = 0;
         self.live -= 1;
+        if place.line >= OVERFLOW_BASE {
+            self.shorten(place.line, hash);
+        }
     }
 
     /// Removes a live slot and leaves a ghost of it, where there is room for one.
     pub fn remove_to_ghost(&mut self, place: Place, hash: u64) {
-        self.live -= 1;
         self.epoch += 1;
+        if place.line >= OVERFLOW_BASE {
+            return self.remove(place, hash);
+        }
+        self.live -= 1;
         let epoch = self.epoch;
         let word = &mut self.line_mut(place.line).0[place.slot as usize];
         debug_assert_eq!(Slot(*word).kind(), LIVE);
-        *word = if place.line < OVERFLOW_BASE {
-            *word & HASH_MASK | GHOST | (hash >> 48) << 20 | (epoch >> EPOCH_SHIFT) & EPOCH_MASK
-        } else {
-            0
-        };
+        *word = *word & HASH_MASK | GHOST | (hash >> 48) << 20 | (epoch >> EPOCH_SHIFT) & EPOCH_MASK;
+    }
+
+    /// Gives an overflow line back if it is the last of its chain and has at most one slot, which takes the link's place.
+    fn shorten(&mut self, last: u32, hash: u64) {
+        let line = self.line(last);
+        let mut used = line.0.iter().filter(|&&word| word != 0);
+        let (first, second) = (used.next().copied(), used.next());
+        if second.is_some() || link_of(line).is_some() {
+            return;
+        }
+        let mut number = self.line_of(hash).0;
+        for _ in 0..CHAIN_LINES_MAX {
+            match link_of(self.line(number)) {
+                Some(next) if next == last => {
+                    self.line_mut(number).0[LINK_SLOT] = first.unwrap_or(0);
+                    return self.give_overflow(last);
+                }
+                Some(next) => number = next,
+                None => return,
+            }
+        }
     }
 
     /// Whether the key was evicted within the last `window` evictions. Takes the ghost away.
@@ -425,6 +451,48 @@ impl Index {
                 debug_assert!(placed.is_ok());
             }
         }
+    }
+
+    /// Whether there are far more lines than the items need.
+    pub fn is_sparse(&self) -> bool {
+        self.count > LINES_MIN && self.live * 2 < self.count * LIVE_PER_TWO_LINES_MIN
+    }
+
+    /// Merges the last line into the one that it was split from. False when their items need more overflow lines than there are.
+    pub fn shrink(&mut self, mut hash_of: impl FnMut(Location) -> u64) -> bool {
+        let last = self.count - 1;
+        let level = last.ilog2();
+        let twin = last - (1 << level);
+        let mut items = 0;
+        self.visit_line(last, |_| items += 1);
+        self.visit_line(twin, |_| items += 1);
+        let spare = self.overflow.count() - self.overflow_fresh as usize;
+        if items > MERGED_ITEMS_MAX || (spare < MERGED_ITEMS_MAX / 7 && !self.commit_overflow()) {
+            return false;
+        }
+        let mut moved = self.take_chain(twin as u32);
+        moved.extend(self.take_chain(last as u32).into_iter().take(CHAIN_SLOTS_MAX - moved.len()));
+        self.count -= 1;
+        self.level = self.count.ilog2();
+        self.merges = self.merges.wrapping_add(1);
+        let same = window_start(level) == window_start(level + 1);
+        let (live, ghosts): (arrayvec::ArrayVec<_, CHAIN_SLOTS_MAX>, arrayvec::ArrayVec<_, CHAIN_SLOTS_MAX>) =
+            moved.into_iter().map(Slot).partition(|slot| slot.kind() == LIVE);
+        for slot in live {
+            let slot = if same { slot } else { slot.with_window(window(hash_of(slot.location()), level)) };
+            let placed = self.place(twin as u32, slot);
+            debug_assert!(placed.is_ok());
+        }
+        for ghost in ghosts.into_iter().filter(|_| same) {
+            if let Some(word) = self.lines.get_mut(twin).0.iter_mut().find(|word| **word == 0) {
+                *word = ghost.0;
+            }
+        }
+        let step = step_lines(self.lines.count(), self.step_max);
+        if self.lines.count() - self.count >= 2 * step {
+            self.lines.release(step);
+        }
+        true
     }
 
     /// Empties a chain and returns its live slots, then its ghosts.
@@ -600,6 +668,10 @@ fn step_lines(count: usize, step_max: usize) -> usize {
 const LINES_MIN: usize = 64;
 /// 6 of 8 slots: 7.8 % of the items lie behind their first line then, at 12.3 B per item (engine.md 2b).
 const LIVE_PER_LINE: usize = 6;
+/// Below this, for two lines, the index shrinks.
+const LIVE_PER_TWO_LINES_MIN: usize = 9;
+/// Chains that hold more together are not merged.
+const MERGED_ITEMS_MAX: usize = 35;
 /// Lines behind the first one of a chain, at most. Reached only by keys that were made to collide.
 const CHAIN_LINES_MAX: usize = 8;
 const CHAIN_SLOTS_MAX: usize = (CHAIN_LINES_MAX + 2) * 8;

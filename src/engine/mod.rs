@@ -53,6 +53,8 @@ pub struct Engine {
     now: Instant,
     drain: Option<Drain>,
     sweep: Sweep,
+    /// When a walk last made a step.
+    walked: Option<Instant>,
     /// Hash of an evicted key whose new item is being written, in case the write must look again.
     returning: Option<u64>,
     /// The totals; what is now is put together when asked.
@@ -126,6 +128,7 @@ impl Engine {
             now: Instant::default(),
             drain: None,
             sweep: Sweep::default(),
+            walked: None,
             returning: None,
             statistics: Statistics::default(),
         }
