@@ -2,6 +2,8 @@
 //!
 //! Every loop, queue, buffer and retry names its bound here. A full one sheds, counts, and says so. Relations between bounds
 //! are asserted at compile time at the end.
+//!
+//! Lives here: numbers. Not here: what happens when one is reached (where it is used), what an operator sets (`node::options`).
 
 /// Longest key, in bytes. protocol.txt, *Keys*; the same for binary keys.
 pub const KEY_BYTES_MAX: usize = 250;

@@ -9,6 +9,7 @@
 //! ample memory nothing is missing; after every step the engine's structure agrees with itself (`Engine::verify`).
 //!
 //! `PBCACHE_SEED=n` repeats one stream.
+#![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 #[path = "model/oracle.rs"]
 mod oracle;

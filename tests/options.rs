@@ -1,6 +1,7 @@
 //! The command line as data: words in, options or one exact sentence out.
 //!
 //! Lives here: names, bounds, relations, help, the table in the README. Not here: what a node does with its options (`node`).
+#![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -11,6 +11,7 @@
 //! A failure prints seed, round and input.
 //!
 //! Lives here: sessions alone. Not here: what is answered (`transcripts`).
+#![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 use std::sync::Arc;
 

@@ -41,6 +41,7 @@
 //! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED_BIN, PBCACHE_BIN.
 //!
 //! Lives here: the tests. In `transcripts/`: the format (`format.rs`, `packet.rs`), who answers (`memory.rs`, `tcp.rs`), the data.
+#![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 #[path = "transcripts/format.rs"]
 mod format;

@@ -10,6 +10,7 @@
 //! until its tick.
 //!
 //! Lives here: the two eventfds and the task that waits. Not here: who rings (`context`), when to park (`pump`).
+//! Unsafe lives here: a descriptor is given to glommio's file for good.
 
 use std::cell::Cell;
 use std::future::poll_fn;

@@ -3,6 +3,7 @@
 //! Each test starts its own node on a free port and ends it by its process id. Every wait is bounded.
 //!
 //! Lives here: what only a running process can show. Not here: protocol behaviour (`transcripts`), options (`options`).
+#![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 mod abuse;
 mod life;

@@ -1,0 +1,264 @@
+//! The shape of the sources, checked: floors, file heads, lengths, unsafe code, words that may not stay.
+//!
+//! Each rule is a function from a file to its complaints, and has a planted file that it must catch.
+//!
+//! Lives here: rules that the compiler and clippy do not know. Not here: style that formatting settles.
+#![allow(clippy::disallowed_methods)] // a test may wait, read and connect
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest function, in lines with its signature: one screen.
+const FUNCTION_LINES_MAX: usize = 70;
+/// Longest file, in lines, tests included.
+const FILE_LINES_MAX: usize = 900;
+
+/// Modules by floor. A module imports only from lower floors; `SIBLINGS` also may not import each other.
+const FLOORS: &[&[&str]] = &[
+    &["command", "key", "time", "limits", "metrics", "arena", "buffer"],
+    &["protocol", "engine", "cluster", "storage"],
+    &["shard"],
+    &["runtime"],
+    &["node"],
+];
+/// The floor whose modules are strangers to each other.
+const SIBLINGS: usize = 1;
+
+/// A source file and where it lies below the root.
+struct Source {
+    path: String,
+    text: String,
+}
+
+type Rule = fn(&Source) -> Vec<String>;
+
+const RULES: &[(&str, Rule)] = &[
+    ("floors", floors),
+    ("head", head),
+    ("function length", function_length),
+    ("file length", file_length),
+    ("unsafe", unsafe_code),
+    ("clocks and sockets", clocks_and_sockets),
+    ("unfinished", unfinished),
+    ("names", names),
+    ("places", places),
+];
+
+#[test]
+fn the_sources_are_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut complaints = Vec::new();
+    for folder in ["src", "loadgen/src", "tests", "benches"] {
+        for path in rust_files(&root.join(folder)) {
+            let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            let source = Source { text: fs::read_to_string(&path).unwrap(), path: relative };
+            for (name, rule) in RULES {
+                complaints.extend(rule(&source).into_iter().map(|text| format!("{}: {name}: {text}", source.path)));
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "{} complaints\n{}", complaints.len(), complaints.join("\n"));
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() && !path.join("Cargo.toml").exists() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The module of `src/` that a path belongs to, and its floor.
+fn place(path: &str) -> Option<(&str, usize)> {
+    let module = path.strip_prefix("src/")?.split('/').next()?.trim_end_matches(".rs");
+    Some((module, FLOORS.iter().position(|floor| floor.contains(&module))?))
+}
+
+/// The lines in front of the first test module.
+fn product(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+    text[..end].lines().enumerate().map(|(index, line)| (index + 1, line))
+}
+
+/// A line without its comment. Good enough: no string of ours holds `//` but addresses.
+fn code(line: &str) -> &str {
+    line.find("//").map_or(line, |at| &line[..at])
+}
+
+fn floors(source: &Source) -> Vec<String> {
+    let Some((module, floor)) = place(&source.path) else { return Vec::new() };
+    let mut complaints = Vec::new();
+    for (number, line) in product(&source.text) {
+        for part in code(line).split("crate::").skip(1) {
+            let names = part.strip_prefix('{').unwrap_or(part);
+            let other = names.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
+            let Some(target) = FLOORS.iter().position(|modules| modules.contains(&other)) else { continue };
+            if target > floor || (target == floor && floor == SIBLINGS && other != module) {
+                complaints.push(format!("line {number}: {module} imports {other}"));
+            }
+        }
+    }
+    complaints
+}
+
+fn head(source: &Source) -> Vec<String> {
+    let head: String = source.text.lines().take_while(|line| line.starts_with("//!")).collect();
+    let short = source.path == "src/lib.rs" || source.path.ends_with("main.rs");
+    match () {
+        () if head.is_empty() => vec!["the file has no head".into()],
+        () if !short && source.path.starts_with("src/") && !(head.contains("Lives here") || head.contains("Not here")) => {
+            vec!["the head does not say what lives here and what does not".into()]
+        }
+        () => Vec::new(),
+    }
+}
+
+fn function_length(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut open: Option<(usize, usize, &str)> = None;
+    for (index, line) in source.text.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let words = line.trim_start();
+        let starts = [
+            "fn ",
+            "pub fn ",
+            "pub(crate) fn ",
+            "pub(super) fn ",
+            "async fn ",
+            "pub async fn ",
+            "unsafe fn ",
+            "pub unsafe fn ",
+        ];
+        if open.is_none()
+            && starts.iter().any(|start| words.starts_with(start))
+            && !words.ends_with(';')
+            && !words.ends_with("{}")
+        {
+            open = Some((index, indent, words));
+        }
+        if let Some((start, depth, name)) = open
+            && indent == depth
+            && (words == "}" || (index == start && words.ends_with('}')) || words.ends_with(");"))
+        {
+            let lines = index - start + 1;
+            if lines > FUNCTION_LINES_MAX {
+                complaints.push(format!("line {}: {lines} lines: {name}", start + 1));
+            }
+            open = None;
+        }
+    }
+    complaints
+}
+
+fn file_length(source: &Source) -> Vec<String> {
+    let lines = source.text.lines().count();
+    if lines > FILE_LINES_MAX { vec![format!("{lines} lines")] } else { Vec::new() }
+}
+
+fn unsafe_code(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("src/") {
+        return Vec::new();
+    }
+    let mut complaints = Vec::new();
+    let says = source.text.lines().take_while(|line| line.starts_with("//!")).any(|line| line.contains("nsafe"));
+    let lines: Vec<&str> = source.text.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        let code = code(line);
+        if !(code.contains("unsafe {") || code.contains("unsafe impl") || code.contains("unsafe fn")) {
+            continue;
+        }
+        if !says {
+            complaints.push(format!("line {}: unsafe code in a file whose head does not say so", index + 1));
+        }
+        let near = &lines[index.saturating_sub(12)..index];
+        if !near.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")) {
+            complaints.push(format!("line {}: no SAFETY comment", index + 1));
+        }
+    }
+    complaints
+}
+
+fn clocks_and_sockets(source: &Source) -> Vec<String> {
+    let Some((_, floor)) = place(&source.path) else { return Vec::new() };
+    if floor > 2 {
+        return Vec::new();
+    }
+    let forbidden = ["SystemTime", "std::time::Instant", "thread::sleep", "std::net", "std::fs", "std::thread", "rand::"];
+    product(&source.text)
+        .flat_map(|(number, line)| {
+            let found = forbidden.iter().filter(move |word| code(line).contains(**word));
+            found.map(move |word| format!("line {number}: {word} below the runtime"))
+        })
+        .collect()
+}
+
+fn unfinished(source: &Source) -> Vec<String> {
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("db", "g!("),
+    ];
+    let found = |line: &str| words.iter().find(|word| line.contains(**word)).copied();
+    source
+        .text
+        .lines()
+        .enumerate()
+        .filter_map(|(index, line)| found(line).map(|word| format!("line {}: {word}", index + 1)))
+        .collect()
+}
+
+fn names(source: &Source) -> Vec<String> {
+    let empty = ["utils", "util", "common", "types", "manager", "helpers", "misc"];
+    let stems = source.path.split('/').map(|part| part.trim_end_matches(".rs"));
+    stems.filter(|stem| empty.contains(stem)).map(|stem| format!("'{stem}' says nothing about what is in it")).collect()
+}
+
+fn places(source: &Source) -> Vec<String> {
+    let paths = [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/wo", "rk/")];
+    let found = |line: &str| paths.iter().find(|path| line.contains(**path)).copied();
+    source
+        .text
+        .lines()
+        .enumerate()
+        .filter_map(|(index, line)| found(line).map(|path| format!("line {}: a path of a machine: {path}", index + 1)))
+        .collect()
+}
+
+#[test]
+fn every_rule_catches_what_it_is_for() {
+    let long = format!("//! Head. Not here: x.\nfn long() {{\n{}}}\n", "    step();\n".repeat(FUNCTION_LINES_MAX));
+    let planted: &[(&str, &str, &str)] = &[
+        ("floors", "src/engine/index.rs", "use crate::shard::Shard;\n"),
+        ("floors", "src/engine/index.rs", "use crate::protocol::Session;\n"),
+        ("floors", "src/key.rs", "fn f() { crate::engine::g() }\n"),
+        ("head", "src/engine/index.rs", "use std::mem;\n"),
+        ("head", "src/engine/index.rs", "//! An index.\n"),
+        ("function length", "src/engine/index.rs", &long),
+        ("file length", "src/engine/index.rs", &"// x\n".repeat(FILE_LINES_MAX + 1)),
+        ("unsafe", "src/engine/index.rs", "//! An index.\n// SAFETY: none\nfn f() { unsafe { g() } }\n"),
+        ("unsafe", "src/engine/index.rs", "//! Unsafe lives here.\nfn f() { unsafe { g() } }\n"),
+        ("clocks and sockets", "src/shard/mod.rs", "use std::time::SystemTime;\n"),
+        ("unfinished", "src/shard/mod.rs", concat!("fn f() { to", "do!() }\n")),
+        ("names", "src/shard/utils.rs", ""),
+        ("places", "src/shard/mod.rs", concat!("const P: &str = \"/ho", "me/me\";\n")),
+    ];
+    for &(name, path, text) in planted {
+        let rule = RULES.iter().find(|(rule, _)| *rule == name).unwrap().1;
+        let complaints = rule(&Source { path: path.into(), text: text.into() });
+        assert!(!complaints.is_empty(), "{name} does not catch {text:?} in {path}");
+    }
+}
+
+#[test]
+fn the_rules_let_good_files_pass() {
+    let good = "//! An index.\n//!\n//! Lives here: lines. Not here: items.\n\nuse crate::key::Key;\n\nfn f(key: Key<'_>) -> u64 {\n    key.hash\n}\n";
+    let source = Source { path: "src/engine/index.rs".into(), text: good.into() };
+    assert!(RULES.iter().all(|(_, rule)| rule(&source).is_empty()));
+}
