@@ -127,9 +127,7 @@ fn run(workload: &Workload, requests: u64) {
         if number % 16 == 0 {
             cache.engine.tick(cache.now, 64);
         }
-        if workload.rate > 0 {
-            cache.now = START.plus_ms(number * 1000 / workload.rate);
-        }
+        cache.now = START.plus_ms((number * 1000).checked_div(workload.rate).unwrap_or(0));
         if workload.rate > 0 && number % (requests / 8) == requests / 8 - 1 && number > requests / 2 {
             dead_worst = dead_worst.max(dead_share(&mut cache));
         }

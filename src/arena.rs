@@ -61,24 +61,10 @@ impl Arena {
         let ceiling_bytes = ceiling_bytes.max(limit_bytes).max(segment_bytes);
         let segments_count = (ceiling_bytes / segment_bytes) as u32;
         let mapping_bytes = segments_count as usize * segment_bytes + HUGE_PAGE_BYTES;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                mapping_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: the range was mapped just above. Huge pages are a wish; refusal changes nothing.
-        unsafe { libc::madvise(address, mapping_bytes, libc::MADV_HUGEPAGE) };
+        let base = map(mapping_bytes)?;
+        advise(base, mapping_bytes, libc::MADV_HUGEPAGE);
         Ok(Arc::new(Self {
-            base: NonNull::new(address.cast()).expect("mmap never returns null for a fresh mapping"),
+            base,
             mapping_bytes,
             segment_bytes,
             segments_count,
@@ -116,8 +102,8 @@ impl Arena {
 
     /// First byte of the mapping's segments; segment `i` starts `i * segment_bytes` behind it. Aligned to 2 MiB.
     pub fn base(&self) -> NonNull<u8> {
-        let aligned = (self.base.as_ptr() as usize).next_multiple_of(HUGE_PAGE_BYTES);
-        NonNull::new(aligned as *mut u8).expect("behind the start of a mapping")
+        // SAFETY: the mapping is longer than its segments by `HUGE_PAGE_BYTES`.
+        unsafe { self.base.add(self.base.as_ptr().align_offset(HUGE_PAGE_BYTES)) }
     }
 
     /// Takes a segment, or `None` when the limit is reached. Its bytes are whatever was there.
@@ -173,8 +159,8 @@ impl Arena {
         while resident_bytes() + self.charged_bytes.load(Ordering::Relaxed) > self.limit_bytes() {
             let Some(index) = self.free.pop(&self.next) else { return };
             let segment = self.segment_pointer(index);
-            // SAFETY: the range of a free segment, which nobody else can reach once it is off the stack.
-            unsafe { libc::madvise(segment.as_ptr().cast(), self.segment_bytes, libc::MADV_DONTNEED) };
+            // Nobody else can reach a free segment once it is off the stack.
+            advise(segment, self.segment_bytes, libc::MADV_DONTNEED);
             self.resident.fetch_sub(1, Ordering::Relaxed);
             self.cold.push(&self.next, index);
         }
@@ -276,7 +262,7 @@ impl Stack {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: every `Segment` holds an `Arc` of the arena, so none is left; the range is the one that `new` mapped.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapping_bytes) };
+        unsafe { unmap(self.base, self.mapping_bytes) };
     }
 }
 
@@ -339,24 +325,15 @@ unsafe impl Send for Lines {}
 impl Lines {
     /// Address space for `count_max` lines, none of which may be used yet. `None` when there is no address space.
     pub fn reserve(arena: &Arc<Arena>, count_max: usize) -> Option<Self> {
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let address = unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            libc::mmap(std::ptr::null_mut(), count_max * LINE_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
-        if address == libc::MAP_FAILED {
-            return None;
-        }
-        if count_max * LINE_BYTES > 2 * HUGE_PAGE_BYTES {
+        let bytes = count_max * LINE_BYTES;
+        let base = map(bytes).ok()?;
+        if bytes > 2 * HUGE_PAGE_BYTES {
             // The first part stays in small pages, so that a small table takes little; beyond, huge ones are asked for.
-            // SAFETY: within the range that was mapped just above. Refusal changes nothing.
-            unsafe {
-                let behind = address.cast::<u8>().add(HUGE_PAGE_BYTES).cast();
-                libc::madvise(address, HUGE_PAGE_BYTES, libc::MADV_NOHUGEPAGE);
-                libc::madvise(behind, count_max * LINE_BYTES - HUGE_PAGE_BYTES, libc::MADV_HUGEPAGE);
-            }
+            advise(base, HUGE_PAGE_BYTES, libc::MADV_NOHUGEPAGE);
+            // SAFETY: within the range that was mapped just above.
+            advise(unsafe { base.add(HUGE_PAGE_BYTES) }, bytes - HUGE_PAGE_BYTES, libc::MADV_HUGEPAGE);
         }
-        Some(Self { arena: arena.clone(), base: NonNull::new(address.cast())?, count_max, count: 0 })
+        Some(Self { arena: arena.clone(), base: base.cast(), count_max, count: 0 })
     }
 
     /// Makes `more` further lines usable and charges them. False, and nothing changed, when they cannot be had.
@@ -372,14 +349,13 @@ impl Lines {
     pub fn release(&mut self, lines: usize) {
         assert!(lines <= self.count);
         self.count -= lines;
-        // SAFETY: the range lies behind the lines in use and inside the mapping; what is in it is no longer needed. The
-        // address is rounded up to a page, so that no line in use is touched.
-        unsafe {
-            let start = (self.base.as_ptr().add(self.count) as usize).next_multiple_of(PAGE_BYTES);
-            let end = self.base.as_ptr().add(self.count + lines) as usize;
-            if start < end {
-                libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
-            }
+        // SAFETY: both ends lie inside the mapping.
+        let (start, end) = unsafe { (self.base.add(self.count), self.base.add(self.count + lines)) };
+        let skipped = start.as_ptr().cast::<u8>().align_offset(PAGE_BYTES);
+        let bytes = (end.as_ptr() as usize).saturating_sub(start.as_ptr() as usize + skipped);
+        if bytes > 0 {
+            // SAFETY: rounded up to a page, so that no line in use is touched; what is behind it is no longer needed.
+            advise(unsafe { start.cast::<u8>().add(skipped) }, bytes, libc::MADV_DONTNEED);
         }
         self.arena.discharge(lines * LINE_BYTES);
     }
@@ -422,19 +398,69 @@ impl Drop for Lines {
     fn drop(&mut self) {
         self.arena.discharge(self.bytes());
         // SAFETY: the range that `reserve` mapped; no reference to a line outlives the value.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.count_max * LINE_BYTES) };
+        unsafe { unmap(self.base.cast(), self.count_max * LINE_BYTES) };
     }
 }
+
+/// A fresh anonymous mapping of zeroes, of which nothing is resident.
+#[cfg(not(miri))]
+fn map(bytes: usize) -> std::io::Result<NonNull<u8>> {
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    NonNull::new(address.cast()).ok_or(std::io::ErrorKind::OutOfMemory.into())
+}
+
+/// Ends a mapping.
+///
+/// # Safety
+/// - `base` and `bytes` are those of one `map`.
+/// - Nothing refers to it any more.
+#[cfg(not(miri))]
+unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+}
+
+/// Tells the system how a range of a mapping will be used. `MADV_DONTNEED` also drops what is in it: the range must be unused.
+#[cfg(not(miri))]
+fn advise(start: NonNull<u8>, bytes: usize, advice: libc::c_int) {
+    // SAFETY: callers name ranges of their own mappings; the advice changes no content but what they have given up. Refusal
+    // changes nothing.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
+}
+
+/// Under Miri, which has no such system calls, the heap stands in.
+#[cfg(miri)]
+fn map(bytes: usize) -> std::io::Result<NonNull<u8>> {
+    let layout = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the layout is not empty.
+    NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or(std::io::ErrorKind::OutOfMemory.into())
+}
+
+#[cfg(miri)]
+unsafe fn unmap(base: NonNull<u8>, bytes: usize) {
+    if let Ok(layout) = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES) {
+        // SAFETY: allocated in `map` with this layout.
+        unsafe { std::alloc::dealloc(base.as_ptr(), layout) };
+    }
+}
+
+#[cfg(miri)]
+fn advise(_start: NonNull<u8>, _bytes: usize, _advice: libc::c_int) {}
 
 /// Asks the cache for the line at an address. Any address is allowed.
 #[inline]
 pub fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch is a hint that never faults, whatever the address.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = address;
 }
 

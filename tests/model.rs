@@ -341,6 +341,13 @@ const AMPLE_BYTES: usize = 256 << 20;
 const STREAM: Stream =
     Stream { steps: 4000, memory_bytes: AMPLE_BYTES, keys: 60, value_bytes_max: 200, large_one_in: 60, verify_every: 7 };
 
+/// Short enough for Miri (`cargo +nightly miri test --test model miri`): every unsafe line runs.
+#[test]
+fn miri_with_hardly_any_memory_and_large_values() {
+    let stream = Stream { steps: 400, memory_bytes: 512 << 10, keys: 40, verify_every: 401, large_one_in: 30, ..STREAM };
+    run_seeds(Stream { value_bytes_max: 6000, ..stream }, 1);
+}
+
 #[test]
 fn with_ample_memory_every_answer_is_the_models() {
     run_seeds(STREAM, 12);

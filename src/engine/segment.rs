@@ -259,7 +259,7 @@ impl Log {
         // SAFETY: in bounds (asserted); segments of the log belong to it, their bytes are initialised, and `&self` keeps
         // writers out.
         let bytes = item::size(unsafe { std::slice::from_raw_parts(head, item::HEADER_BYTES) });
-        let within = location.0 as usize * UNIT_BYTES & self.segment_mask;
+        let within = (location.0 as usize * UNIT_BYTES) & self.segment_mask;
         assert!(within + bytes <= self.segment_mask + 1);
         // SAFETY: as above, for the length that the header tells, which was asserted to stay inside the segment.
         Record::new(unsafe { std::slice::from_raw_parts(head, bytes) })
