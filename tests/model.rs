@@ -20,10 +20,10 @@ use std::sync::Arc;
 use oracle::Oracle;
 use pbcache::arena::{Arena, Body};
 use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
-use pbcache::engine::{Cursor, Engine, Options};
+use pbcache::engine::{Cursor, Engine, Incoming, Merge, Options};
 use pbcache::key::Key;
 use pbcache::limits;
-use pbcache::time::{Exptime, Instant};
+use pbcache::time::{Expiry, Exptime, Instant};
 
 /// A small generator of random numbers (xorshift64*), so that a seed means the same for ever.
 struct Random(u64);
@@ -494,4 +494,64 @@ fn expired_items_leave_by_themselves() {
     assert_eq!(left.expired, left.expired_unfetched);
     assert!(left.items_count <= full.items_count * 7 / 10, "{} of {}", left.items_count, full.items_count);
     assert_eq!(left.evicted, 0);
+}
+
+/// Merging the same items in any order, any number of times, ends the same.
+#[test]
+fn merges_commute_and_repeat_without_effect() {
+    let values: Vec<Vec<u8>> = (0..6u8).map(|i| vec![i; 1 + usize::from(i) * 9]).collect();
+    let incoming: Vec<_> =
+        (0..60u64).map(|i| (format!("key{}", i % 7), (START.unix_ms << 16) + i % 5, &values[(i * 7 % 6) as usize])).collect();
+    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false };
+    let mut ends = Vec::new();
+    for seed in 1..20u64 {
+        let mut random = Random(seed * 77);
+        let arena = Arena::new(4 << 20, 4 << 20, 1).unwrap();
+        let mut engine = Engine::with_secret(options, arena, [seed, 5]);
+        for _ in 0..1000 {
+            let (key, version, value) = &incoming[random.below(60) as usize];
+            let incoming = Incoming {
+                key: Key::new(key.as_bytes()),
+                value: Value::Bytes(value),
+                client_flags: 0,
+                version: *version,
+                cas_override: None,
+                expiry: Expiry::NEVER,
+                stale: false,
+                token_sent: false,
+            };
+            assert_ne!(engine.merge(&incoming, START), Merge::Busy);
+            assert_eq!(engine.merge(&incoming, START), Merge::Kept);
+        }
+        engine.verify();
+        let mut end = BTreeMap::new();
+        engine.walk(Cursor::default(), START, 1000, &mut |entry| {
+            end.insert(entry.key.to_vec(), (entry.item.cas, entry.item.value.to_vec()));
+        });
+        ends.push(end);
+    }
+    assert!(ends.iter().all(|end| *end == ends[0] && end.len() == 7));
+}
+
+#[test]
+fn without_eviction_a_full_engine_refuses_and_loses_nothing() {
+    let arena = Arena::new(2 << 20, 2 << 20, 1).unwrap();
+    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: true };
+    let mut engine = Engine::with_secret(options, arena.clone(), [3, 4]);
+    let mut stored = Vec::new();
+    for number in 0..40_000u64 {
+        let key = format!("key{number}");
+        let command =
+            Command { key: Key::new(key.as_bytes()), verb: Verb::Store(Store::default()), value: Value::Bytes(&[7; 100]) };
+        match engine.execute(&command, START) {
+            Reply::Stored(_) => stored.push(key),
+            reply => assert!(matches!(reply, Reply::Error(Error::OutOfMemory)), "{reply:?}"),
+        }
+        arena.want(1 << 16);
+        engine.tick(START, 64);
+    }
+    engine.verify();
+    assert!((8_000..39_000).contains(&stored.len()), "{}", stored.len());
+    assert_eq!(engine.statistics().evicted, 0);
+    assert_eq!(engine.statistics().items_count, stored.len() as u64);
 }

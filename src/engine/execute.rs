@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::index::{Place, Slot};
 use super::item::{self, BODY_ID_BYTES, Record, Shape, Stamp};
 use super::segment::{self, Location, Pool};
-use super::{Engine, number};
+use super::{Engine, Incoming, Merge, number};
 use crate::arena::Body;
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
@@ -51,6 +51,8 @@ struct Write<'a> {
     stale: bool,
     token_sent: bool,
     fetched: bool,
+    /// The version to write with; `None` for the next one.
+    version: Option<u64>,
     source: Source<'a>,
 }
 
@@ -397,7 +399,7 @@ impl Engine {
             self.make_room(now)?;
             return Err(Refusal::Again);
         }
-        let version = self.next_version(now);
+        let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
         let target = self.log.append(pool, group, shape.record_bytes(), write.expiry, version);
         let body_id = body.map(|body| self.log.add_body(body, pool, target));
@@ -409,6 +411,58 @@ impl Engine {
         }
         self.link(write, target);
         Ok(version)
+    }
+
+    fn version_of(&mut self, write: &Write<'_>, now: Instant) -> u64 {
+        match write.version {
+            Some(version) => {
+                // What is written here later must be newer.
+                self.last_version = self.last_version.max(version);
+                version
+            }
+            None => self.next_version(now),
+        }
+    }
+
+    /// See `Engine::merge`.
+    pub(super) fn merge_item(&mut self, incoming: &Incoming<'_>, now: Instant) -> Merge {
+        if now != self.now {
+            self.advance(now);
+        }
+        let seconds = now.seconds();
+        if incoming.expiry.expired(seconds) || incoming.version < self.fence {
+            return Merge::Kept;
+        }
+        let hash = self.index.hash(&incoming.key);
+        for _ in 0..TRIES_MAX {
+            let found = self.find(hash, incoming.key.bytes, seconds);
+            if found.is_some_and(|found| !self.is_newer(incoming, found)) {
+                return Merge::Kept;
+            }
+            let mut write = Write::new(incoming.key.bytes, hash, found, Source::New(incoming.value));
+            (write.client_flags, write.cas_override) = (incoming.client_flags, incoming.cas_override);
+            (write.expiry, write.version) = (incoming.expiry, Some(incoming.version));
+            (write.stale, write.token_sent) = (incoming.stale, incoming.token_sent);
+            match self.put(&write, now) {
+                Ok(_) => return Merge::Taken,
+                Err(Refusal::Again) => {}
+                Err(_) => return Merge::Busy,
+            }
+        }
+        Merge::Busy
+    }
+
+    /// Whether an incoming item is newer than the one here, or as new with greater bytes.
+    fn is_newer(&self, incoming: &Incoming<'_>, found: Found) -> bool {
+        let record = self.log.record(found.location);
+        if incoming.version != record.version() {
+            return incoming.version > record.version();
+        }
+        match (self.item(self.index.slot(found.place), Seconds(0)).value, incoming.value) {
+            (Value::Bytes(here), Value::Bytes(there)) => there > here,
+            // Rare, and long: compared on the heap.
+            (here, there) => there.to_vec() > here.to_vec(),
+        }
     }
 
     /// Lets the index tell of a record just written, and counts the old one as dead.
@@ -454,7 +508,7 @@ impl Engine {
     /// Writes over the old record.
     fn put_over(&mut self, write: &Write<'_>, shape: &Shape, now: Instant) -> u64 {
         let Some(found) = write.found else { unreachable!("written over nothing") };
-        let version = self.next_version(now);
+        let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
         let at = shape.value_offset();
         let old_bytes = self.log.record(found.location).value().len();
@@ -700,6 +754,7 @@ impl<'a> Write<'a> {
             stale: false,
             token_sent: false,
             fetched: false,
+            version: None,
             source,
         }
     }

@@ -79,6 +79,9 @@ impl Engine {
         if wanted == 0 || self.log.held_bytes() == 0 {
             return false;
         }
+        if self.options.eviction_disabled {
+            return self.log.free_count() > self.spare();
+        }
         // Each core gives its part of what is wanted, at least a segment, down to its share less that part.
         let part = (wanted / usize::from(self.options.cores.max(1))).max(self.log.segment_bytes());
         // What is on its way in and out of connections belongs to no core, and leaves less than a share for each: a core that
