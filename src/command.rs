@@ -224,6 +224,8 @@ pub enum Reply<'e> {
         number: u64,
         /// Its item; `Item::value` is empty.
         item: Item<'static>,
+        /// The key was absent, and the number is `Arithmetic::initial`.
+        created: bool,
     },
     /// A new exptime was set (`touch`). `Item::value` is empty.
     Touched(Item<'static>),

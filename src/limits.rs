@@ -81,6 +81,9 @@ pub const LINK_BYTES_MIN: usize = 16 << 10;
 /// See [`LINK_BYTES_MIN`].
 pub const LINK_BYTES_MAX: usize = 256 << 10;
 
+/// Most connections that one `stats conns` lists: about 1 MiB of text.
+pub const CONNECTIONS_LISTED_MAX: usize = 10_000;
+
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 

@@ -9,7 +9,7 @@
 //! Lives here: counters and what a reply counts as. Not here: printing (`node::stats`), gauges (`engine::Statistics`).
 //! Names and meaning follow memcached's doc/protocol.txt, *General-purpose statistics*.
 
-use crate::command::{Error, Reply, Verb};
+use crate::command::{Error, Get, Reply, Verb};
 
 macro_rules! counters {
     ($($field:ident $stat:literal $help:literal;)*) => {
@@ -50,15 +50,13 @@ counters! {
     accept_errors "" "Accepts that failed, most often for want of file descriptors.";
     connections_moved "" "Connections that moved to the core of their keys.";
     idle_kicks "idle_kicks" "Connections closed by --idle_timeout.";
-    cmd_get "cmd_get" "Keys asked for.";
+    cmd_get "cmd_get" "Keys asked for, but for those touched meanwhile.";
     cmd_set "cmd_set" "Values sent to be stored.";
     cmd_flush "cmd_flush" "flush_all commands.";
     cmd_touch "cmd_touch" "Keys touched, gat included.";
-    cmd_meta "cmd_meta" "Meta commands.";
+    cmd_meta "cmd_meta" "Items described by `me`: the meta commands that memcached counts here.";
     get_hits "get_hits" "Keys that were found.";
     get_misses "get_misses" "Keys that were not found.";
-    get_expired "get_expired" "Keys whose item had expired.";
-    get_flushed "get_flushed" "Keys whose item had been flushed.";
     delete_misses "delete_misses" "Deletes of absent keys.";
     delete_hits "delete_hits" "Deletes of present keys.";
     incr_misses "incr_misses" "Increments of absent keys.";
@@ -79,42 +77,51 @@ counters! {
 }
 
 impl Counters {
-    /// Counts an executed command. A match and two or three additions.
+    /// Counts an executed command as memcached 1.6.18 does, oddities included: a read that touches is a touch when it hits; `mg`
+    /// with T that misses is a plain miss; a created number is neither hit nor miss.
+    ///
+    /// A match and two or three additions.
     #[inline]
     pub fn record(&mut self, verb: &Verb, reply: &Reply<'_>) {
-        let hit = matches!(reply, Reply::Item(_) | Reply::Touched(_) | Reply::Number { .. } | Reply::Deleted) as u64;
         match verb {
-            Verb::Get(get) => {
-                self.cmd_get += 1;
-                self.get_hits += hit;
-                self.get_misses += 1 - hit;
-                self.cmd_meta += get.meta as u64;
-                if get.touch.is_some() {
-                    self.cmd_touch += 1;
-                    self.touch_hits += hit;
-                    self.touch_misses += 1 - hit;
-                }
-            }
+            Verb::Get(get) => self.record_get(get, matches!(reply, Reply::Item(_))),
             Verb::Store(store) => self.record_store(store.compare.is_some(), reply),
-            Verb::Delete(_) => {
-                self.delete_hits += hit;
+            Verb::Delete(delete) => {
+                let removes = !delete.invalidate && !delete.drop_value;
+                self.delete_hits += (removes && matches!(reply, Reply::Deleted)) as u64;
                 self.delete_misses += matches!(reply, Reply::NotFound) as u64;
             }
-            Verb::Arithmetic(arithmetic) if arithmetic.decrement => {
-                self.decr_hits += hit;
-                self.decr_misses += matches!(reply, Reply::NotFound) as u64;
+            Verb::Arithmetic(arithmetic) => {
+                let hit = matches!(reply, Reply::Number { created: false, .. }) as u64;
+                let miss = matches!(reply, Reply::NotFound) as u64;
+                if arithmetic.decrement {
+                    self.decr_hits += hit;
+                    self.decr_misses += miss;
+                } else {
+                    self.incr_hits += hit;
+                    self.incr_misses += miss;
+                }
             }
-            Verb::Arithmetic(_) => {
-                self.incr_hits += hit;
-                self.incr_misses += matches!(reply, Reply::NotFound) as u64;
-            }
-            Verb::Touch(_) => {
-                self.cmd_touch += 1;
-                self.touch_hits += hit;
-                self.touch_misses += 1 - hit;
-            }
+            Verb::Touch(_) => self.record_touch(matches!(reply, Reply::Touched(_))),
             Verb::Inspect => self.cmd_meta += 1,
         }
+    }
+
+    #[inline]
+    fn record_get(&mut self, get: &Get, hit: bool) {
+        if get.touch.is_some() && (hit || !get.meta) {
+            return self.record_touch(hit);
+        }
+        self.cmd_get += 1;
+        self.get_hits += hit as u64;
+        self.get_misses += !hit as u64;
+    }
+
+    #[inline]
+    fn record_touch(&mut self, hit: bool) {
+        self.cmd_touch += 1;
+        self.touch_hits += hit as u64;
+        self.touch_misses += !hit as u64;
     }
 
     #[inline]
@@ -136,7 +143,8 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Get, Item, Store};
+    use crate::command::{Arithmetic, Delete, Item, Store};
+    use crate::time::Exptime;
 
     #[test]
     fn replies_are_counted_under_memcached_names() {
@@ -152,6 +160,20 @@ mod tests {
         assert_eq!(read("get_misses"), Some(1));
         assert_eq!(read("cas_badval"), Some(1));
         assert_eq!(read("cmd_set"), Some(1));
+    }
+
+    #[test]
+    fn what_is_no_hit_is_not_counted_as_one() {
+        let mut counters = Counters::default();
+        let created = Reply::Number { number: 1, item: Item::with_cas(1), created: true };
+        counters.record(&Verb::Arithmetic(Arithmetic::default()), &created);
+        counters.record(&Verb::Delete(Delete { invalidate: true, ..Delete::default() }), &Reply::Deleted);
+        assert_eq!(counters, Counters::default());
+        let touches = Get { touch: Some(Exptime(0)), ..Get::default() };
+        counters.record(&Verb::Get(touches), &Reply::NotFound);
+        assert_eq!((counters.cmd_get, counters.cmd_touch, counters.touch_misses), (0, 1, 1));
+        counters.record(&Verb::Get(Get { meta: true, ..touches }), &Reply::NotFound);
+        assert_eq!((counters.cmd_get, counters.cmd_touch, counters.get_misses), (1, 1, 1));
     }
 
     #[test]

@@ -149,7 +149,9 @@ fn encode_all(framing: &Framing<'_>, command: &Command<'_>) {
         Verb::Get(_) | Verb::Inspect => &[Reply::Item(item)],
         Verb::Store(_) => &[Reply::Stored(item), Reply::NotStored, Reply::Exists],
         Verb::Delete(_) => &[Reply::Deleted, Reply::Exists],
-        Verb::Arithmetic(_) => &[Reply::Number { number: u64::MAX, item }, Reply::Exists, Reply::Error(Error::NonNumeric)],
+        Verb::Arithmetic(_) => {
+            &[Reply::Number { number: u64::MAX, item, created: false }, Reply::Exists, Reply::Error(Error::NonNumeric)]
+        }
         Verb::Touch(_) => &[Reply::Touched(item)],
     };
     let failures = [

@@ -51,7 +51,7 @@ fn drive(requests: &[u8], output: &mut Buffer) -> usize {
                     Verb::Get(_) | Verb::Inspect => Reply::Item(hit),
                     Verb::Store(_) => Reply::Stored(Item::with_cas(7)),
                     Verb::Delete(_) => Reply::Deleted,
-                    Verb::Arithmetic(_) => Reply::Number { number: u64::MAX, item: Item::with_cas(7) },
+                    Verb::Arithmetic(_) => Reply::Number { number: u64::MAX, item: Item::with_cas(7), created: false },
                     Verb::Touch(_) => Reply::Touched(Item::with_cas(7)),
                 };
                 for reply in [done, Reply::NotFound, Reply::Error(Error::OutOfMemory)] {

@@ -98,10 +98,19 @@ impl Engine {
         let place = self.index.find(hash, |location| log.record(location).key() == key)?;
         let location = self.index.slot(place).location();
         if log.record(location).unreadable(now, self.fence) {
-            self.remove_unreadable(place, location, now);
+            self.found_unreadable(place, location, now);
             return None;
         }
         Some(Found { place, location })
+    }
+
+    /// Removes an item that a command came upon out of its time, and counts what the command missed.
+    #[cold]
+    fn found_unreadable(&mut self, place: Place, location: Location, now: Seconds) {
+        let expired = self.log.record(location).expiry().expired(now);
+        self.statistics.found_expired += u64::from(expired);
+        self.statistics.found_flushed += u64::from(!expired);
+        self.remove_unreadable(place, location, now);
     }
 
     #[cold]
@@ -163,7 +172,7 @@ impl Engine {
         let slot = self.index.slot(place);
         let header = self.log.header_mut(slot.location());
         if item::unreadable(header, seconds, self.fence) {
-            self.remove_unreadable(place, slot.location(), seconds);
+            self.found_unreadable(place, slot.location(), seconds);
             return self.get_absent(key, get, now);
         }
         let writes = get.touch.is_some() || get.recache_s.is_some();
@@ -703,7 +712,7 @@ impl Engine {
         let mut write = Write::new(key.bytes, hash, None, Source::New(Value::Bytes(&digits[start..])));
         (write.expiry, write.cas_override) = (exptime.expiry(now.seconds()), arithmetic.cas_new);
         match self.put_absent(&write, now) {
-            Ok(version) => numbered(&write, arithmetic.initial, version, None, now.seconds()),
+            Ok(version) => created(numbered(&write, arithmetic.initial, version, None, now.seconds())),
             Err(refusal) => refusal.reply(),
         }
     }
@@ -784,7 +793,14 @@ fn numbered<'e>(write: &Write<'_>, number: u64, version: u64, before_s: Option<O
         remaining_s: before_s.unwrap_or(write.expiry.remaining(now)),
         ..Item::with_cas(write.cas_override.unwrap_or(version))
     };
-    Reply::Number { number, item }
+    Reply::Number { number, item, created: false }
+}
+
+fn created(reply: Reply<'_>) -> Reply<'_> {
+    match reply {
+        Reply::Number { number, item, .. } => Reply::Number { number, item, created: true },
+        reply => reply,
+    }
 }
 
 /// A number in a field longer than any number. Rare enough for the heap.

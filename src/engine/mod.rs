@@ -151,6 +151,10 @@ pub struct Statistics {
     pub expired: u64,
     /// Expired items that were never read.
     pub expired_unfetched: u64,
+    /// Commands that came upon an expired item, which was absent for them.
+    pub found_expired: u64,
+    /// Commands that came upon an item that `flush_all` had removed.
+    pub found_flushed: u64,
     /// Stores refused for want of memory.
     pub out_of_memory: u64,
 }

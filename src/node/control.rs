@@ -18,11 +18,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::options::Options;
 use super::signals;
+use super::sockets;
 use super::stats::{self, CoreFigures, Lines, ProcessFigures};
+use super::tune::{self, Crawl};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
 use crate::command::{Error, Reply};
-use crate::engine::Cursor;
+use crate::engine::{Cursor, Statistics};
 use crate::protocol::{self, Framing, Head};
 use crate::runtime::context::{ControlRequest, OwnedControl, Shared};
 use crate::runtime::core::{Core, ToCore};
@@ -97,6 +99,8 @@ pub struct Control {
     started: Instant,
     verbosity: u32,
     dumping: Arc<AtomicBool>,
+    /// What the engines had counted at the last `stats reset`; empty before the first.
+    totals_at_reset: Vec<Statistics>,
 }
 
 /// What a request is answered with.
@@ -115,7 +119,7 @@ impl Control {
     pub fn new(cores: Cores, memory: Memory, options: Options) -> Self {
         let started = cores.shared.clock.now();
         let verbosity = options.verbosity as u32;
-        Self { cores, memory, options, started, verbosity, dumping: Arc::default() }
+        Self { cores, memory, options, started, verbosity, dumping: Arc::default(), totals_at_reset: Vec::new() }
     }
 
     /// Answers requests until every core has ended.
@@ -145,7 +149,7 @@ impl Control {
             }
             OwnedControl::CacheMemlimit { megabytes } => self.set_limit(*megabytes),
             OwnedControl::LruCrawler { words } => self.crawl(words, request),
-            OwnedControl::Tune { line } => tune(line),
+            OwnedControl::Tune { line } => text_line(tune::tune(line)),
             OwnedControl::Shutdown { .. } if !self.options.shutdown_enabled => {
                 Answer::Text(b"ERROR: shutdown not enabled\r\n".to_vec())
             }
@@ -168,36 +172,49 @@ impl Control {
         Answer::Reply(Reply::Ok)
     }
 
-    fn stats(&self, group: &[u8]) -> Answer {
-        let mut words = group.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
-        match words.next().unwrap_or(b"") {
-            b"" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
-            b"settings" => Answer::Stats(stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity)),
-            b"items" => Answer::Stats(stats::items(&self.figures())),
-            b"slabs" => Answer::Stats(stats::slabs(&self.figures(), self.memory.arena.segment_bytes() as u64)),
-            b"shards" => Answer::Stats(stats::shards(&self.figures(), &self.options)),
-            b"sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
-            b"conns" | b"extstore" => Answer::Stats(Lines::new()),
-            b"reset" => {
-                self.cores.ask(|core| core.context.shard.counters = Default::default());
+    fn stats(&mut self, group: &[u8]) -> Answer {
+        let mut words = tune::words(group);
+        match words.next().unwrap_or("") {
+            "" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
+            "settings" => Answer::Stats(stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity)),
+            "items" => Answer::Stats(stats::items(&self.figures())),
+            "slabs" => Answer::Stats(stats::slabs(&self.figures(), self.memory.arena.segment_bytes() as u64)),
+            "shards" => Answer::Stats(stats::shards(&self.figures(), &self.options)),
+            "sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
+            "conns" => Answer::Stats(stats::conns(&sockets::list())),
+            "extstore" => Answer::Stats(Lines::new()),
+            "reset" => {
+                self.reset();
                 Answer::Reply(Reply::Reset)
             }
-            b"detail" => match words.next() {
-                Some(b"on" | b"off") => Answer::Reply(Reply::Ok),
-                Some(b"dump") => Answer::Text(b"END\r\n".to_vec()),
+            "detail" => match words.next() {
+                Some("on" | "off") => Answer::Reply(Reply::Ok),
+                Some("dump") => text_line("END"),
                 _ => Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats detail on|off|dump"))),
             },
-            b"cachedump" => self.cachedump(words.next(), words.next()),
+            "cachedump" => self.cachedump(words.next(), words.next()),
             _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
         }
     }
 
+    /// Counts from here on: counters start again, and the totals of the engines are told as what was added since.
+    fn reset(&mut self) {
+        self.totals_at_reset = self.cores.ask(|core| {
+            core.context.shard.counters = Default::default();
+            core.context.shard.engine.statistics()
+        });
+    }
+
     fn figures(&self) -> Vec<CoreFigures> {
-        self.cores.ask(|core| CoreFigures {
+        let mut figures = self.cores.ask(|core| CoreFigures {
             counters: core.context.shard.counters,
             engine: core.context.shard.engine.statistics(),
             connections: core.context.links.own_state().connections.load(Ordering::Relaxed),
-        })
+        });
+        for (core, before) in figures.iter_mut().zip(&self.totals_at_reset) {
+            core.engine = stats::since(&core.engine, before);
+        }
+        figures
     }
 
     fn process(&self) -> ProcessFigures {
@@ -213,17 +230,17 @@ impl Control {
         }
     }
 
-    fn cachedump(&self, class: Option<&[u8]>, limit: Option<&[u8]>) -> Answer {
+    fn cachedump(&self, class: Option<&str>, limit: Option<&str>) -> Answer {
         if self.options.dump_disabled {
             return Answer::Text(b"CLIENT_ERROR stats cachedump not allowed\r\n".to_vec());
         }
         let (Some(class), Some(limit)) = (class, limit) else {
             return Answer::Text(b"CLIENT_ERROR bad command line\r\n".to_vec());
         };
-        let (Some(class), Some(limit)) = (number(class), number(limit)) else {
+        let (Some(class), Some(limit)) = (tune::number(class), tune::number(limit)) else {
             return Answer::Text(b"CLIENT_ERROR bad command line format\r\n".to_vec());
         };
-        if class > 63 {
+        if class > tune::CLASS_MAX {
             return Answer::Text(b"CLIENT_ERROR Illegal slab id\r\n".to_vec());
         }
         let mut text = Vec::new();
@@ -264,22 +281,9 @@ impl Control {
     }
 
     fn crawl(&self, words: &[u8], request: &ControlRequest) -> Answer {
-        let mut words = words.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
-        let text = |text: &str| Answer::Text(format!("{text}\r\n").into_bytes());
-        match (words.next().unwrap_or(b""), words.next()) {
-            (b"enable" | b"disable", _) => Answer::Reply(Reply::Ok),
-            (b"sleep", Some(us)) if number(us).is_none_or(|us| us > 1_000_000) => {
-                text("CLIENT_ERROR sleep must be one second or less")
-            }
-            (b"crawl" | b"sleep" | b"tocrawl", Some(_)) => Answer::Reply(Reply::Ok),
-            (b"metadump" | b"mgdump", Some(_)) if self.options.dump_disabled => text("ERROR metadump not allowed"),
-            (kind @ (b"metadump" | b"mgdump"), Some(b"all" | b"hash" | b"1")) => self.dump(kind == b"mgdump", request),
-            (b"metadump" | b"mgdump", Some(classes)) => match classes.iter().all(|byte| byte.is_ascii_digit() || *byte == b',')
-            {
-                true => text("END"),
-                false => text("BADCLASS invalid class id"),
-            },
-            _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
+        match tune::crawl(words, self.options.dump_disabled) {
+            Crawl::Line(line) => text_line(line),
+            Crawl::Dump { short } => self.dump(short, request),
         }
     }
 
@@ -377,22 +381,9 @@ fn reply_to(cores: &Cores, core: ShardId, ticket: Ticket, framing: Head, reply: 
     cores.send(core.0 as usize, ToCore::Answer { ticket, bytes: buffer.flatten(), close });
 }
 
-/// Commands that tune what segments do not have: answered as by a memcached that has it switched off.
-fn tune(line: &[u8]) -> Answer {
-    let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
-    let text = |text: &str| Answer::Text(format!("{text}\r\n").into_bytes());
-    match (words.next().unwrap_or(b""), words.next(), words.next()) {
-        (b"slabs", Some(b"reassign"), Some(_)) => text("CLIENT_ERROR slab reassignment disabled"),
-        (b"slabs", Some(b"automove"), Some(_)) => Answer::Reply(Reply::Ok),
-        (b"lru", Some(b"tune" | b"mode" | b"temp_ttl"), Some(_)) => Answer::Reply(Reply::Ok),
-        (b"watch", ..) => text("CLIENT_ERROR watch commands not allowed"),
-        _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
-    }
-}
-
-/// A word as a number.
-fn number(word: &[u8]) -> Option<u32> {
-    std::str::from_utf8(word).ok()?.parse().ok()
+/// A line of text as an answer.
+fn text_line(line: &str) -> Answer {
+    Answer::Text(format!("{line}\r\n").into_bytes())
 }
 
 /// CPU time of the process in user mode and in the kernel.

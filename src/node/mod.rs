@@ -13,7 +13,9 @@ pub mod options;
 pub mod preflight;
 pub mod process;
 pub mod signals;
+pub mod sockets;
 pub mod stats;
+pub mod tune;
 
 use std::io;
 use std::net::SocketAddr;

@@ -62,7 +62,9 @@ pub fn general(cores: &[CoreFigures], process: &ProcessFigures, options: &Option
             "limit_maxbytes" => process.limit_bytes,
             "accepting_conns" => (connections < options.conn_limit as u64) as u64,
             "threads" => options.cores as u64,
-            "hash_power_level" => engine.index_bytes.max(1).ilog2() as u64,
+            "hash_power_level" => (engine.index_bytes / POINTER_BYTES).max(1).ilog2() as u64,
+            "get_expired" => engine.found_expired,
+            "get_flushed" => engine.found_flushed,
             "hash_bytes" => engine.index_bytes,
             "bytes" => engine.item_bytes,
             "curr_items" => engine.items_count,
@@ -84,6 +86,9 @@ pub fn general(cores: &[CoreFigures], process: &ProcessFigures, options: &Option
     };
     GENERAL.iter().map(|&name| (name.to_string(), special(name))).collect()
 }
+
+/// What memcached's hash table takes per entry: the level is told as if the index were such a table.
+const POINTER_BYTES: u64 = 8;
 
 /// Microseconds as memcached prints them: seconds and six digits.
 fn seconds(us: u64) -> String {
@@ -113,6 +118,25 @@ fn add(total: &mut Statistics, other: &Statistics) {
     total.expired += other.expired;
     total.expired_unfetched += other.expired_unfetched;
     total.out_of_memory += other.out_of_memory;
+    total.found_expired += other.found_expired;
+    total.found_flushed += other.found_flushed;
+}
+
+/// The figures of an engine counted from an earlier moment on; what is now stays as it is.
+pub fn since(now: &Statistics, before: &Statistics) -> Statistics {
+    Statistics {
+        items_total: now.items_total - before.items_total,
+        evicted: now.evicted - before.evicted,
+        evicted_unfetched: now.evicted_unfetched - before.evicted_unfetched,
+        evicted_nonzero: now.evicted_nonzero - before.evicted_nonzero,
+        evicted_time_s: if now.evicted > before.evicted { now.evicted_time_s } else { 0 },
+        expired: now.expired - before.expired,
+        expired_unfetched: now.expired_unfetched - before.expired_unfetched,
+        out_of_memory: now.out_of_memory - before.out_of_memory,
+        found_expired: now.found_expired - before.found_expired,
+        found_flushed: now.found_flushed - before.found_flushed,
+        ..*now
+    }
 }
 
 /// `stats settings`: memcached's names, then every option of ours.
@@ -171,7 +195,7 @@ fn own_settings(options: &Options) -> Lines {
 /// `stats items`: everything as one size class, because segments have none.
 pub fn items(cores: &[CoreFigures]) -> Lines {
     let (_, engine) = totals(cores);
-    if engine.items_count == 0 && engine.items_total == 0 {
+    if !has_class(&engine) {
         return Lines::new();
     }
     let value = |name: &str| match name {
@@ -189,11 +213,16 @@ pub fn items(cores: &[CoreFigures]) -> Lines {
     ITEMS.iter().map(|&name| (format!("items:1:{name}"), value(name).to_string())).collect()
 }
 
+/// Whether there is anything to present as a size class.
+fn has_class(engine: &Statistics) -> bool {
+    engine.items_count > 0 || engine.items_total > 0
+}
+
 /// `stats slabs`: the segments presented as one class whose chunks have the mean size of an item.
 pub fn slabs(cores: &[CoreFigures], segment_bytes: u64) -> Lines {
     let (counters, engine) = totals(cores);
     let mut lines = Lines::new();
-    if engine.items_total > 0 {
+    if has_class(&engine) {
         let chunk = (engine.item_bytes / engine.items_count.max(1)).max(48);
         let total = (engine.segment_bytes / chunk).max(engine.items_count);
         let mut put = |name: &str, value: u64| lines.push((format!("1:{name}"), value.to_string()));
@@ -213,8 +242,38 @@ pub fn slabs(cores: &[CoreFigures], segment_bytes: u64) -> Lines {
         put("cas_badval", counters.cas_badval);
         put("touch_hits", counters.touch_hits);
     }
-    lines.push(("active_slabs".into(), ((engine.items_total > 0) as u8).to_string()));
+    lines.push(("active_slabs".into(), (has_class(&engine) as u8).to_string()));
     lines.push(("total_malloced".into(), engine.segment_bytes.to_string()));
+    lines
+}
+
+/// One socket of the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketFigures {
+    /// Its descriptor.
+    pub descriptor: i32,
+    /// Where the client is, or where a listener listens: `tcp:1.2.3.4:5`, `tcp6:[::1]:5`, `unix:/path`.
+    pub address: String,
+    /// Where the client connected to; empty for a listener.
+    pub listener: String,
+    /// Seconds since the last bytes of the client, 0 where the kernel does not tell.
+    pub idle_s: u64,
+}
+
+/// `stats conns`.
+pub fn conns(sockets: &[SocketFigures]) -> Lines {
+    let mut lines = Lines::new();
+    for socket in sockets {
+        let mut put = |name: &str, value: String| lines.push((format!("{}:{name}", socket.descriptor), value));
+        put("addr", socket.address.clone());
+        if socket.listener.is_empty() {
+            put("state", "conn_listening".into());
+        } else {
+            put("listen_addr", socket.listener.clone());
+            put("state", "conn_read".into());
+        }
+        put("secs_since_last_cmd", socket.idle_s.to_string());
+    }
     lines
 }
 

@@ -382,7 +382,7 @@ pub(super) fn encode(head: Head, key: &[u8], reply: &Reply<'_>, output: &mut Buf
         _ if quiet => {}
         Reply::Stored(item) => put(head, 0, NOTHING, item.cas, output),
         Reply::Touched(item) => put(head, 0, (&item.client_flags.to_be_bytes(), &[], &[]), item.cas, output),
-        Reply::Number { number, item } => put(head, 0, (&[], &[], &number.to_be_bytes()), item.cas, output),
+        Reply::Number { number, item, .. } => put(head, 0, (&[], &[], &number.to_be_bytes()), item.cas, output),
         Reply::Item(_) | Reply::Deleted | Reply::Ok | Reply::Reset | Reply::Noop | Reply::Bye => {
             put(head, 0, NOTHING, 0, output);
         }

@@ -525,7 +525,7 @@ pub(super) fn encode(head: Head, words: &[u8], key: &[u8], reply: &Reply<'_>, ou
         (Reply::Exists, _) => encode_status(head, b"EX", words, key, None, output),
         (Reply::Stored(_) | Reply::Number { .. } | Reply::Deleted, _) if head.quiet => {}
         (Reply::Stored(item), _) => encode_status(head, b"HD", words, key, Some(item), output),
-        (Reply::Number { number, item }, _) => encode_number(head, words, key, *number, item, output),
+        (Reply::Number { number, item, .. }, _) => encode_number(head, words, key, *number, item, output),
         (Reply::Deleted, _) => encode_status(head, b"HD", words, key, None, output),
         (Reply::Error(error), _) => {
             output.put(error_line(*error).as_bytes());

@@ -327,7 +327,7 @@ impl Oracle {
         let remaining_s = before_s.unwrap_or(record.expiry.remaining(now));
         let item = Item { remaining_s, expiry: record.expiry, ..Item::with_cas(record.cas()) };
         self.map.insert(key.into(), record);
-        Reply::Number { number, item }
+        Reply::Number { number, item, created: false }
     }
 
     fn touch<'e>(&mut self, key: &[u8], exptime: Exptime, now: Instant) -> Reply<'e> {

@@ -9,4 +9,5 @@ mod abuse;
 mod life;
 mod memory;
 mod server;
+mod stats;
 mod steering;

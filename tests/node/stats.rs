@@ -1,0 +1,209 @@
+//! What `stats` says: memcached's names, and counters that move as memcached's do.
+//!
+//! Every expectation is checked against a memcached 1.6.18 as well where one is installed.
+//!
+//! Lives here: names and counters over the wire. Not here: arithmetic on figures (`node::stats`).
+
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::server::{Client, Server, free_port};
+
+/// A memcached of the version that the expectations are written for.
+struct Memcached {
+    child: Child,
+    port: u16,
+}
+
+impl Memcached {
+    fn start() -> Option<Self> {
+        let version = Command::new("memcached").arg("-V").output().ok()?;
+        if !String::from_utf8_lossy(&version.stdout).contains("1.6.18") {
+            return None;
+        }
+        let port = free_port();
+        let mut command = Command::new("memcached");
+        command.args(["-u", "nobody", "-l", "127.0.0.1", "-U", "0", "-m", "100", "-p", &port.to_string()]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        Some(Self { child, port })
+    }
+
+    fn connect(&self) -> Client {
+        let start = Instant::now();
+        loop {
+            match TcpStream::connect(("127.0.0.1", self.port)) {
+                Ok(stream) => return Client::new(stream),
+                Err(error) => assert!(start.elapsed() < Duration::from_secs(5), "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn stats(client: &mut Client, group: &str) -> Vec<(String, String)> {
+    client.send(format!("stats {group}").trim_end().to_string() + "\r\n");
+    let lines = client.lines_until("END");
+    let pair = |line: &String| line.strip_prefix("STAT ")?.split_once(' ').map(|(name, value)| (name.into(), value.into()));
+    lines.iter().filter_map(pair).collect()
+}
+
+fn names(client: &mut Client, group: &str) -> Vec<String> {
+    stats(client, group).into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn names_are_those_of_memcached_in_its_order() {
+    let server = Server::start(&["--cores", "2"]);
+    let (general, settings) = (names(&mut server.connect(), ""), names(&mut server.connect(), "settings"));
+    assert_eq!(general.len(), 92);
+    let ours = settings.iter().position(|name| name.starts_with("pbcache_")).unwrap();
+    assert!(settings[ours..].iter().all(|name| name.starts_with("pbcache_")), "{settings:?}");
+    let Some(memcached) = Memcached::start() else { return };
+    assert_eq!(general, names(&mut memcached.connect(), ""));
+    assert_eq!(settings[..ours], names(&mut memcached.connect(), "settings"));
+    let mut clients = [server.connect(), memcached.connect()];
+    for state in ["empty", "with an item"] {
+        for group in ["items", "slabs", "sizes", "extstore"] {
+            let [own, wanted] = clients.each_mut().map(|client| names(client, group));
+            assert_eq!(own, wanted, "{group}, {state}");
+        }
+        for client in &mut clients {
+            client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+        }
+    }
+}
+
+/// A script and the counters that it moves, in the order of `COUNTERS`.
+const SCRIPTS: &[(&str, &str)] = &[
+    ("set a 0 0 1\nx\n", "cmd_set 1"),
+    ("get a\nget b\ngets a b\n", "cmd_get 4 get_hits 2 get_misses 2"),
+    ("add a 0 0 1\nx\nadd b 0 0 1\nx\n", "cmd_set 2"),
+    ("replace b 0 0 1\ny\nreplace no 0 0 1\ny\n", "cmd_set 2"),
+    ("append a 0 0 1\ny\nappend no 0 0 1\ny\nprepend a 0 0 1\nz\n", "cmd_set 3"),
+    ("cas a 0 0 1 999\nx\ncas no 0 0 1 5\nx\n", "cmd_set 2 cas_misses 1 cas_badval 1"),
+    ("set n 0 0 1\n5\nincr n 1\ndecr n 2\n", "cmd_set 1 incr_hits 1 decr_hits 1"),
+    ("incr no 1\ndecr no 1\nincr a 1\n", "incr_misses 1 decr_misses 1"),
+    ("delete b\ndelete b\n", "delete_misses 1 delete_hits 1"),
+    ("touch a 0\ntouch no 0\n", "cmd_touch 2 touch_hits 1 touch_misses 1"),
+    ("gat 0 a\ngat 0 no\ngats 0 a no\n", "cmd_touch 4 touch_hits 2 touch_misses 2"),
+    ("mg a v\nmg no v\nmg no q\n", "cmd_get 3 get_hits 1 get_misses 2"),
+    ("mg a T0\n", "cmd_touch 1 touch_hits 1"),
+    ("mg no T0\n", "cmd_get 1 get_misses 1"),
+    ("ms a 1\nx\nms a 1 ME\nx\nms a 1 C99999\nx\nms no 1 C99999\nx\n", "cmd_set 4 cas_misses 1 cas_badval 1"),
+    ("ms b 1\nx\nmd b I\nmd b\nmd b\n", "cmd_set 1 delete_misses 1 delete_hits 1"),
+    ("ma n\nma n MD\nma no\nma a\n", "incr_misses 1 incr_hits 1 decr_hits 1"),
+    ("ma new N0\nma new\n", "incr_hits 1"),
+    ("me n\nme no\nmn\n", "cmd_meta 2"),
+    ("set e 0 -1 1\nx\nget e\nget e\n", "cmd_get 2 cmd_set 1 get_misses 2 get_expired 1"),
+    ("set big 0 0 1048577\n{1048577}\n", "store_too_large 1"),
+    ("set f 0 0 1\nx\nflush_all\nget f\n", "cmd_get 1 cmd_set 1 cmd_flush 1 get_misses 1 get_flushed 1"),
+    ("get\nfoo\nset a 0 0 x\n", ""),
+];
+
+const COUNTERS: &[&str] = &[
+    "cmd_get",
+    "cmd_set",
+    "cmd_flush",
+    "cmd_touch",
+    "cmd_meta",
+    "get_hits",
+    "get_misses",
+    "get_expired",
+    "get_flushed",
+    "delete_misses",
+    "delete_hits",
+    "incr_misses",
+    "incr_hits",
+    "decr_misses",
+    "decr_hits",
+    "cas_misses",
+    "cas_hits",
+    "cas_badval",
+    "touch_hits",
+    "touch_misses",
+    "store_too_large",
+    "store_no_memory",
+];
+
+fn counters(client: &mut Client) -> BTreeMap<String, u64> {
+    let figures = stats(client, "").into_iter().filter(|(name, _)| COUNTERS.contains(&name.as_str()));
+    figures.map(|(name, value)| (name, value.parse().unwrap())).collect()
+}
+
+fn run_scripts(who: &str, mut client: Client) {
+    for &(script, expected) in SCRIPTS {
+        let mut moved = run_script(&mut client, script);
+        if moved != expected && (expected.contains("get_expired") || expected.contains("get_flushed")) {
+            // Once more: work in the background may remove what is out of its time before the get comes upon it.
+            moved = run_script(&mut client, script);
+        }
+        assert_eq!(moved, expected, "{who}: {script:?}");
+    }
+}
+
+/// Which counters a script moves, and by how much.
+fn run_script(client: &mut Client, script: &str) -> String {
+    let before = counters(client);
+    let value = "v".repeat(1_048_577);
+    client.send(script.replace("{1048577}", &value).replace('\n', "\r\n") + "mn\r\n");
+    for _ in 0..1 + script.matches("mn\n").count() {
+        client.lines_until("MN");
+    }
+    let after = counters(client);
+    let moved = COUNTERS.iter().map(|&name| (name, after[name] - before[name])).filter(|&(_, by)| by > 0);
+    moved.map(|(name, by)| format!("{name} {by}")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn counters_move_as_those_of_memcached() {
+    run_scripts("1 core", Server::start(&["--cores", "1"]).connect());
+    run_scripts("3 cores", Server::start(&["--cores", "3"]).connect());
+    if let Some(memcached) = Memcached::start() {
+        run_scripts("memcached", memcached.connect());
+    }
+}
+
+#[test]
+fn reset_starts_every_total_again_and_keeps_what_is_now() {
+    let check = |who: &str, client: &mut Client| {
+        client.ask("set a 0 0 1\r\nx\r\nget a\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+        client.ask("stats reset\r\n", "RESET\r\n");
+        let figures: BTreeMap<_, _> = stats(client, "").into_iter().collect();
+        for name in ["total_items", "cmd_get", "cmd_set", "get_hits", "evictions", "total_connections"] {
+            assert_eq!(figures[name], "0", "{who}: {name}");
+        }
+        assert_eq!(figures["curr_items"], "1", "{who}");
+        client.ask("set b 0 0 1\r\nx\r\n", "STORED\r\n");
+        assert_eq!(client.stat("", "total_items"), "1", "{who}");
+        assert_eq!(client.stat("", "curr_items"), "2", "{who}");
+    };
+    let server = Server::start(&["--cores", "2"]);
+    check("pbcache", &mut server.connect());
+    if let Some(memcached) = Memcached::start() {
+        check("memcached", &mut memcached.connect());
+    }
+}
+
+#[test]
+fn connections_are_listed_with_their_addresses() {
+    let server = Server::start(&["--cores", "2"]);
+    let mut client = server.connect();
+    let own = format!("tcp:{}", client.stream.local_addr().unwrap());
+    let lines = stats(&mut client, "conns");
+    let (name, _) = lines.iter().find(|(_, address)| *address == own).unwrap_or_else(|| panic!("{own} in {lines:?}"));
+    let descriptor = name.strip_suffix(":addr").unwrap();
+    let read = |field: &str| &lines.iter().find(|(name, _)| *name == format!("{descriptor}:{field}")).unwrap().1;
+    assert_eq!(*read("listen_addr"), format!("tcp:{}", server.address()));
+    assert_eq!(read("state"), "conn_read");
+    assert_eq!(read("secs_since_last_cmd"), "0");
+    assert!(lines.iter().any(|(_, state)| state == "conn_listening"), "{lines:?}");
+}
