@@ -335,8 +335,9 @@ impl Engine {
             return self.remove_unreadable(place, location, now);
         }
         let slot = self.index.slot(place);
-        let extent = self.log.extent(self.log.extent_of(location));
-        let (pool, group) = (extent.pool, extent.group);
+        let pool = self.log.extent(self.log.extent_of(location)).pool;
+        // By the time that is left now, which may be much less than when it was written.
+        let group = self.log.group_of(record.expiry(), now);
         // The record of a large value stays whatever happens to its segment: the value has its own place in the queue.
         let stays = reason != Reason::Purge && (slot.frequency() > 0 || reason != Reason::Eviction || record.is_body());
         let target = if reason == Reason::Eviction { Pool::Main } else { pool };
