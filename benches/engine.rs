@@ -8,6 +8,8 @@
 //! Would change our mind: a lone get above 550 ns (uniform) or 320 ns (zipf) at 10 million items, a batch above 100 or 80 ns, an
 //! evicting set above 220 ns, a call above 50 us, more than 34 B per item.
 
+#![allow(clippy::disallowed_methods)] // a bench looks at the clock
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant as Clock;

@@ -7,6 +7,8 @@
 //! Would change our mind about S3-FIFO by segment: a ratio above .89 of memcached's (zipf 0.99), .86 (zipf 1.0, 32 B), .93 and .90
 //! for the mixes; a size shift that costs more than 1.05 of a fresh start.
 
+#![allow(clippy::disallowed_methods)] // a bench looks at the clock
+
 use std::time::Duration;
 
 use pbcache::arena::Arena;
