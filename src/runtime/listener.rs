@@ -63,6 +63,7 @@ impl Listener {
     }
 
     /// Whether another process listens on the address. SO_REUSEPORT would silently share it with a process of the same user.
+    /// Does not listen: a client that came at this moment would be let in and thrown out.
     ///
     /// # Errors
     /// When the address cannot be bound alone.
@@ -73,7 +74,6 @@ impl Listener {
         }
         socket.set_reuse_address(true)?;
         socket.bind(&SockAddr::from(address))?;
-        socket.listen(1)?;
         socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP address"))
     }
 
