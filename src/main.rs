@@ -4,10 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use pbcache::node::options::{Options, Refusal};
-use pbcache::node::{Node, StartError, log_level, preflight, process, signals};
-
-/// Exit code of a node that was not started.
-const NOT_STARTED: u8 = 2;
+use pbcache::node::{self, Node, StartError, log_level, preflight, process, signals};
 
 fn main() -> ExitCode {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
@@ -19,28 +16,35 @@ fn main() -> ExitCode {
         }
         Err(Refusal::Wrong(sentence)) => {
             eprintln!("pbcache: {sentence}");
-            return ExitCode::from(NOT_STARTED);
+            return ExitCode::from(node::NOT_STARTED);
         }
     };
     match serve(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError(sentence)) => {
             eprintln!("pbcache: {sentence}");
-            ExitCode::from(NOT_STARTED)
+            ExitCode::from(node::NOT_STARTED)
         }
     }
 }
 
 fn serve(options: Options) -> Result<(), StartError> {
-    env_logger::Builder::new().filter_level(log_level(options.verbosity.into())).parse_default_env().init();
-    process::prepare(&options)?;
+    let mut logger = env_logger::Builder::new();
+    logger.filter_level(log_level(options.verbosity.into()));
+    if options.verbosity == 0 {
+        // Its warnings are about what this program checks and says itself.
+        logger.filter_module("glommio", log::LevelFilter::Error);
+    }
+    logger.parse_default_env().init();
+    let parent = process::prepare(&options)?;
     signals::block();
     if !options.notices.is_empty() {
         log::warn!("accepted without effect: {}", options.notices.join(", "));
     }
     let kept = options.clone();
-    let node = Node::start(options)?;
+    let node = Node::start(options).inspect_err(|_| process::clean_up_unstarted(&kept))?;
     say(&format!("{}\n", node.listening));
+    parent.release(&kept);
     signals::wait();
     log::info!("draining");
     node.stop();

@@ -41,6 +41,9 @@ use crate::shard::{Routes, Shard, ShardId};
 /// Version that `version` and `stats` tell: what clients compare is memcached's, the rest is ours.
 pub const VERSION: &str = protocol::VERSION;
 
+/// Exit code of a process whose node was not started.
+pub const NOT_STARTED: u8 = 2;
+
 /// A running node.
 pub struct Node {
     cores: Cores,
@@ -155,7 +158,7 @@ impl Starter<'_> {
         for _ in 0..count {
             match ready.recv() {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(StartError(format!("a core cannot start: {error}."))),
+                Ok(Err(error)) => return Err(StartError(preflight::start_failure(&error))),
                 Err(_) => return Err(StartError("a core ended before it listened; the log tells why.".into())),
             }
         }

@@ -8,6 +8,7 @@
 mod abuse;
 mod life;
 mod memory;
+mod process;
 mod server;
 mod stats;
 mod steering;

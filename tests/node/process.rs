@@ -1,0 +1,182 @@
+//! The process: background, process id, ports in a file, and machines that do not allow what a node needs.
+//!
+//! Lives here: what an init script sees. Not here: options (`options`), the end of a node (`life`).
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use crate::server::{Client, Server, command, free_port};
+
+/// A path of this test process that nothing else uses.
+fn path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("pbcache-test-{}-{name}", std::process::id()))
+}
+
+fn output_of(mut command: Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn a_daemon_returns_when_it_listens_and_tells_what_is_wrong_in_the_foreground() {
+    let (pidfile, port) = (path("daemon.pid"), free_port());
+    let options = ["--cores", "1", "-d", "-P", pidfile.to_str().unwrap()];
+    let (code, said, errors) = output_of(command(port, &options));
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(said.starts_with("pbcache listens on "), "{said}");
+    let pid: i32 = std::fs::read_to_string(&pidfile).unwrap().trim().parse().unwrap();
+    let mut client = Client::new(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    assert_eq!(client.stat("", "pid"), pid.to_string());
+
+    let second = path("second.pid");
+    let (code, said, errors) = output_of(command(port, &["--cores", "1", "-d", "-P", second.to_str().unwrap()]));
+    assert_eq!((code, said.as_str()), (Some(2), ""));
+    assert!(errors.contains("in use"), "{errors}");
+    assert!(!second.exists(), "a node that did not start leaves no process id");
+
+    // SAFETY: a signal to the process that this test started.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+    let start = Instant::now();
+    while pidfile.exists() {
+        assert!(start.elapsed() < Duration::from_secs(8), "the daemon did not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn ports_are_written_for_those_who_ask_in_the_environment() {
+    let file = path("ports");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_pbcache"));
+    server.args(["--cores", "1", "--port", "0", "--ip", "127.0.0.1,::1"]).env("MEMCACHED_PORT_FILENAME", &file);
+    let mut child = server.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !file.exists() && start.elapsed() < Duration::from_secs(8) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    let ports: Vec<(&str, u16)> =
+        text.lines().map(|line| line.split_once(": ").unwrap()).map(|(family, port)| (family, port.parse().unwrap())).collect();
+    assert_eq!(ports.iter().map(|(family, _)| *family).collect::<Vec<_>>(), ["TCP INET", "TCP INET6"]);
+    Client::new(std::net::TcpStream::connect(("127.0.0.1", ports[0].1)).unwrap()).ask("mn\r\n", "MN\r\n");
+    Client::new(std::net::TcpStream::connect(("::1", ports[1].1)).unwrap()).ask("mn\r\n", "MN\r\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _ = std::fs::remove_file(file);
+}
+
+#[test]
+fn too_few_file_descriptors_are_one_sentence_with_the_remedy() {
+    let (code, _, errors) = output_of(with_limit(&["--cores", "1", "-c", "5000"], libc::RLIMIT_NOFILE, 1000));
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("open files are limited to 1000, and --conn_limit 5000 needs "), "{errors}");
+    assert!(errors.contains("LimitNOFILE"), "{errors}");
+}
+
+#[test]
+fn too_little_locked_memory_is_one_sentence_with_the_remedy() {
+    let (code, _, errors) = output_of(with_limit(&["--cores", "1"], libc::RLIMIT_MEMLOCK, 64 << 10));
+    assert_eq!(code, Some(2), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("locked memory is limited to 64 KiB") && errors.contains("LimitMEMLOCK"), "{errors}");
+}
+
+#[test]
+fn io_uring_forbidden_is_one_sentence_with_the_remedy() {
+    for engine in ["auto", "pump", "streams"] {
+        let mut command = command(free_port(), &["--cores", "1", "--engine", engine]);
+        // SAFETY: only system calls between fork and exec.
+        unsafe { command.pre_exec(forbid_io_uring) };
+        let (code, _, errors) = output_of(command);
+        assert_eq!(code, Some(2), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(errors.contains("io_uring is not allowed here") && errors.contains("seccomp"), "{errors}");
+    }
+}
+
+#[test]
+fn locked_memory_is_asked_for_by_the_core() {
+    let (code, _, errors) = output_of(with_limit(&["--cores", "8"], libc::RLIMIT_MEMLOCK, 512 << 10));
+    assert_eq!(code, Some(2), "{errors}");
+    let sentence = "pbcache: locked memory is limited to 512 KiB, and the rings of --cores 8 need 3840 KiB; ";
+    assert!(errors.starts_with(sentence) && errors.lines().count() == 1, "{errors}");
+}
+
+#[test]
+fn a_unix_socket_alone_is_served_without_tcp() {
+    let socket = path("alone.sock");
+    let mut server = Command::new(env!("CARGO_BIN_EXE_pbcache"));
+    let mut child =
+        server.args(["--cores", "3", "-s", socket.to_str().unwrap()]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    assert!(line.starts_with(&format!("pbcache listens on {} with 3 cores", socket.display())), "{line}");
+    for i in 0..10 {
+        let mut client = Client { stream: std::os::unix::net::UnixStream::connect(&socket).unwrap() };
+        client.ask(format!("set k{i} 0 0 1\r\nx\r\nget k{i}\r\n"), format!("STORED\r\nVALUE k{i} 0 1\r\nx\r\nEND\r\n"));
+        assert_eq!(client.stat("settings", "inter"), "NULL");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _ = std::fs::remove_file(socket);
+}
+
+/// A node that has a hard limit and not the privilege to raise it.
+fn with_limit(options: &[&str], resource: u32, limit: u64) -> Command {
+    let mut command = command(free_port(), options);
+    let lower = move || {
+        let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        // SAFETY: the struct lives across the call; the others take no pointers. Without privileges the drops fail and are needless.
+        unsafe {
+            libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0);
+            libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0);
+            check(libc::setrlimit(resource, &raw const limits))
+        }
+    };
+    // SAFETY: only system calls between fork and exec.
+    unsafe { command.pre_exec(lower) };
+    command
+}
+
+const CAP_IPC_LOCK: libc::c_ulong = 14;
+const CAP_SYS_RESOURCE: libc::c_ulong = 24;
+
+/// Makes `io_uring_setup` fail with EPERM, as a container's profile does.
+fn forbid_io_uring() -> std::io::Result<()> {
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the program lives across the call.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter))
+    }
+}
+
+fn check(result: i32) -> std::io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[test]
+fn a_reader_of_the_first_line_that_has_gone_does_not_end_the_node() {
+    let port = free_port();
+    let mut child = command(port, &["--cores", "1"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let start = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(8), "the node does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut server = Server { child, port };
+    server.connect().ask("mn\r\n", "MN\r\n");
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait(Duration::from_secs(8)), Some(0));
+}
