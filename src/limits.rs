@@ -54,6 +54,9 @@ pub const REPLIES_WAITING_MAX: usize = 256;
 /// Replies of one connection that may wait for their turn at once, however long they are.
 pub const REPLIES_WAITING_MIN: usize = 4;
 
+/// Bytes of replies that a connection holds back so that they go out together with the ones that they were asked with.
+pub const REPLIES_GROUPED_BYTES_MAX: usize = 16 << 10;
+
 /// Capacity of a connection's buffer for cut requests that is kept when it is empty, in bytes.
 pub const INPUT_KEPT_BYTES_MAX: usize = 1 << 10;
 

@@ -12,13 +12,13 @@
 //!
 //! Lives here: the conversation, without I/O. Not here: sockets (`pump`, `streams`), the links themselves (`core`).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
 use super::context::Context;
 use super::message::{ReplyBytes, Ticket};
+use super::replies::Replies;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Control, Error, Reply};
@@ -36,11 +36,7 @@ pub struct Connection {
     input: Vec<u8>,
     /// Least length of `input` with which another step can be made.
     needed: usize,
-    replies: VecDeque<Slot>,
-    /// Number of the first slot in `replies`.
-    first_slot: u32,
-    /// Bytes of the replies that are ready before their turn.
-    stash: Vec<u8>,
+    replies: Replies,
     receiving: Option<Box<Receiving>>,
     control_pending: bool,
     closing: bool,
@@ -51,21 +47,8 @@ pub struct Connection {
     held: usize,
     /// Since when a command waits for memory.
     starved_since: Option<Instant>,
-    /// Length of recent replies from other cores, in bytes: the larger of the last one and a decaying memory.
-    reply_bytes: usize,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
     foreign: (ShardId, u32),
-}
-
-enum Slot {
-    Waiting,
-    /// A range of `stash`.
-    Ready {
-        start: usize,
-        end: usize,
-    },
-    /// A large reply, or one with bodies.
-    Carried(Box<Buffer>),
 }
 
 /// A large value on its way in.
@@ -119,9 +102,7 @@ impl Connection {
             session: Session::new(options),
             input: Vec::new(),
             needed: 1,
-            replies: VecDeque::new(),
-            first_slot: 0,
-            stash: Vec::new(),
+            replies: Replies::default(),
             receiving: None,
             control_pending: false,
             closing: false,
@@ -129,7 +110,6 @@ impl Connection {
             ended: false,
             held: 0,
             starved_since: None,
-            reply_bytes: 0,
             foreign: (ShardId(0), 0),
         }
     }
@@ -231,6 +211,7 @@ impl Connection {
         }
         self.blocked = false;
         let output_start = output.total_bytes();
+        let (bytes_start, bodies_start) = (output.bytes.len(), output.bodies.len());
         if self.input.is_empty() {
             let consumed = self.advance(id, fresh, context, output, output_start);
             if consumed < fresh.len() && !self.closing {
@@ -249,6 +230,9 @@ impl Connection {
                     self.input = input;
                 }
             }
+        }
+        if !self.control_pending {
+            self.replies.close_batch(output, bytes_start, bodies_start);
         }
         if self.blocked {
             self.needed = 0;
@@ -355,7 +339,7 @@ impl Connection {
             for planned in &batch {
                 let full = output.total_bytes() - output_start >= context.output_bytes_max();
                 if full
-                    || self.waits_for_enough()
+                    || self.replies.are_enough()
                     || matches!(self.take_step(id, &planned.step, context, output), Outcome::Blocked)
                 {
                     self.session = planned.session_before;
@@ -404,7 +388,7 @@ impl Connection {
                 } else if self.replies.is_empty() {
                     protocol::encode(framing, command.key.bytes, &reply, output);
                 } else {
-                    self.stash_reply(framing, command.key.bytes, &reply);
+                    self.replies.push(framing, command.key.bytes, &reply);
                 }
                 self.starved_since = None;
                 Outcome::Done
@@ -414,7 +398,7 @@ impl Connection {
                 if !context.links.request(core, ticket, command, framing) {
                     return Outcome::Blocked;
                 }
-                self.replies.push_back(Slot::Waiting);
+                self.replies.push_waiting();
                 self.foreign = if self.foreign.0 == core { (core, self.foreign.1 + 1) } else { (core, 1) };
                 Outcome::Done
             }
@@ -435,72 +419,32 @@ impl Connection {
         }
         let ticket = self.next_ticket(id);
         context.ask_control(ticket, control, framing);
-        self.replies.push_back(Slot::Waiting);
+        self.replies.push_waiting();
         self.control_pending = true;
         Outcome::Done
     }
 
-    /// Whether the replies under way fill the output already: their number is bounded, and so is their expected length.
-    fn waits_for_enough(&self) -> bool {
-        let waiting = self.replies.len();
-        waiting >= limits::REPLIES_WAITING_MAX
-            || (waiting >= limits::REPLIES_WAITING_MIN && waiting * self.reply_bytes >= limits::OUTPUT_TURN_BYTES_MAX)
-    }
-
     fn next_ticket(&self, connection: u32) -> Ticket {
-        let slot = self.first_slot.wrapping_add(self.replies.len() as u32);
-        Ticket { connection, generation: self.generation, slot }
+        Ticket { connection, generation: self.generation, slot: self.replies.next_slot() }
     }
 
     fn answer(&mut self, framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut Buffer) {
         if self.replies.is_empty() {
             protocol::encode(framing, key, reply, output);
         } else {
-            self.stash_reply(framing, key, reply);
+            self.replies.push(framing, key, reply);
         }
-    }
-
-    /// Keeps a reply whose turn has not come.
-    fn stash_reply(&mut self, framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>) {
-        let start = self.stash.len();
-        let mut buffer = Buffer { bytes: std::mem::take(&mut self.stash), bodies: Vec::new() };
-        protocol::encode(framing, key, reply, &mut buffer);
-        let slot = if buffer.bodies.is_empty() {
-            Slot::Ready { start, end: buffer.bytes.len() }
-        } else {
-            let bytes = buffer.bytes.split_off(start);
-            buffer.bodies.iter_mut().for_each(|inset| inset.offset -= start);
-            Slot::Carried(Box::new(Buffer { bytes, bodies: std::mem::take(&mut buffer.bodies) }))
-        };
-        self.stash = buffer.bytes;
-        self.replies.push_back(slot);
     }
 
     /// Puts a reply from elsewhere into its slot. `flush` moves it on.
     pub fn fill(&mut self, slot: u32, reply: ReplyBytes<'_>) {
-        let index = slot.wrapping_sub(self.first_slot) as usize;
-        debug_assert!(index < self.replies.len());
-        let Some(place) = self.replies.get_mut(index) else { return };
-        let length = match &reply {
-            ReplyBytes::Inline(bytes) => bytes.len(),
-            ReplyBytes::Carried(buffer) => buffer.total_bytes(),
-        };
-        self.reply_bytes = length.max(self.reply_bytes - self.reply_bytes / 8);
-        *place = match reply {
-            ReplyBytes::Inline(bytes) => {
-                let start = self.stash.len();
-                self.stash.extend_from_slice(bytes);
-                Slot::Ready { start, end: self.stash.len() }
-            }
-            ReplyBytes::Carried(buffer) => Slot::Carried(buffer),
-        };
+        self.replies.fill(slot, reply);
     }
 
     /// A piece of a long answer of the control plane, ahead of its end, which the first slot waits for.
     pub fn push_part(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.control_pending);
-        self.first_slot = self.first_slot.wrapping_sub(1);
-        self.replies.push_front(Slot::Carried(Box::new(Buffer { bytes, bodies: Vec::new() })));
+        self.replies.push_part(bytes);
     }
 
     /// The control plane has answered: the barrier is lifted.
@@ -511,18 +455,9 @@ impl Connection {
 
     /// Moves the replies whose turn has come to the output.
     pub fn flush(&mut self, output: &mut Buffer) {
-        while let Some(slot) = self.replies.front_mut() {
-            match slot {
-                Slot::Waiting => return,
-                &mut Slot::Ready { start, end } => output.put(&self.stash[start..end]),
-                Slot::Carried(buffer) => output.append(buffer),
-            }
-            self.replies.pop_front();
-            self.first_slot = self.first_slot.wrapping_add(1);
-        }
-        self.stash.clear();
-        if self.stash.capacity() > limits::STASH_KEPT_BYTES_MAX {
-            self.stash = Vec::new();
+        match self.control_pending {
+            true => self.replies.flush_ready(output),
+            false => self.replies.flush(output),
         }
     }
 
@@ -562,7 +497,7 @@ impl Connection {
             (None, None) => return None,
         };
         let session_before = self.session;
-        let full = self.waits_for_enough();
+        let full = self.replies.are_enough();
         let step = self.session.resume(&receiving.head, &body, &receiving.tail);
         if full || matches!(self.take_step(id, &step, context, output), Outcome::Blocked) {
             self.session = session_before;

@@ -4,7 +4,7 @@
 //!   start_core: thread -> glommio executor, pinned -> Pump (own ring) or Streams (stock glommio) -> Core -> Connection -> Shard
 //! ```
 //!
-//! Reading order: [`connection`] (one client), [`core`] (one core), [`pump`] (its sockets), [`link`] and [`message`] (between
+//! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`link`] and [`message`] (between
 //! cores), [`listener`], [`ring`], [`park`].
 //!
 //! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
@@ -20,6 +20,7 @@ pub mod listener;
 pub mod message;
 pub mod park;
 pub mod pump;
+pub mod replies;
 pub mod ring;
 pub mod streams;
 pub mod sys;
