@@ -298,6 +298,11 @@ impl Core {
         });
     }
 
+    /// Whether this core has others to talk to.
+    pub fn has_peers(&self) -> bool {
+        self.context.links.peers_count() > 1
+    }
+
     /// Whether something waits that a sleeping core would have to be woken for.
     pub fn has_inbound(&self) -> bool {
         !self.inbox.is_empty() || self.context.links.has_inbound()

@@ -199,8 +199,12 @@ impl Pump {
         } else if !self.blocked.is_empty() {
             self.ring.enter(1, Some(WAIT_BLOCKED))?;
         } else {
+            // Sending takes long enough for others to answer: a core that sends is not asleep, and need not be woken.
+            if self.core.has_peers() && !self.senders.is_empty() {
+                self.ring.enter(0, None)?;
+            }
             self.core.context.links.own_state().prepare_to_wait();
-            if self.core.has_inbound() {
+            if self.core.has_inbound() || self.ring.has_completions() {
                 self.ring.enter(0, None)?;
             } else if self.idle_waits < WAITS_BEFORE_PARK || self.drain_deadline_ms.is_some() {
                 self.idle_waits += 1;
