@@ -49,7 +49,8 @@ fn core() -> Core {
         connections_max: 10,
     });
     let links = Links::mesh(&shared).remove(0);
-    let engine = Engine::new(engine::Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false }, arena.clone());
+    let engine =
+        Engine::new(engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false }, arena.clone());
     Core::new(Parts {
         shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), engine),
         links,

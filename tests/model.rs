@@ -179,7 +179,7 @@ struct Pair {
 impl Pair {
     fn new(stream: &Stream, seed: u64) -> Self {
         let arena = Arena::new(stream.memory_bytes, stream.memory_bytes, 1).unwrap();
-        let options = Options { item_bytes_max: 256 << 10, cores: 1, eviction_disabled: false };
+        let options = Options { item_bytes_max: 256 << 10, core: 0, cores: 1, eviction_disabled: false };
         Self {
             engine: Engine::with_secret(options, arena.clone(), [seed, !seed]),
             arena,
@@ -388,13 +388,38 @@ fn a_store_above_the_limit_is_refused_and_removes_the_old_value() {
     assert_eq!(reply.0, "NotFound");
 }
 
+/// No two writes of a node have the same version, so none can pass for another's CAS unique.
+#[test]
+fn versions_rise_and_never_meet() {
+    const CORES: u16 = 5;
+    let arena = Arena::new(8 << 20, 8 << 20, CORES.into()).unwrap();
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: CORES, eviction_disabled: false };
+    let mut seen = std::collections::HashSet::new();
+    for core in 0..CORES {
+        let mut shard = Engine::with_secret(Options { core, ..options }, arena.clone(), [1, 2]);
+        let (mut now, mut last) = (START, 0);
+        for i in 0..2000 {
+            // Many in one millisecond, a flush, then time again.
+            now = now.plus_ms(u64::from(i % 500 == 0));
+            if i == 1000 {
+                shard.flush(now);
+            }
+            let command = Command { key: Key::new(b"k"), verb: Verb::Store(Store::default()), value: Value::Bytes(b"v") };
+            let Reply::Stored(item) = shard.execute(&command, now) else { panic!("not stored") };
+            assert!(item.cas > last && seen.insert(item.cas), "core {core}, write {i}: {}", item.cas);
+            last = item.cas;
+        }
+    }
+}
+
 /// Shards that share one arena take turns in being busy: memory moves to where it is needed, and no store fails.
 #[test]
 fn memory_moves_between_shards_with_the_load() {
     const CORES: u16 = 8;
     let arena = Arena::new(8 << 20, 8 << 20, CORES.into()).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, cores: CORES, eviction_disabled: false };
-    let mut shards: Vec<_> = (0..CORES).map(|i| Engine::with_secret(options, arena.clone(), [i.into(), 99])).collect();
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: CORES, eviction_disabled: false };
+    let mut shards: Vec<_> =
+        (0..CORES).map(|core| Engine::with_secret(Options { core, ..options }, arena.clone(), [core.into(), 99])).collect();
     let mut random = Random(77);
     let mut now = START;
     for round in 0..24u64 {
@@ -444,7 +469,7 @@ fn memory_moves_between_shards_with_the_load() {
 #[test]
 fn a_changed_limit_is_kept_within_some_ticks() {
     let arena = Arena::new(16 << 20, 32 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
     let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
     let mut number = 0u64;
     let mut write = |engine: &mut Engine, count: u64| {
@@ -476,7 +501,7 @@ fn a_changed_limit_is_kept_within_some_ticks() {
 #[test]
 fn expired_items_leave_by_themselves() {
     let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
     let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
     for number in 0..50_000u64 {
         let key = format!("key{number}");
@@ -502,7 +527,7 @@ fn merges_commute_and_repeat_without_effect() {
     let values: Vec<Vec<u8>> = (0..6u8).map(|i| vec![i; 1 + usize::from(i) * 9]).collect();
     let incoming: Vec<_> =
         (0..60u64).map(|i| (format!("key{}", i % 7), (START.unix_ms << 16) + i % 5, &values[(i * 7 % 6) as usize])).collect();
-    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
     let mut ends = Vec::new();
     for seed in 1..20u64 {
         let mut random = Random(seed * 77);
@@ -536,7 +561,7 @@ fn merges_commute_and_repeat_without_effect() {
 #[test]
 fn without_eviction_a_full_engine_refuses_and_loses_nothing() {
     let arena = Arena::new(2 << 20, 2 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, cores: 1, eviction_disabled: true };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: true };
     let mut engine = Engine::with_secret(options, arena.clone(), [3, 4]);
     let mut stored = Vec::new();
     for number in 0..40_000u64 {

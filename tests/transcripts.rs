@@ -91,12 +91,17 @@ macro_rules! folder {
 
             #[test]
             fn against_a_node() {
-                run::against_node(stringify!($folder), true);
+                run::against_node(stringify!($folder), true, &["--cores", "2"]);
+            }
+
+            #[test]
+            fn against_a_node_with_stock_streams() {
+                run::against_node(stringify!($folder), true, &["--cores", "3", "--engine", "streams"]);
             }
 
             #[test]
             fn against_a_node_with_options() {
-                run::against_node(stringify!($folder), false);
+                run::against_node(stringify!($folder), false, &["--cores", "2"]);
             }
         }
     };

@@ -51,6 +51,8 @@ use upkeep::Sweep;
 pub struct Options {
     /// `--max_item_size`: largest item (key, value and about 50 bytes of header, see `limits::item_total_bytes`), in bytes.
     pub item_bytes_max: u32,
+    /// Which of them this is, from 0.
+    pub core: u16,
     /// Cores that share the arena.
     pub cores: u16,
     /// `-M`: a full engine answers `OutOfMemory` instead of evicting.
@@ -281,9 +283,12 @@ impl Engine {
         }
     }
 
-    /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice.
+    /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice on a
+    /// node: the lowest bits are the core. Past 65,536 / cores writes in a millisecond, the clock runs ahead.
     fn next_version(&mut self, now: Instant) -> u64 {
-        self.last_version = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
+        let least = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
+        let step = u64::from(self.options.cores).next_power_of_two();
+        self.last_version = least + (u64::from(self.options.core).wrapping_sub(least) & (step - 1));
         self.last_version
     }
 }

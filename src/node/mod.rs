@@ -169,6 +169,7 @@ impl Starter<'_> {
         let options = self.options;
         let engine_options = engine::Options {
             item_bytes_max: options.item_bytes_max,
+            core: index,
             cores: options.cores,
             eviction_disabled: options.evictions_disabled,
         };

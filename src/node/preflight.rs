@@ -17,7 +17,7 @@ const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 const MEMLOCK_BYTES_PER_CORE: u64 = 448 << 10;
 /// See [`MEMLOCK_BYTES_PER_CORE`].
 const MEMLOCK_BYTES_BESIDE: u64 = 256 << 10;
-/// Descriptors of a node beside its connections: rings, eventfds and listeners of a core, and some.
+/// Descriptors of a node beside its connections: rings, doorbell and listeners of a core, and some.
 const FILES_PER_CORE: u64 = 16;
 const FILES_BESIDE: u64 = 32;
 

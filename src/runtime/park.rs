@@ -9,7 +9,7 @@
 //! the write to one eventfd does not signal another from there, the kernel guards against such recursion, and the core slept on
 //! until its tick.
 //!
-//! Lives here: the two eventfds and the task that waits. Not here: who rings (`context`), when to park (`pump`).
+//! Lives here: the bell, the signal and the task that waits. Not here: who rings (`context`), when to park (`pump`).
 //! Unsafe lives here: a descriptor is given to glommio's file for good.
 
 use std::cell::Cell;

@@ -63,8 +63,8 @@ pub fn against_memcached(folder: &str) {
 
 /// Transcripts of `folder` against a node: the plain ones, or those that ask for options and the control plane. Those that move
 /// the clock are among the latter, in builds with `debugtime`.
-pub fn against_node(folder: &str, plain: bool) {
-    let mut servers = Servers::new(Server::node);
+pub fn against_node(folder: &str, plain: bool, arguments: &[&str]) {
+    let mut servers = Servers::new(|options: &Options| Server::node(options, arguments));
     run_all(
         folder,
         |options| {

@@ -34,9 +34,10 @@ impl Server {
     }
 
     /// Starts a node of ours.
-    pub fn node(options: &Options) -> Self {
+    pub fn node(options: &Options, more: &[&str]) -> Self {
         let binary = std::env::var("PBCACHE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pbcache").into());
-        let mut arguments = vec!["--cores", "2", "--memory_size", "64", "--ip", "127.0.0.1"];
+        let mut arguments = vec!["--memory_size", "64", "--ip", "127.0.0.1"];
+        arguments.extend(more);
         let max_item_size = options.max_item_size.map(|bytes| bytes.to_string());
         if let Some(bytes) = &max_item_size {
             arguments.extend(["--max_item_size", bytes]);
