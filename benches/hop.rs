@@ -8,12 +8,12 @@
 //! bounce, and its indices want another layout.
 #![allow(clippy::disallowed_methods)] // a bench looks at the clock
 
-mod common;
+mod bare;
 
 use std::hint::spin_loop;
 use std::time::Instant;
 
-use common::setting;
+use bare::setting;
 use pbcache::runtime::link::{Consumer, Producer, queue};
 
 fn main() {

@@ -9,12 +9,12 @@
 //! Environment: CALLS (20,000). Without valgrind it says so and measures nothing.
 #![allow(clippy::disallowed_methods)] // a bench starts processes
 
-mod common;
+mod bare;
 
 use std::hint::black_box;
 use std::process::Command;
 
-use common::{cores, fill, key, setting};
+use bare::{cores, fill, key, setting};
 use pbcache::buffer::Buffer;
 use pbcache::command::{Command as Request, Get, Reply, Value, Verb};
 use pbcache::key::Key;
@@ -98,7 +98,7 @@ fn core(count: u16, calls: u64, depth: u64, form: &str) -> u64 {
     for _ in 0..calls / depth {
         output.clear();
         cores[0].receive(id, piece.as_bytes(), &mut output);
-        common::turn(&mut cores, id, &mut output);
+        bare::turn(&mut cores, id, &mut output);
         sum += output.bytes.len() as u64;
     }
     sum

@@ -7,12 +7,12 @@
 //! within 10 % of the pump (then the pump is not worth its code).
 #![allow(clippy::disallowed_methods)] // a bench starts processes
 
-mod common;
+mod bare;
 
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::setting;
+use bare::setting;
 
 fn main() {
     let seconds = setting("SECONDS", 3, 1);

@@ -8,9 +8,9 @@
 //! than another 150 ns: then replies should be encoded into the link, not beside it.
 #![allow(clippy::disallowed_methods)] // a bench looks at the clock
 
-mod common;
+mod bare;
 
-use common::{cores, cpu_ns, fill, key, setting, turn};
+use bare::{cores, cpu_ns, fill, key, setting, turn};
 use pbcache::buffer::Buffer;
 use pbcache::runtime::core::Core;
 

@@ -49,6 +49,7 @@ counters! {
     strangers_refused "" "Connections closed because their address is not in --incoming_ip.";
     accept_errors "" "Accepts that failed, most often for want of file descriptors.";
     connections_moved "" "Connections that moved to the core of their keys.";
+    requests_crossed "" "Commands sent to another core, whose keys they are.";
     idle_kicks "idle_kicks" "Connections closed by --idle_timeout.";
     cmd_get "cmd_get" "Keys asked for, but for those touched meanwhile.";
     cmd_set "cmd_set" "Values sent to be stored.";

@@ -297,6 +297,7 @@ pub fn shards(cores: &[CoreFigures], options: &Options) -> Lines {
         put("evictions", core.engine.evicted);
         put("accepted", core.counters.total_connections);
         put("moved", core.counters.connections_moved);
+        put("crossed", core.counters.requests_crossed);
         put("strangers_refused", core.counters.strangers_refused);
         put("accept_errors", core.counters.accept_errors);
     }

@@ -398,6 +398,7 @@ impl Connection {
                 if !context.links.request(core, ticket, command, framing) {
                     return Outcome::Blocked;
                 }
+                context.shard.counters.requests_crossed += 1;
                 self.replies.push_waiting();
                 self.foreign = if self.foreign.0 == core { (core, self.foreign.1 + 1) } else { (core, 1) };
                 Outcome::Done

@@ -1,0 +1,112 @@
+//! loadgen against a real node: what both sides counted agrees, and a client that knows the cores never crosses them; and beside
+//! another load generator, on the same work.
+//!
+//! Lives here: what needs a node that is right. Not here: servers that are wrong (`broken`).
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+
+use serde_json::Value;
+
+/// A running node with two cores, each with a port of its own.
+struct Node {
+    child: Child,
+    port: u16,
+}
+
+impl Node {
+    fn start() -> Self {
+        let program = program();
+        for _ in 0..20 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let line =
+                format!("--ip 127.0.0.1 --cores 2 --memory_size 64 --port {port} --shard_ports {}", port.saturating_add(1));
+            let mut node = Command::new(&program);
+            node.args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut child = node.spawn().expect("the node starts");
+            let mut said = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+            if !said.is_empty() {
+                return Self { child, port };
+            }
+            // A neighbouring port was taken.
+            child.wait().unwrap();
+        }
+        panic!("no three free ports in a row");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The node of the same build. Asked for, because a test of this package alone would take what an older build left.
+fn program() -> PathBuf {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let release: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--workspace", "--bins"]).args(release).status();
+        assert!(built.is_ok_and(|status| status.success()), "the node cannot be built");
+    });
+    Path::new(env!("CARGO_BIN_EXE_loadgen")).with_file_name("pbcache")
+}
+
+/// Runs loadgen and gives its report.
+fn run(port: u16, more: &str) -> Value {
+    let report = std::env::temp_dir().join(format!("loadgen-node-{}-{port}.json", std::process::id()));
+    let line = format!(
+        "run --target 127.0.0.1:{port} --connections 6 --keys 2000 --duration 0.6 --warm_up 0.1 --json {} {more}",
+        report.display()
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // 2: the client could not keep up. On a busy machine that says nothing of what is asked here.
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{text}");
+    let value = serde_json::from_str(&std::fs::read_to_string(&report).expect("a report")).expect("JSON");
+    let _ = std::fs::remove_file(report);
+    value
+}
+
+/// Sum over the cores of a figure of `stats shards`.
+fn over_cores(port: u16, name: &str) -> u64 {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(b"stats shards\r\nquit\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let values = text.lines().filter_map(|line| line.strip_prefix("STAT ")?.split_once(&format!(":{name} ")));
+    values.map(|(_, value)| value.trim().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_client_that_knows_the_cores_never_crosses_them() {
+    let node = Node::start();
+    // A client that does not know them crosses, and so does the storing of the keys.
+    run(node.port, "--depth 4");
+    assert!(over_cores(node.port, "crossed") > 100);
+    for protocol in ["text", "meta", "binary"] {
+        let before = over_cores(node.port, "crossed");
+        let report = run(node.port, &format!("--shard_aware --no_load --depth 4 --protocol {protocol}"));
+        assert!(report["totals"]["requests"].as_u64().unwrap() > 100);
+        assert_eq!(over_cores(node.port, "crossed") - before, 0, "{protocol}");
+    }
+}
+
+#[test]
+fn both_sides_count_the_same() {
+    let node = Node::start();
+    let report = run(node.port, "--depth 4 --ratio get:8,set:2");
+    for (command, name) in [("get", "cmd_get"), ("set", "cmd_set")] {
+        let counted = report["commands"].as_array().unwrap().iter().find(|found| found["name"] == command).unwrap();
+        let client = counted["quantiles"]["count"].as_f64().unwrap();
+        let server = report["server_growth"][0][name].as_f64().unwrap();
+        // The server counts the warm-up too, a seventh of the whole.
+        assert!(client <= server && server <= 1.5 * client, "{command}: client {client}, server {server}");
+    }
+}
