@@ -92,12 +92,23 @@ struct Contestant {
 impl Column {
     /// Lowest, median and highest of a figure.
     pub fn spread(&self, figure: Figure) -> (f64, f64, f64) {
-        let mut values: Vec<f64> = self.samples.iter().map(figure).collect();
-        values.sort_by(f64::total_cmp);
-        match values[..] {
-            [] => (f64::NAN, f64::NAN, f64::NAN),
-            [first, ..] => (first, values[values.len() / 2], values[values.len() - 1]),
-        }
+        spread(self.samples.iter().map(figure).collect())
+    }
+
+    /// Median of the rounds' ratios to another server. A machine that changes its speed between rounds moves the medians of two
+    /// servers apart, but hardly a ratio within one round.
+    pub fn ratio(&self, other: &Self, figure: Figure) -> f64 {
+        let pairs = self.samples.iter().zip(&other.samples);
+        spread(pairs.map(|(own, others)| figure(own) / figure(others)).collect()).1
+    }
+}
+
+/// Lowest, median and highest.
+fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    match values[..] {
+        [] => (f64::NAN, f64::NAN, f64::NAN),
+        [first, ..] => (first, values[values.len() / 2], values[values.len() - 1]),
     }
 }
 

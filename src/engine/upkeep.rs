@@ -16,6 +16,9 @@ use super::{Cursor, Engine, Entry};
 use crate::key::Key;
 use crate::time::Instant;
 
+/// Milliseconds for which the only item of a shard is not given up for others.
+const LONE_ITEM_MS: u64 = 20;
+
 /// How far the look through the segments has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sweep {
@@ -33,7 +36,7 @@ impl Engine {
         if self.drain.is_none() {
             self.sweep(now);
         }
-        if self.drain.is_none() && self.gives() {
+        if self.drain.is_none() && self.gives(now) {
             if let bytes @ 1.. = self.log.give_back(self.spare()) {
                 self.arena.satisfy(bytes);
                 return true;
@@ -74,13 +77,18 @@ impl Engine {
     }
 
     /// Whether memory of this shard should go back to the arena.
-    fn gives(&self) -> bool {
+    fn gives(&self, now: Instant) -> bool {
         let wanted = self.arena.wanted_bytes().max(self.arena.excess_bytes());
         if wanted == 0 || self.log.held_bytes() == 0 {
             return false;
         }
         if self.options.eviction_disabled {
             return self.log.free_count() > self.spare();
+        }
+        // What was stored a moment ago would be the first to go, where it is all that this shard has: others give before it.
+        let age_ms = now.unix_ms.saturating_sub(self.last_version >> 16);
+        if self.options.cores > 1 && self.index.live <= 1 && age_ms < LONE_ITEM_MS {
+            return false;
         }
         // Each core gives its part of what is wanted, at least a segment, down to its share less that part.
         let part = (wanted / usize::from(self.options.cores.max(1))).max(self.log.segment_bytes());

@@ -172,6 +172,8 @@ impl CoreState {
 /// One core's ends of the links.
 pub struct Links {
     id: ShardId,
+    /// The core that is woken next when memory is wanted.
+    next_nudged: usize,
     /// Per peer; `None` for the core itself.
     peers: Box<[Option<Peer>]>,
     /// The states of all cores.
@@ -209,7 +211,7 @@ impl Links {
             peers[b][a] = Some(Peer::new(b_asks, b_replies, b_hears, b_gets));
         }
         let ids = (0..cores as u16).map(ShardId);
-        ids.zip(peers).map(|(id, peers)| Links { id, peers: peers.into(), shared: shared.clone() }).collect()
+        ids.zip(peers).map(|(id, peers)| Links { id, next_nudged: 0, peers: peers.into(), shared: shared.clone() }).collect()
     }
 
     /// Other cores of this node, with this core's own place empty.
@@ -254,6 +256,16 @@ impl Links {
             if news && self.shared.cores[core].claim_wake() {
                 wake(&self.shared.cores[core]);
             }
+        }
+    }
+
+    /// Calls `wake` with one other core that sleeps, in turn: memory is wanted, and a core that sleeps gives none back. One at a time,
+    /// or all of them would give for the same want.
+    pub fn nudge(&mut self, wake: impl FnOnce(&CoreState)) {
+        let count = self.shared.cores.len();
+        self.next_nudged = (self.next_nudged + 1) % count;
+        if self.next_nudged != self.id.0 as usize && self.shared.cores[self.next_nudged].claim_wake() {
+            wake(&self.shared.cores[self.next_nudged]);
         }
     }
 

@@ -7,7 +7,7 @@
 //!   sends: MSG_DONTWAIT | MSG_WAITALL and CQE_SKIP_SUCCESS: complete during `enter`, and only the ones that did not go out
 //!          whole report. So the turn's output is free again as soon as `enter` returns; what is left over goes to a backlog.
 //!
-//!   idle:  wait in the own ring, at most 1 ms at a time -> after 20 ms without traffic park in glommio, woken by an eventfd
+//!   idle:  wait in the own ring -> after two ticks of 10 ms without traffic park in glommio, woken by an eventfd
 //! ```
 //!
 //! Lives here: sockets and the order of a turn. Not here: what bytes mean (`core`, `connection`), the ring itself (`ring`).
@@ -34,10 +34,13 @@ use crate::limits;
 use crate::protocol::Session;
 use crate::shard::ShardId;
 
-/// Longest wait in the own ring while traffic may come back at once; glommio's tasks on this core are late by as much.
-const WAIT: Duration = Duration::from_millis(1);
-/// Waits without traffic after which the core parks in glommio.
-const WAITS_BEFORE_PARK: u32 = 20;
+/// A timer that runs on while the core waits in its own ring; glommio's tasks are late by as much. A timeout per wait would have to be
+/// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time.
+static TICK: types::Timespec = types::Timespec::new().nsec(10_000_000);
+/// Ticks without traffic after which the core parks in glommio.
+const IDLE_TICKS_BEFORE_PARK: u32 = 2;
+/// Wait of a core that drains.
+const WAIT_DRAINING: Duration = Duration::from_millis(1);
 /// Wait when only blocked conversations remain: memory or a link is expected within microseconds.
 const WAIT_BLOCKED: Duration = Duration::from_micros(50);
 /// Output of a turn that is sent before the turn goes on, in bytes: many connections with long replies do not make it grow. Smaller
@@ -93,7 +96,10 @@ pub struct Pump {
     closers: Vec<u32>,
     /// Backlogs of closed connections whose last send has not ended.
     graveyard: Vec<(Mark, Box<Backlog>)>,
-    idle_waits: u32,
+    /// Ticks since the last traffic.
+    idle_ticks: u32,
+    /// A tick is under way.
+    ticking: bool,
     idle_timeout_s: u32,
     drain_deadline_ms: Option<u64>,
     swept_s: u32,
@@ -125,7 +131,8 @@ impl Pump {
             blocked: Vec::new(),
             closers: Vec::new(),
             graveyard: Vec::new(),
-            idle_waits: 0,
+            idle_ticks: 0,
+            ticking: false,
             idle_timeout_s,
             drain_deadline_ms: None,
             swept_s: 0,
@@ -157,8 +164,9 @@ impl Pump {
     fn turn(&mut self) -> bool {
         self.core.begin_turn();
         let mut completions = std::mem::replace(&mut self.completions, std::mem::take(&mut self.spare));
-        let mut any = !completions.is_empty();
+        let mut any = false;
         for completion in completions.drain(..) {
+            any |= completion.mark.kind() != Kind::Tick;
             self.handle_completion(completion);
             if self.output.bytes.len() >= OUTPUT_FLUSH_BYTES {
                 self.send_early();
@@ -176,7 +184,7 @@ impl Pump {
             self.sweep();
         }
         if any {
-            self.idle_waits = 0;
+            self.idle_ticks = 0;
         }
         self.push_sends();
         self.wake_others();
@@ -206,9 +214,11 @@ impl Pump {
             self.core.context.links.own_state().prepare_to_wait();
             if self.core.has_inbound() || self.ring.has_completions() {
                 self.ring.enter(0, None)?;
-            } else if self.idle_waits < WAITS_BEFORE_PARK || self.drain_deadline_ms.is_some() {
-                self.idle_waits += 1;
-                self.ring.enter(1, Some(WAIT))?;
+            } else if self.drain_deadline_ms.is_some() {
+                self.ring.enter(1, Some(WAIT_DRAINING))?;
+            } else if self.idle_ticks < IDLE_TICKS_BEFORE_PARK {
+                self.arm_tick();
+                self.ring.enter(1, None)?;
             } else {
                 self.park().await?;
             }
@@ -283,6 +293,10 @@ impl Pump {
             Kind::Accept => self.handle_accept(completion),
             Kind::Backlog => self.handle_backlog(mark, result),
             Kind::Doorbell => self.arm_doorbell(),
+            Kind::Tick => {
+                self.ticking = false;
+                self.idle_ticks += 1;
+            }
             Kind::Send | Kind::Wake | Kind::Cancel => {}
         }
     }
@@ -542,17 +556,10 @@ impl Pump {
 
     fn wake_others(&mut self) {
         let ring = &mut self.ring;
-        self.core.context.links.publish(|state: &CoreState| match state.ring.load(Relaxed).checked_sub(1) {
-            Some(fd) => {
-                let entry = opcode::MsgRingData::new(types::Fd(fd as RawFd), 0, Mark::new(Kind::Wake, 0, 0).0, None)
-                    .build()
-                    .flags(squeue::Flags::SKIP_SUCCESS)
-                    .user_data(Mark::new(Kind::Cancel, 0, 0).0);
-                // SAFETY: the entry points nowhere.
-                unsafe { ring.push(&entry) };
-            }
-            None => state.write_doorbell(),
-        });
+        self.core.context.links.publish(|state| wake(ring, state));
+        if self.core.context.arena.wanted_bytes() > 0 {
+            self.core.context.links.nudge(|state| wake(ring, state));
+        }
     }
 
     fn handle_accept(&mut self, completion: Completion) {
@@ -697,6 +704,17 @@ impl Pump {
         unsafe { self.ring.push(&entry) };
     }
 
+    /// Keeps one tick under way while the core waits in its ring.
+    fn arm_tick(&mut self) {
+        if self.ticking {
+            return;
+        }
+        self.ticking = true;
+        let entry = opcode::Timeout::new(&raw const TICK).build().user_data(Mark::new(Kind::Tick, 0, 0).0);
+        // SAFETY: the time is static.
+        unsafe { self.ring.push(&entry) };
+    }
+
     fn cancel(&mut self, mark: Mark) {
         let entry = opcode::AsyncCancel::new(mark.0)
             .build()
@@ -786,8 +804,19 @@ impl Pump {
             }
         }
         let gone = self.sockets.iter().all(Option::is_none) && self.graveyard.is_empty();
-        gone || self.core.context.now.unix_ms >= deadline_ms + WAIT.as_millis() as u64 * 100
+        gone || self.core.context.now.unix_ms >= deadline_ms + WAIT_DRAINING.as_millis() as u64 * 100
     }
+}
+
+/// Wakes a core that sleeps: through its ring, or by its doorbell where it has none.
+fn wake(ring: &mut Ring, state: &CoreState) {
+    let Some(fd) = state.ring.load(Relaxed).checked_sub(1) else { return state.write_doorbell() };
+    let entry = opcode::MsgRingData::new(types::Fd(fd as RawFd), 0, Mark::new(Kind::Wake, 0, 0).0, None)
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+        .user_data(Mark::new(Kind::Cancel, 0, 0).0);
+    // SAFETY: the entry points nowhere.
+    unsafe { ring.push(&entry) };
 }
 
 fn close_later(socket: &mut Socket, id: u32, closers: &mut Vec<u32>) {

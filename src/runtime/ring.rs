@@ -49,6 +49,8 @@ pub enum Kind {
     Doorbell,
     /// Another core woke this one.
     Wake,
+    /// Time has passed.
+    Tick,
     /// A cancellation; tells nothing.
     Cancel,
 }
@@ -72,6 +74,7 @@ impl Mark {
             3 => Kind::Backlog,
             4 => Kind::Doorbell,
             5 => Kind::Wake,
+            6 => Kind::Tick,
             _ => Kind::Cancel,
         }
     }

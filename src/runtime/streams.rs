@@ -289,6 +289,9 @@ impl Streams {
 /// Lets the other cores see what this one wrote.
 fn publish(core: &mut Core) {
     core.context.links.publish(CoreState::write_doorbell);
+    if core.context.arena.wanted_bytes() > 0 {
+        core.context.links.nudge(CoreState::write_doorbell);
+    }
 }
 
 async fn write(stream: &mut TcpStream, output: &mut Buffer) -> io::Result<()> {

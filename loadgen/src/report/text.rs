@@ -133,7 +133,8 @@ pub fn compare_head(commands: &[String]) -> String {
     commands.iter().enumerate().map(line).collect()
 }
 
-/// The table of one row: median and spread of each figure, then the ratios of the first server to the others.
+/// The table of one row: median and spread of each figure, then the medians of the rounds' ratios of the first server
+/// to the others.
 pub fn compare_row(row: &ComparisonRow) -> String {
     let columns = &row.columns;
     let mut text = format!("\n{}\n{:<28}", row.name, "");
@@ -150,7 +151,7 @@ pub fn compare_row(row: &ComparisonRow) -> String {
             let _ = write!(text, "{:>34}", format!("{median:.digits$} [{low:.digits$} - {high:.digits$}]"));
         }
         for column in columns.iter().skip(1) {
-            let ratio = columns[0].spread(figure).1 / column.spread(figure).1;
+            let ratio = columns[0].ratio(column, figure);
             let _ = write!(text, "{:>16}", if ratio.is_finite() { format!("{ratio:.3}") } else { "-".into() });
         }
     }
