@@ -105,6 +105,7 @@ impl Column {
 
 /// Lowest, median and highest.
 fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.retain(|value| !value.is_nan());
     values.sort_by(f64::total_cmp);
     match values[..] {
         [] => (f64::NAN, f64::NAN, f64::NAN),
@@ -242,7 +243,8 @@ fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> S
         [(begin, before), (end, after), ..] => {
             after.saturating_sub(*before) as f64 / (*end - *begin).as_nanos().max(1) as f64 * elapsed
         }
-        _ => 0.0,
+        // The measurement ended before its edges were seen.
+        _ => f64::NAN,
     };
     Sample {
         rate: tally.rate(),

@@ -22,6 +22,7 @@ use super::replies::Replies;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Control, Error, Reply};
+use crate::key::Key;
 use crate::limits;
 use crate::protocol::{self, Framing, Session, Step};
 use crate::shard::{Place, Shard, ShardId};
@@ -197,6 +198,18 @@ impl Connection {
                 output.put(b"SERVER_ERROR out of memory reading request\r\n");
             }
             self.closing = true;
+        }
+    }
+
+    /// Key of the request that `fresh` begins with, if it begins one that is all there. Changes nothing.
+    pub fn first_key<'a>(&self, fresh: &'a [u8]) -> Option<Key<'a>> {
+        if !self.input.is_empty() || self.receiving.is_some() || self.closing {
+            return None;
+        }
+        let mut session = self.session;
+        match session.step(fresh) {
+            Step::Command { command, .. } => Some(command.key),
+            _ => None,
         }
     }
 

@@ -157,6 +157,19 @@ impl Core {
         }
     }
 
+    /// Lets the engine fetch what the first requests of several connections will need; `received` is what each of them got. Parses
+    /// them once more than needed, about 40 ns each, where the engine would wait three times as long for memory.
+    pub fn foresee<'a>(&mut self, received: impl Iterator<Item = (u32, &'a [u8])>) {
+        let connections = &self.connections;
+        let Shard { engine, routes, id: own, .. } = &mut self.context.shard;
+        let keys = received.filter_map(|(id, bytes)| connections.get(id as usize)?.first_key(bytes));
+        let keys: ArrayVec<Key<'a>, { limits::BATCH_COMMANDS_MAX }> =
+            keys.filter(|key| routes.core_of(key.hash) == *own).take(limits::BATCH_COMMANDS_MAX).collect();
+        if keys.len() > 1 {
+            engine.prepare(keys.iter());
+        }
+    }
+
     /// Moves the due replies of a connection to `output`.
     pub fn flush(&mut self, id: u32, output: &mut Buffer) {
         if let Some(connection) = self.connections.get_mut(id as usize) {

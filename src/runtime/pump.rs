@@ -46,6 +46,8 @@ const WAIT_BLOCKED: Duration = Duration::from_micros(50);
 /// Output of a turn that is sent before the turn goes on, in bytes: many connections with long replies do not make it grow. Smaller
 /// values (32 KiB) were tried for the cache's sake and gained nothing: the client wakes earlier and batches less.
 const OUTPUT_FLUSH_BYTES: usize = 192 << 10;
+/// Received bytes up to which they are taken for one request.
+const SINGLE_REQUEST_BYTES: i32 = 256;
 /// Items that upkeep may touch in one turn.
 const UPKEEP_BUDGET: u32 = 64;
 /// Milliseconds that a draining core gives its clients to take their answers.
@@ -165,13 +167,17 @@ impl Pump {
         self.core.begin_turn();
         let mut completions = std::mem::replace(&mut self.completions, std::mem::take(&mut self.spare));
         let mut any = false;
-        for completion in completions.drain(..) {
-            any |= completion.mark.kind() != Kind::Tick;
-            self.handle_completion(completion);
-            if self.output.bytes.len() >= OUTPUT_FLUSH_BYTES {
-                self.send_early();
+        for batch in completions.chunks(limits::BATCH_COMMANDS_MAX) {
+            self.foresee(batch);
+            for &completion in batch {
+                any |= completion.mark.kind() != Kind::Tick;
+                self.handle_completion(completion);
+                if self.output.bytes.len() >= OUTPUT_FLUSH_BYTES {
+                    self.send_early();
+                }
             }
         }
+        completions.clear();
         self.spare = completions;
         any |= self.core.pull();
         any |= self.core.pull_inbox();
@@ -190,6 +196,19 @@ impl Pump {
         self.wake_others();
         self.ring.publish_buffers();
         more_upkeep
+    }
+
+    /// Lets the engine fetch what single requests of several connections will need. Longer pieces are foreseen as they are parsed.
+    fn foresee(&mut self, batch: &[Completion]) {
+        if batch.len() < 2 {
+            return;
+        }
+        let ring = &self.ring;
+        self.core.foresee(batch.iter().filter_map(|completion| {
+            let short = completion.mark.kind() == Kind::Receive && (1..=SINGLE_REQUEST_BYTES).contains(&completion.result);
+            let buffer = completion.buffer().filter(|_| short)?;
+            Some((completion.mark.index(), ring.received(buffer, completion.result as usize)))
+        }));
     }
 
     /// Sends what the turn has made so far, so that its output stays small.
