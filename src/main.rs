@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use pbcache::node::options::{Options, Refusal};
 use pbcache::node::{self, Node, StartError, log_level, preflight, process, signals};
+use sd_notify::NotifyState;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
@@ -44,12 +45,22 @@ fn serve(options: Options) -> Result<(), StartError> {
     let kept = options.clone();
     let node = Node::start(options).inspect_err(|_| process::clean_up_unstarted(&kept))?;
     say(&format!("{}\n", node.listening));
+    node.complaints.iter().for_each(|complaint| log::warn!("{complaint}"));
     parent.release(&kept);
+    tell_supervisor(NotifyState::Ready);
     signals::wait();
     log::info!("draining");
+    tell_supervisor(NotifyState::Stopping);
     node.stop();
     process::clean_up(&kept);
     Ok(())
+}
+
+/// Tells systemd, where it started this process and waits for it. Where it did not, nothing happens.
+fn tell_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::warn!("NOTIFY_SOCKET: systemd cannot be told: {error}");
+    }
 }
 
 /// Prints to standard output. A reader that has gone is no reason to end.

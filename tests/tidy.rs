@@ -48,7 +48,7 @@ const RULES: &[(&str, Rule)] = &[
 fn the_sources_are_tidy() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut complaints = Vec::new();
-    for folder in ["src", "loadgen/src", "tests", "benches"] {
+    for folder in ["src", "loadgen/src", "tuning/src", "tests", "benches"] {
         for path in rust_files(&root.join(folder)) {
             let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
             let source = Source { text: fs::read_to_string(&path).unwrap(), path: relative };

@@ -96,6 +96,8 @@ pub struct Control {
     cores: Cores,
     memory: Memory,
     options: Options,
+    /// Knobs of the machine that are not as wanted.
+    tuning_wanting: usize,
     started: Instant,
     verbosity: u32,
     dumping: Arc<AtomicBool>,
@@ -116,10 +118,11 @@ enum Answer {
 
 impl Control {
     /// An actor over the cores of a node that was just started.
-    pub fn new(cores: Cores, memory: Memory, options: Options) -> Self {
+    pub fn new(cores: Cores, memory: Memory, options: Options, tuning_wanting: usize) -> Self {
         let started = cores.shared.clock.now();
         let verbosity = options.verbosity as u32;
-        Self { cores, memory, options, started, verbosity, dumping: Arc::default(), totals_at_reset: Vec::new() }
+        let (dumping, totals_at_reset) = (Arc::default(), Vec::new());
+        Self { cores, memory, options, tuning_wanting, started, verbosity, dumping, totals_at_reset }
     }
 
     /// Answers requests until every core has ended.
@@ -172,11 +175,15 @@ impl Control {
         Answer::Reply(Reply::Ok)
     }
 
+    fn settings(&self) -> Lines {
+        stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity, self.tuning_wanting)
+    }
+
     fn stats(&mut self, group: &[u8]) -> Answer {
         let mut words = tune::words(group);
         match words.next().unwrap_or("") {
             "" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
-            "settings" => Answer::Stats(stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity)),
+            "settings" => Answer::Stats(self.settings()),
             "items" => Answer::Stats(stats::items(&self.figures())),
             "slabs" => Answer::Stats(stats::slabs(&self.figures(), self.memory.arena.segment_bytes() as u64)),
             "shards" => Answer::Stats(stats::shards(&self.figures(), &self.options)),

@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod control;
+pub mod host;
 pub mod options;
 pub mod preflight;
 pub mod process;
@@ -51,6 +52,8 @@ pub struct Node {
     control: Option<JoinHandle<()>>,
     /// Where it listens, as one text.
     pub listening: String,
+    /// What of the machine is in the way, a sentence each.
+    pub complaints: Vec<String>,
 }
 
 /// Why a node did not start: one sentence with the remedy.
@@ -84,8 +87,10 @@ impl Node {
         let cores = Cores { inboxes, shared };
         let listening = listening(&options);
         process::write_port_file(&options);
-        let control = start_control(requests, cores.clone(), Memory { arena, reserve_bytes }, options)?;
-        Ok(Self { cores, threads, control: Some(control), listening })
+        let complaints = complaints(&options);
+        let memory = Memory { arena, reserve_bytes };
+        let control = start_control(requests, Control::new(cores.clone(), memory, options, complaints.len()))?;
+        Ok(Self { cores, threads, control: Some(control), listening, complaints })
     }
 
     /// Drains every core and waits for them: what is in flight is answered, within a bounded time.
@@ -115,13 +120,14 @@ pub fn log_level(verbosity: u32) -> log::LevelFilter {
     }
 }
 
-fn start_control(
-    requests: Receiver<ControlRequest>,
-    cores: Cores,
-    memory: Memory,
-    options: Options,
-) -> Result<JoinHandle<()>, StartError> {
-    let mut control = Control::new(cores, memory, options);
+/// What of the machine is in the way, a sentence each.
+fn complaints(options: &Options) -> Vec<String> {
+    let needs = host::Needs { cores: options.cores, connections: options.conn_limit };
+    let findings = host::check(&host::Machine::default(), needs);
+    findings.iter().filter(|finding| finding.state == host::State::Wanting).map(host::Finding::sentence).collect()
+}
+
+fn start_control(requests: Receiver<ControlRequest>, mut control: Control) -> Result<JoinHandle<()>, StartError> {
     std::thread::Builder::new()
         .name("pbcache-control".into())
         .spawn(move || control.run(&requests))

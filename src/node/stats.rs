@@ -139,8 +139,8 @@ pub fn since(now: &Statistics, before: &Statistics) -> Statistics {
     }
 }
 
-/// `stats settings`: memcached's names, then every option of ours.
-pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32) -> Lines {
+/// `stats settings`: memcached's names, then every option of ours, then how many knobs of the machine want turning.
+pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32, tuning_wanting: usize) -> Lines {
     let on = |yes: bool| if yes { "yes" } else { "no" }.to_string();
     let value = |name: &str, default: &str| match name {
         "maxbytes" => limit_bytes.to_string(),
@@ -170,7 +170,7 @@ pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32) -> Lines {
         _ => default.to_string(),
     };
     let memcached = SETTINGS.iter().map(|&(name, default)| (name.to_string(), value(name, default)));
-    memcached.chain(own_settings(options)).collect()
+    memcached.chain(own_settings(options)).chain([("pbcache_tuning_wanting".to_string(), tuning_wanting.to_string())]).collect()
 }
 
 /// Our options by the names of the command line.

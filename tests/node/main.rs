@@ -9,6 +9,7 @@ mod abuse;
 mod life;
 mod memory;
 mod process;
+mod sandbox;
 mod server;
 mod stats;
 mod steering;

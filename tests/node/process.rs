@@ -14,7 +14,7 @@ fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pbcache-test-{}-{name}", std::process::id()))
 }
 
-fn output_of(mut command: Command) -> (Option<i32>, String, String) {
+pub fn output_of(mut command: Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
@@ -85,24 +85,44 @@ fn too_little_locked_memory_is_one_sentence_with_the_remedy() {
 }
 
 #[test]
-fn io_uring_forbidden_is_one_sentence_with_the_remedy() {
-    for engine in ["auto", "pump", "streams"] {
-        let mut command = command(free_port(), &["--cores", "1", "--engine", engine]);
-        // SAFETY: only system calls between fork and exec.
-        unsafe { command.pre_exec(forbid_io_uring) };
-        let (code, _, errors) = output_of(command);
-        assert_eq!(code, Some(2), "{errors}");
-        assert_eq!(errors.lines().count(), 1, "{errors}");
-        assert!(errors.contains("io_uring is not allowed here") && errors.contains("seccomp"), "{errors}");
-    }
-}
-
-#[test]
 fn locked_memory_is_asked_for_by_the_core() {
     let (code, _, errors) = output_of(with_limit(&["--cores", "8"], libc::RLIMIT_MEMLOCK, 512 << 10));
     assert_eq!(code, Some(2), "{errors}");
     let sentence = "pbcache: locked memory is limited to 512 KiB, and the rings of --cores 8 need 3840 KiB; ";
     assert!(errors.starts_with(sentence) && errors.lines().count() == 1, "{errors}");
+}
+
+#[test]
+fn a_supervisor_that_waits_is_told_of_the_start_and_of_the_end() {
+    let place = path("notify.sock");
+    let _ = std::fs::remove_file(&place);
+    let socket = std::os::unix::net::UnixDatagram::bind(&place).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    let port = free_port();
+    let mut node = command(port, &["--cores", "2"]);
+    let child = node.env("NOTIFY_SOCKET", &place).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut server = Server { child: child.spawn().unwrap(), port };
+    let heard = || {
+        let mut text = [0; 64];
+        let length = socket.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).trim().to_owned()
+    };
+    assert_eq!(heard(), "READY=1");
+    // It says so when every core listens, not before.
+    server.connect().ask("mn\r\n", "MN\r\n");
+    server.signal(libc::SIGTERM);
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(server.wait(Duration::from_secs(8)), Some(0));
+    let _ = std::fs::remove_file(place);
+}
+
+#[test]
+fn what_of_the_machine_wants_tuning_is_counted() {
+    let server = Server::start(&["--cores", "1"]);
+    let wanting: usize = server.connect().stat("settings", "pbcache_tuning_wanting").parse().unwrap();
+    let needs = pbcache::node::host::Needs { cores: 1, connections: 1024 };
+    let findings = pbcache::node::host::check(&Default::default(), needs);
+    assert_eq!(wanting, findings.iter().filter(|finding| finding.state == pbcache::node::host::State::Wanting).count());
 }
 
 #[test]
@@ -144,24 +164,7 @@ fn with_limit(options: &[&str], resource: u32, limit: u64) -> Command {
 const CAP_IPC_LOCK: libc::c_ulong = 14;
 const CAP_SYS_RESOURCE: libc::c_ulong = 24;
 
-/// Makes `io_uring_setup` fail with EPERM, as a container's profile does.
-fn forbid_io_uring() -> std::io::Result<()> {
-    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the program lives across the call.
-    unsafe {
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter))
-    }
-}
-
-fn check(result: i32) -> std::io::Result<()> {
+pub fn check(result: i32) -> std::io::Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 

@@ -30,7 +30,12 @@ impl Server {
     /// Starts a node and waits for the line that says that it listens.
     pub fn start(options: &[&str]) -> Self {
         let port = free_port();
-        let mut child = command(port, options).spawn().unwrap();
+        Self::spawn(command(port, options), port)
+    }
+
+    /// Starts a node from its command and waits for the line that says that it listens.
+    pub fn spawn(mut command: Command, port: u16) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         if line.is_empty() {
