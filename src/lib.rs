@@ -6,7 +6,7 @@
 //!
 //! | floor | modules | what they are |
 //! |---|---|---|
-//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`buffer`], [`arena`] | plain types that every floor speaks |
+//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`buffer`], [`arena`], [`ring`] | plain types that every floor speaks |
 //! | 1 cores | [`protocol`], [`engine`] | sans-io state machines: bytes to commands, commands to replies |
 //! | 2 shard | [`shard`] | what one core owns: routing, items, counters; still pure |
 //! | 3 runtime | [`runtime`] | glommio and io_uring: sockets, links between the cores, clocks |
@@ -43,6 +43,7 @@ pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
+pub mod ring;
 pub mod runtime;
 pub mod shard;
 pub mod time;
