@@ -295,6 +295,9 @@ pub struct Compare {
     /// A named table of loads instead of the one given: node (depth 1, 16, 100 and get with 100 keys)
     #[arg(long = "table", value_parser = ["node"])]
     pub table: Option<String>,
+    /// Write the plot of requests per CPU second over --over as an SVG picture
+    #[arg(long = "svg", requires = "over")]
+    pub svg: Option<PathBuf>,
     /// Rows instead: option and values, such as value_size=32,1k,32k (not rate)
     #[arg(long = "over", conflicts_with = "table")]
     pub over: Option<Over>,

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::plot::{Plot, escape, short};
 use super::{Comparison, Report, Sweep};
+use crate::compare::Figure;
 
 /// The page of a run.
 pub fn run(report: &Report) -> String {
@@ -85,17 +86,28 @@ pub fn comparison(comparison: &Comparison) -> String {
     let mut body = format!("<h1>loadgen compare</h1>\n<pre>{}</pre>\n", escape(&text));
     if let (Some(over), true) = (&comparison.over, comparison.rows.len() > 1) {
         for (title, figure, _) in super::text::FIGURES {
-            let names = comparison.rows[0].columns.iter().map(|column| column.name.clone());
-            let line = |(number, name): (usize, String)| {
-                let points = comparison.rows.iter().map(|row| (row.x, row.columns[number].spread(figure).1)).collect();
-                (name, points)
-            };
-            let series = names.enumerate().map(line).collect();
-            let x_log = wide(comparison.rows.iter().map(|row| row.x));
-            body += &Plot { title, x_label: over, y_label: "", x_log, y_log: false, series, x_words: short }.svg();
+            body += &over_plot(comparison, over, title, figure);
         }
     }
     page("loadgen compare", &body, &comparison.context)
+}
+
+/// The first figure of a comparison over the values of an option, as a picture by itself.
+pub fn comparison_picture(comparison: &Comparison) -> String {
+    let (title, figure, _) = super::text::FIGURES[0];
+    over_plot(comparison, comparison.over.as_deref().unwrap_or("load"), title, figure)
+}
+
+fn over_plot(comparison: &Comparison, over: &str, title: &str, figure: Figure) -> String {
+    let names = comparison.rows.iter().take(1).flat_map(|row| row.columns.iter().map(|column| column.name.clone()));
+    let line = |(number, name): (usize, String)| {
+        let points = comparison.rows.iter().map(|row| (row.x, row.columns[number].spread(figure).1)).collect();
+        (name, points)
+    };
+    let series: Vec<(String, Vec<(f64, f64)>)> = names.enumerate().map(line).collect();
+    let x_log = wide(comparison.rows.iter().map(|row| row.x));
+    let y_log = wide(series.iter().flat_map(|(_, points)| points.iter().map(|point| point.1)));
+    Plot { title, x_label: over, y_label: "", x_log, y_log, series, x_words: short }.svg()
 }
 
 /// Whether values reach over so many sizes that only a logarithmic scale shows them all.

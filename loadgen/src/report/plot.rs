@@ -82,7 +82,12 @@ impl Plot<'_> {
         let y_axis = Axis::new(points().map(|point| point.1), self.y_log);
         let x = |value: f64| LEFT + x_axis.place(value) * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| HEIGHT - BOTTOM - y_axis.place(value) * (HEIGHT - TOP - BOTTOM);
-        let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">\n");
+        // Also a picture by itself, outside of a page.
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">\n\
+             <style>text{{font:12px sans-serif}}.t{{text-anchor:middle}}.e{{text-anchor:end}}.g{{stroke:#ddd}}</style>\n\
+             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
+        );
         let middle = WIDTH / 2.0;
         let _ = writeln!(svg, "<text x=\"{middle}\" y=\"20\" class=\"t\">{}</text>", escape(self.title));
         let _ = writeln!(svg, "<text x=\"{middle}\" y=\"{}\" class=\"t\">{}</text>", HEIGHT - 8.0, escape(self.x_label));
