@@ -488,7 +488,7 @@ impl Body {
         if tail_bytes > segment_bytes - segment_bytes / 8 {
             (count, tail_bytes) = (count + 1, 0);
         }
-        if !arena.charge(tail_bytes) {
+        if !arena.charge(heap_bytes(tail_bytes)) {
             return None;
         }
         // From here on, dropping the value gives all of it back.
@@ -517,7 +517,7 @@ impl Body {
 
     /// Bytes of memory that it takes.
     pub fn footprint_bytes(&self) -> usize {
-        self.segments.len() * self.segment_bytes + self.tail.len()
+        self.segments.len() * self.segment_bytes + heap_bytes(self.tail.len())
     }
 
     /// The value's pieces from `offset` on.
@@ -565,13 +565,22 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.arena.discharge(self.tail.len());
+        self.arena.discharge(heap_bytes(self.tail.len()));
     }
 }
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 const PAGE_BYTES: usize = 4096;
 const LINE_BYTES: usize = size_of::<Line>();
+
+/// Bytes that the heap takes for a block: its head, and whole pages where it has a mapping of its own.
+const fn heap_bytes(length: usize) -> usize {
+    match length {
+        0 => 0,
+        _ if length < limits::HEAP_MAPPED_BYTES => length + 16,
+        _ => (length + 16).next_multiple_of(4096),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -243,8 +243,9 @@ fn sample(outcome: &Outcome, edges: &[(Instant, u64)], resident_bytes: u64) -> S
     let elapsed = tally.elapsed_ns.max(1) as f64;
     // The edges are read by another thread than the one that measures, and may be a little late: use their own distance.
     let cpu_ns = match edges {
-        [(begin, before), (end, after), ..] => {
-            after.saturating_sub(*before) as f64 / (*end - *begin).as_nanos().max(1) as f64 * elapsed
+        // A thread that ended meanwhile took its time along.
+        [(begin, before), (end, after), ..] if after > before => {
+            (after - before) as f64 / (*end - *begin).as_nanos().max(1) as f64 * elapsed
         }
         // The measurement ended before its edges were seen.
         _ => f64::NAN,

@@ -24,6 +24,7 @@ use slab::Slab;
 
 use super::item::{self, Record, UNIT_BYTES};
 use crate::arena::{self, Arena, Body, Segment};
+use crate::limits;
 use crate::time::{Expiry, Seconds};
 
 /// Where a record starts: in units of 4 bytes behind the arena's base.
@@ -161,7 +162,7 @@ impl Log {
 
     /// Longest record; anything longer becomes a body.
     pub fn record_bytes_max(&self) -> usize {
-        self.segment_bytes() / 2
+        (self.segment_bytes() / 2).min(limits::RECORD_BYTES_MAX)
     }
 
     /// Bytes of the arena that the log holds: segments, free ones included, and large values.

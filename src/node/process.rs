@@ -18,9 +18,10 @@ use std::path::PathBuf;
 
 use super::options::Options;
 use super::{StartError, preflight};
+use crate::limits;
 
 /// Blocks from this size on have pages of their own, in bytes.
-const LARGE_BLOCK_BYTES: i32 = 64 << 10;
+const LARGE_BLOCK_BYTES: i32 = limits::HEAP_MAPPED_BYTES as i32;
 
 /// Who waits in the foreground until a node that goes on in the background listens.
 #[must_use]
