@@ -298,6 +298,7 @@ impl Engine {
             }
             drain.offset = offset;
             left = left.saturating_sub(batch.len() as u32);
+            debug_assert!(!batch.is_empty(), "live records that no slot knows");
             if batch.is_empty() {
                 break;
             }

@@ -77,6 +77,7 @@ impl Engine {
     /// Executes a command whose key is in plain bytes.
     #[inline]
     pub(super) fn run<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+        debug_assert_eq!(command.key.hash, Key::new(command.key.bytes).hash);
         if now != self.now {
             self.advance(now);
         }

@@ -340,7 +340,12 @@ impl Index {
             match link_of(self.line(number)) {
                 Some(next) if next == last => {
                     self.line_mut(number).0[LINK_SLOT] = first.unwrap_or(0);
-                    return self.give_overflow(last);
+                    self.give_overflow(last);
+                    // The line before it is the last one now, and may have been emptied earlier.
+                    if number >= OVERFLOW_BASE {
+                        self.shorten(number, hash);
+                    }
+                    return;
                 }
                 Some(next) => number = next,
                 None => return,
@@ -701,6 +706,82 @@ const EPOCH_SHIFT: u32 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn index() -> Index {
+        let arena = Arena::new(16 << 20, 16 << 20, 1).unwrap();
+        Index::new(&arena, [1, 2]).unwrap()
+    }
+
+    /// Hashes whose low bits are spread, by number.
+    fn hash_of(number: u64) -> u64 {
+        (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    }
+
+    #[test]
+    fn eight_halves_compared_at_once_are_eight_slots_compared_one_by_one() {
+        for number in 0..10_000u64 {
+            let wanted = hash_of(number) & HASH_MASK | LIVE;
+            let line = Line(std::array::from_fn(|at| match hash_of(number * 8 + at as u64) {
+                word if word % 3 == 0 => word & !(HASH_MASK | KIND_MASK) | wanted,
+                word if word % 3 == 1 => word & !KIND_MASK & !HASH_MASK | wanted & HASH_MASK | GHOST,
+                word => word,
+            }));
+            let naive = (0..8).filter(|&at| line.0[at] & (HASH_MASK | KIND_MASK) == wanted).fold(0, |mask, at| mask | 1 << at);
+            assert_eq!(matches(&line, wanted), naive);
+        }
+    }
+
+    #[test]
+    fn keys_that_collide_fill_one_chain_and_no_more() {
+        let mut index = index();
+        let hash = hash_of(1);
+        let mut count = 0;
+        while index.insert(hash, Slot::live(Location(count), 1, false)).is_ok() {
+            count += 1;
+            assert!(count < CHAIN_SLOTS_MAX as u64);
+        }
+        index.verify(|_| hash);
+        let weakest = index.weakest(hash).unwrap();
+        index.remove(weakest, hash);
+        assert!(index.insert(hash, Slot::live(Location(count), 0, false)).is_ok());
+        for location in 0..=count {
+            if let Some(place) = index.find(hash, |candidate| candidate == Location(location)) {
+                index.remove(place, hash);
+            }
+            index.verify(|_| hash);
+        }
+        assert_eq!((index.live, index.overflow_count), (0, 0));
+    }
+
+    #[test]
+    fn growing_and_shrinking_lose_nothing() {
+        let mut index = index();
+        let locate = |index: &Index, number: u64| index.find(hash_of(number), |location| location == Location(number));
+        let mut held = std::collections::BTreeSet::new();
+        for round in 0..6u64 {
+            let items_most = [40_000, 500, 90_000, 3_000, 100_000, 0][round as usize];
+            let mut number = round * 1_000_000;
+            while held.len() < items_most {
+                number += 1;
+                index.insert(hash_of(number), Slot::live(Location(number), 0, false)).unwrap();
+                held.insert(number);
+                while index.crowded() && index.grow(|location| hash_of(location.0)) {}
+            }
+            while held.len() > items_most {
+                let number = held.pop_first().unwrap();
+                let place = locate(&index, number).unwrap();
+                match number % 3 {
+                    0 => index.remove_to_ghost(place, hash_of(number)),
+                    _ => index.remove(place, hash_of(number)),
+                }
+                while index.is_sparse() && index.shrink(|location| hash_of(location.0)) {}
+            }
+            index.verify(|location| hash_of(location.0));
+            assert!(held.iter().all(|&number| locate(&index, number).is_some()));
+            assert_eq!(index.live, held.len());
+            assert!(!index.crowded() && !index.is_sparse(), "round {round}");
+        }
+    }
 
     #[test]
     fn a_brace_is_found_wherever_it_is() {
