@@ -3,8 +3,8 @@
 //! Lives here: one core without sockets, driven with bytes. Not here: sockets (they add no allocation of their own).
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -16,29 +16,6 @@ use pbcache::runtime::clock::Clock;
 use pbcache::runtime::context::{CoreState, Links, Shared};
 use pbcache::runtime::core::{Core, Parts};
 use pbcache::shard::{Routes, Shard, ShardId};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: hands everything to the system allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn core() -> Core {
     let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
@@ -74,7 +51,7 @@ fn allocations(requests: &[u8], expected: &[u8]) -> u64 {
     let mut before = 0;
     for round in 0..2000 {
         if round == 1000 {
-            before = ALLOCATIONS.with(Cell::get);
+            before = counting::allocations();
         }
         output.clear();
         core.begin_turn();
@@ -82,7 +59,7 @@ fn allocations(requests: &[u8], expected: &[u8]) -> u64 {
         core.context.shard.engine.tick(core.context.now, 64);
         assert!(output.bytes.starts_with(expected), "{}", String::from_utf8_lossy(&output.bytes));
     }
-    ALLOCATIONS.with(Cell::get) - before
+    counting::allocations() - before
 }
 
 #[test]
@@ -115,7 +92,7 @@ fn an_overwriting_set_allocates_nothing() {
 
 #[test]
 fn the_counter_counts() {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     drop(std::hint::black_box(Box::new(7)));
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 1);
+    assert_eq!(counting::allocations() - before, 1);
 }

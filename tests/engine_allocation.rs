@@ -6,39 +6,14 @@
 //!
 //! Lives here: one engine alone, values below the large ones. Not here: connections (`allocation`), large values, which have a vector
 //! of segments each.
-//! Unsafe lives here: the counting allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
 use pbcache::arena::Arena;
 use pbcache::command::{Arithmetic, Command, Delete, Get, Reply, Store, StoreMode, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
 use pbcache::time::{Exptime, Instant};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: hands everything to the system allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Writes a number in front of `:` into the key.
 fn key_of(number: u64, key: &mut [u8; 16]) {
@@ -86,12 +61,12 @@ fn a_full_engine_allocates_nothing() {
         drive(&mut engine, number, &value, now);
         now = now.plus_ms(1);
     }
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     for number in 100_000..200_000 {
         drive(&mut engine, number, &value, now);
         now = now.plus_ms(1);
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    assert_eq!(counting::allocations() - before, 0);
     let evicted = engine.statistics();
     assert!(evicted.evicted + evicted.expired > 50_000, "{evicted:?}");
     engine.verify();

@@ -5,38 +5,13 @@
 //! ```
 //!
 //! Lives here: sessions alone, all doors, good and bad requests. Not here: the path through a core (`allocation`).
-//! Unsafe lives here: the counting allocator.
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
 use pbcache::buffer::Buffer;
 use pbcache::command::{Error, Item, Reply, Value, Verb};
 use pbcache::protocol::{Options, Session, Step, encode};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: hands everything to the system allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Takes all steps of `requests` and encodes replies to them. Returns the count of steps.
 fn drive(requests: &[u8], output: &mut Buffer) -> usize {
@@ -77,9 +52,9 @@ fn drive(requests: &[u8], output: &mut Buffer) -> usize {
 fn check(requests: &[u8], steps: usize) {
     let mut output = Buffer::with_capacity(4096);
     assert_eq!(drive(requests, &mut output), steps);
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     drive(requests, &mut output);
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "{}", requests.escape_ascii());
+    assert_eq!(counting::allocations() - before, 0, "{}", requests.escape_ascii());
 }
 
 #[test]
@@ -119,7 +94,7 @@ fn binary_requests_allocate_nothing() {
 
 #[test]
 fn the_counter_counts() {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     drop(std::hint::black_box(Box::new(1)));
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 1);
+    assert_eq!(counting::allocations() - before, 1);
 }
