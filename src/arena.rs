@@ -464,6 +464,18 @@ pub fn prefetch(address: *const u8) {
     let _ = address;
 }
 
+/// As [`prefetch`], but into the second level of the cache: for more lines than the first can wait for at once.
+#[inline]
+pub fn prefetch_far(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch is a hint that never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
 /// A large value in memory of its own: received straight into it, sent straight from it.
 ///
 /// ```text

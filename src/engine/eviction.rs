@@ -323,7 +323,7 @@ impl Engine {
             && let Some((location, next)) = self.log.next_record(id, offset)
         {
             let hash = self.index.hash(&Key::new(self.log.record(location).key()));
-            self.index.prefetch(hash);
+            self.index.prefetch(&self.index.ahead(hash));
             batch.push((location, hash));
             offset = next;
         }

@@ -62,6 +62,25 @@ pub(super) struct Place {
     slot: u32,
 }
 
+/// A search that has come to a line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    line: u32,
+    /// Upper half of the slots that it wants.
+    wanted: u32,
+}
+
+/// What a line tells about a search.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    /// Perhaps the item.
+    Item(Location),
+    /// The line behind it.
+    Line(Ahead),
+    /// It ends here.
+    Nothing,
+}
+
 /// One slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot(pub u64);
@@ -174,19 +193,32 @@ impl Index {
         if number < OVERFLOW_BASE { self.lines.get_mut(number as usize) } else { self.overflow.get_mut((!number) as usize) }
     }
 
-    /// Asks the cache for the line of a hash.
+    /// Where the search for a hash starts.
     #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        self.lines.prefetch(self.line_of(hash).0 as usize);
+    pub fn ahead(&self, hash: u64) -> Ahead {
+        let (line, depth) = self.line_of(hash);
+        Ahead { line, wanted: (wanted(hash, depth) >> 32) as u32 }
     }
 
-    /// The locations in the head line that may be this hash's item: for prefetching.
+    /// Asks the cache for the line that comes next in a search.
     #[inline]
-    pub fn candidate(&self, hash: u64) -> Option<Location> {
-        let (line, depth) = self.line_of(hash);
-        let line = self.lines.get(line as usize);
-        let found = matches(line, wanted(hash, depth));
-        (found != 0).then(|| Slot(line.0[found.trailing_zeros() as usize]).location())
+    pub fn prefetch(&self, ahead: &Ahead) {
+        if ahead.line < OVERFLOW_BASE {
+            self.lines.prefetch(ahead.line as usize);
+        } else {
+            self.overflow.prefetch(!ahead.line as usize);
+        }
+    }
+
+    /// What the next line of a search tells: for fetching ahead, so only the first item that may be the one.
+    #[inline]
+    pub fn look(&self, ahead: &Ahead) -> Look {
+        let line = self.line(ahead.line);
+        let found = matches(line, u64::from(ahead.wanted) << 32);
+        if found != 0 {
+            return Look::Item(Slot(line.0[found.trailing_zeros() as usize]).location());
+        }
+        link_of(line).map_or(Look::Nothing, |line| Look::Line(Ahead { line, ..*ahead }))
     }
 
     /// The live slot with this hash whose location `is_it`.
@@ -751,6 +783,35 @@ mod tests {
             index.verify(|_| hash);
         }
         assert_eq!((index.live, index.overflow_count), (0, 0));
+    }
+
+    #[test]
+    fn looking_ahead_comes_to_what_is_found() {
+        let mut index = index();
+        for number in 0..20_000 {
+            index.insert(hash_of(number), Slot::live(Location(number), 0, false)).unwrap();
+            while index.crowded() && index.grow(|location| hash_of(location.0)) {}
+        }
+        let mut behind = 0;
+        for number in 0..20_000 {
+            let mut ahead = index.ahead(hash_of(number));
+            let seen = loop {
+                match index.look(&ahead) {
+                    Look::Item(location) => break location,
+                    Look::Line(next) => ahead = next,
+                    Look::Nothing => panic!("{number} was lost on the way"),
+                }
+                behind += 1;
+            };
+            // Another item of the same tag may come first, and `find` sees it first as well.
+            let mut first = None;
+            index.find(hash_of(number), |location| {
+                first = first.or(Some(location));
+                location == Location(number)
+            });
+            assert_eq!(first, Some(seen));
+        }
+        assert!(behind > 0, "no chain was long enough to tell");
     }
 
     #[test]
