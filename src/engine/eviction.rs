@@ -236,15 +236,16 @@ impl Engine {
 
     /// Evicts a large value, or lets it pass to the end of main. True if memory came of it.
     fn judge_body(&mut self, id: u32, location: Location, now: Seconds) -> bool {
-        let Some(place) = self.place_of(location) else { unreachable!("a large value without a slot") };
+        let hash = self.hash_at(location);
+        let Some(place) = self.place_of(location, hash) else { unreachable!("a large value without a slot") };
         if self.log.record(location).unreadable(now, self.fence) {
-            self.remove_unreadable(place, location, now);
+            self.remove_unreadable(Found { place, location }, hash, now);
             return true;
         }
         let slot = self.index.slot(place);
         let pool = self.log.extent(id).pool;
         if slot.frequency() == 0 {
-            self.evict(place, pool == Pool::Small);
+            self.evict(place, hash, pool == Pool::Small);
             return true;
         }
         let frequency = if pool == Pool::Small { 0 } else { slot.frequency() - 1 };
@@ -255,19 +256,26 @@ impl Engine {
     }
 
     fn evict_at(&mut self, location: Location) {
-        if let Some(place) = self.place_of(location) {
-            self.evict(place, false);
+        let hash = self.hash_at(location);
+        if let Some(place) = self.place_of(location, hash) {
+            self.evict(place, hash, false);
         }
     }
 
-    /// The slot of the record at a location, if the record is live.
-    pub(super) fn place_of(&self, location: Location) -> Option<Place> {
-        let hash = self.index.hash(&Key::new(self.log.record(location).key()));
+    /// The hash of the record at a location.
+    #[inline]
+    pub(super) fn hash_at(&self, location: Location) -> u64 {
+        self.index.hash(&Key::new(self.log.record(location).key()))
+    }
+
+    /// The slot of the record with this hash at a location, if the record is live.
+    #[inline]
+    pub(super) fn place_of(&self, location: Location, hash: u64) -> Option<Place> {
         self.index.find(hash, |candidate| candidate == location)
     }
 
-    /// Removes an item to make room; perhaps a ghost stays.
-    pub(super) fn evict(&mut self, place: Place, ghost: bool) {
+    /// Removes an item with this hash to make room; perhaps a ghost stays.
+    pub(super) fn evict(&mut self, place: Place, hash: u64, ghost: bool) {
         let slot = self.index.slot(place);
         let location = slot.location();
         let record = self.log.record(location);
@@ -276,7 +284,6 @@ impl Engine {
         self.statistics.evicted_nonzero += u64::from(record.expiry() != Expiry::NEVER);
         self.statistics.evicted_time_s = u64::from(record.idle_s(self.now.seconds()));
         let body = record.is_body().then(|| record.body_id());
-        let hash = self.index.hash(&Key::new(record.key()));
         self.log.kill(location);
         match ghost {
             true => self.index.remove_to_ghost(place, hash),
@@ -291,16 +298,20 @@ impl Engine {
     pub(super) fn drain_slice(&mut self, budget: u32, now: Seconds) {
         let Some(mut drain) = self.drain else { return };
         let mut left = budget;
+        let (mut next, mut offset) = self.look_ahead(drain.id, drain.offset, left.min(BATCH));
         while left > 0 && self.log.extent(drain.id).live_items > 0 {
-            let (batch, offset) = self.look_ahead(drain.id, drain.offset, left.min(BATCH));
-            for &(location, hash) in &batch {
-                self.judge(location, hash, drain.reason, now);
-            }
-            drain.offset = offset;
-            left = left.saturating_sub(batch.len() as u32);
+            let batch = next;
             debug_assert!(!batch.is_empty(), "live records that no slot knows");
             if batch.is_empty() {
                 break;
+            }
+            drain.offset = offset;
+            left -= batch.len() as u32;
+            // The index lines of the next records come while these are decided about.
+            (next, offset) = self.look_ahead(drain.id, offset, left.min(BATCH));
+            self.index.prefetch_behind(batch.iter().map(|&(_, hash)| hash));
+            for &(location, hash) in &batch {
+                self.judge(location, hash, drain.reason, now);
             }
         }
         if self.log.extent(drain.id).live_items == 0 {
@@ -312,17 +323,12 @@ impl Engine {
     }
 
     /// The next records of a segment with their hashes, their index lines asked for, and the offset behind them.
-    fn look_ahead(
-        &self,
-        id: u32,
-        mut offset: u32,
-        count: u32,
-    ) -> (arrayvec::ArrayVec<(Location, u64), { BATCH as usize }>, u32) {
-        let mut batch = arrayvec::ArrayVec::new();
+    fn look_ahead(&self, id: u32, mut offset: u32, count: u32) -> (Batch, u32) {
+        let mut batch = Batch::new();
         while batch.len() < count as usize
             && let Some((location, next)) = self.log.next_record(id, offset)
         {
-            let hash = self.index.hash(&Key::new(self.log.record(location).key()));
+            let hash = self.hash_at(location);
             self.index.prefetch(&self.index.ahead(hash));
             batch.push((location, hash));
             offset = next;
@@ -332,10 +338,10 @@ impl Engine {
 
     /// Decides about one record of a segment that is drained.
     fn judge(&mut self, location: Location, hash: u64, reason: Reason, now: Seconds) {
-        let Some(place) = self.index.find(hash, |candidate| candidate == location) else { return };
+        let Some(place) = self.place_of(location, hash) else { return };
         let record = self.log.record(location);
         if record.unreadable(now, self.fence) {
-            return self.remove_unreadable(place, location, now);
+            return self.remove_unreadable(Found { place, location }, hash, now);
         }
         let slot = self.index.slot(place);
         let pool = self.log.extent(self.log.extent_of(location)).pool;
@@ -346,7 +352,7 @@ impl Engine {
         let target = if reason == Reason::Eviction { Pool::Main } else { pool };
         let stays = stays || (record.is_body() && reason == Reason::Purge);
         if !stays || !self.relocate(Found { place, location }, target, group, 0) {
-            return self.evict(place, pool == Pool::Small);
+            return self.evict(place, hash, pool == Pool::Small);
         }
         if reason == Reason::Eviction {
             let slot = self.index.slot(place);
@@ -355,6 +361,9 @@ impl Engine {
         }
     }
 }
+
+/// Records of a segment with their hashes.
+type Batch = arrayvec::ArrayVec<(Location, u64), { BATCH as usize }>;
 
 /// Shards with fewer segments leave none to spare.
 const SPARE_SEGMENTS_MIN: usize = 4;

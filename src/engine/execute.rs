@@ -99,7 +99,7 @@ impl Engine {
         let place = self.index.find(hash, |location| log.record(location).key() == key)?;
         let location = self.index.slot(place).location();
         if log.record(location).unreadable(now, self.fence) {
-            self.found_unreadable(place, location, now);
+            self.found_unreadable(Found { place, location }, hash, now);
             return None;
         }
         Some(Found { place, location })
@@ -107,28 +107,27 @@ impl Engine {
 
     /// Removes an item that a command came upon out of its time, and counts what the command missed.
     #[cold]
-    fn found_unreadable(&mut self, place: Place, location: Location, now: Seconds) {
-        let expired = self.log.record(location).expiry().expired(now);
+    fn found_unreadable(&mut self, found: Found, hash: u64, now: Seconds) {
+        let expired = self.log.record(found.location).expiry().expired(now);
         self.statistics.found_expired += u64::from(expired);
         self.statistics.found_flushed += u64::from(!expired);
-        self.remove_unreadable(place, location, now);
+        self.remove_unreadable(found, hash, now);
     }
 
     #[cold]
-    pub(super) fn remove_unreadable(&mut self, place: Place, location: Location, now: Seconds) {
-        let expired = self.log.record(location).expiry().expired(now);
+    pub(super) fn remove_unreadable(&mut self, found: Found, hash: u64, now: Seconds) {
+        let expired = self.log.record(found.location).expiry().expired(now);
         self.statistics.expired += u64::from(expired);
-        self.statistics.expired_unfetched += u64::from(expired && !self.index.slot(place).fetched());
-        self.remove(place, location);
+        self.statistics.expired_unfetched += u64::from(expired && !self.index.slot(found.place).fetched());
+        self.remove(found, hash);
     }
 
-    /// Removes an item without a trace.
-    pub(super) fn remove(&mut self, place: Place, location: Location) {
-        let record = self.log.record(location);
+    /// Removes an item with this hash without a trace.
+    pub(super) fn remove(&mut self, found: Found, hash: u64) {
+        let record = self.log.record(found.location);
         let body = record.is_body().then(|| record.body_id());
-        let hash = self.index.hash(&Key::new(record.key()));
-        self.log.kill(location);
-        self.index.remove(place, hash);
+        self.log.kill(found.location);
+        self.index.remove(found.place, hash);
         if let Some(id) = body {
             self.log.remove_body(id);
         }
@@ -173,7 +172,7 @@ impl Engine {
         let slot = self.index.slot(place);
         let header = self.log.header_mut(slot.location());
         if item::unreadable(header, seconds, self.fence) {
-            self.found_unreadable(place, slot.location(), seconds);
+            self.found_unreadable(Found { place, location: slot.location() }, hash, seconds);
             return self.get_absent(key, get, now);
         }
         let writes = get.touch.is_some() || get.recache_s.is_some();
@@ -281,7 +280,7 @@ impl Engine {
         if store.remove_on_failure && matches!(reply, Reply::Error(_)) {
             let hash = self.index.hash(key);
             if let Some(found) = self.find(hash, key.bytes, now.seconds()) {
-                self.remove(found.place, found.location);
+                self.remove(found, hash);
             }
         }
         reply
@@ -494,7 +493,8 @@ impl Engine {
         while self.index.insert(write.hash, slot).is_err() {
             // The chain is full and cannot be made longer: its least used item goes. There is one, or there were room.
             let Some(place) = self.index.weakest(write.hash) else { break };
-            self.evict(place, false);
+            // It has the same line as the key that comes, though not the same hash; no ghost is left that would need it.
+            self.evict(place, write.hash, false);
         }
         self.grow_index();
     }
@@ -612,7 +612,7 @@ impl Engine {
             return Reply::Exists;
         }
         if !delete.invalidate && !delete.drop_value {
-            self.remove(found.place, found.location);
+            self.remove(found, hash);
             return Reply::Deleted;
         }
         let new_expiry = delete.touch.map(|exptime| exptime.expiry(now.seconds()));

@@ -221,6 +221,16 @@ impl Index {
         link_of(line).map_or(Look::Nothing, |line| Look::Line(Ahead { line, ..*ahead }))
     }
 
+    /// Asks the cache for the overflow lines of hashes whose first lines hold nothing that they want.
+    #[inline]
+    pub fn prefetch_behind(&self, hashes: impl Iterator<Item = u64>) {
+        for hash in hashes {
+            if let Look::Line(next) = self.look(&self.ahead(hash)) {
+                self.prefetch(&next);
+            }
+        }
+    }
+
     /// The live slot with this hash whose location `is_it`.
     #[inline]
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(Location) -> bool) -> Option<Place> {

@@ -281,8 +281,8 @@ impl Engine {
 
     /// Walks the whole structure and panics where it contradicts itself. For tests: O(items).
     pub fn verify(&self) {
-        self.index.verify(|location| self.index.hash(&Key::new(self.log.record(location).key())));
-        self.log.verify(|location| self.place_of(location).is_some());
+        self.index.verify(|location| self.hash_at(location));
+        self.log.verify(|location| self.place_of(location, self.hash_at(location)).is_some());
         let records = self.index.live as u64;
         assert_eq!(records, self.log.live_items());
     }
