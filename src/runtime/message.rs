@@ -46,6 +46,7 @@ struct RequestHead {
     framing: Head,
     key_bytes: u16,
     key_encoded: bool,
+    key_tagged: bool,
     words_bytes: u16,
     value_bytes: u32,
     carried: Carried,
@@ -103,6 +104,7 @@ pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>,
         framing: framing.head,
         key_bytes: key.len() as u16,
         key_encoded: command.key.encoded,
+        key_tagged: command.key.tagged,
         words_bytes: words.len() as u16,
         value_bytes: inline.len() as u32,
         carried,
@@ -132,9 +134,10 @@ pub unsafe fn read_request(payload: &[u8]) -> Request<'_> {
         Carried::Body(body) => Value::Body(body),
         &Carried::Dropped(bytes) => Value::Dropped { bytes },
     };
+    let key = Key { bytes: key, hash: head.hash, encoded: head.key_encoded, tagged: head.key_tagged };
     Request {
         ticket: head.ticket,
-        command: Command { key: Key { bytes: key, hash: head.hash, encoded: head.key_encoded }, verb: head.verb, value },
+        command: Command { key, verb: head.verb, value },
         framing: Framing { head: head.framing, words },
     }
 }
