@@ -122,7 +122,7 @@ pub struct Incoming<'a> {
 pub enum Merge {
     /// The incoming item is what the key has now.
     Taken,
-    /// What was here is as new or newer, or the incoming item is already expired or flushed.
+    /// What was here is as new or newer, or the incoming item is already expired or flushed, or its version is from no clock.
     Kept,
     /// No memory now: try again after a `tick`.
     Busy,
