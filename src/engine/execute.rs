@@ -133,10 +133,15 @@ impl Engine {
         }
     }
 
-    /// What a reply tells about the item at `location`.
+    /// What a reply tells about the item of a slot.
     #[inline]
     pub(super) fn item(&self, slot: Slot, now: Seconds) -> Item<'_> {
-        let record = self.log.record(slot.location());
+        self.item_of(self.log.record(slot.location()), slot.fetched(), now)
+    }
+
+    /// What a reply tells about the item in a record.
+    #[inline]
+    fn item_of<'e>(&'e self, record: Record<'e>, fetched: bool, now: Seconds) -> Item<'e> {
         let (value, body_bytes) = match record.is_body() {
             false => (Value::Bytes(record.value()), 0),
             true => {
@@ -153,7 +158,7 @@ impl Engine {
             remaining_s: expiry.remaining(now),
             total_bytes: (record.record_bytes() + body_bytes) as u32,
             stored_bytes: 0,
-            fetched: slot.fetched(),
+            fetched,
             idle_s: record.idle_s(now),
             won: false,
             stale: record.stale(),
@@ -165,24 +170,31 @@ impl Engine {
     fn get<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Instant) -> Reply<'e> {
         let seconds = now.seconds();
         let hash = self.index.hash(key);
-        let log = &self.log;
-        let Some(place) = self.index.find(hash, |location| log.record(location).key() == key.bytes) else {
+        let (log, mut record_bytes) = (&self.log, 0);
+        let found = self.index.find(hash, |location| {
+            let record = log.record(location);
+            record_bytes = record.record_bytes();
+            record.key() == key.bytes
+        });
+        let Some(place) = found else {
             return self.get_absent(key, get, now);
         };
         let slot = self.index.slot(place);
-        let header = self.log.header_mut(slot.location());
+        let location = slot.location();
+        let header = self.log.bytes_mut(location, record_bytes);
         if item::unreadable(header, seconds, self.fence) {
-            self.found_unreadable(Found { place, location: slot.location() }, hash, seconds);
+            self.found_unreadable(Found { place, location }, hash, seconds);
             return self.get_absent(key, get, now);
         }
         let writes = get.touch.is_some() || get.recache_s.is_some();
         if writes || get.peek || (get.meta && item::is_marked(header)) {
-            return self.get_unusual(Found { place, location: slot.location() }, *get, seconds);
+            return self.get_unusual(Found { place, location }, *get, seconds);
         }
         let idle_s = item::idle_s(header, seconds);
         item::used(header, seconds);
         self.index.touch(place, true);
-        Reply::Item(Item { idle_s, ..self.item(slot, seconds) })
+        let record = self.log.record_of(location, record_bytes);
+        Reply::Item(Item { idle_s, ..self.item_of(record, slot.fetched(), seconds) })
     }
 
     /// A read of what is not there.

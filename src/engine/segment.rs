@@ -267,6 +267,13 @@ impl Log {
         Record::new(unsafe { std::slice::from_raw_parts(head, bytes) })
     }
 
+    /// The record of this length at a location, for one who has seen it just now.
+    #[inline]
+    pub fn record_of(&self, location: Location, bytes: usize) -> Record<'_> {
+        // SAFETY: in bounds (asserted in `pointer`); as in `record`.
+        Record::new(unsafe { std::slice::from_raw_parts(self.pointer(location, bytes), bytes) })
+    }
+
     /// The header of a record that is there, to change.
     #[inline]
     pub fn header_mut(&mut self, location: Location) -> &mut [u8] {
