@@ -188,7 +188,7 @@ fn main() {
     let per_item = 18 + 16 + value_bytes + 4 + 16;
     let memory = (items as usize * per_item * 5 / 4).next_multiple_of(1 << 20) + (8 << 20);
     let arena = Arena::new(memory, memory, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::new(options, Arc::clone(&arena));
     let value = vec![b'v'; value_bytes];
     let start = cpu_ns();

@@ -78,7 +78,7 @@ struct Cache {
 impl Cache {
     fn new(memory_bytes: usize) -> Self {
         let arena = Arena::new(memory_bytes, memory_bytes, 1).unwrap();
-        let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+        let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
         Self { engine: Engine::with_secret(options, arena, [1, 2]), now: START }
     }
 

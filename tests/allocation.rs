@@ -27,7 +27,7 @@ fn core() -> Core {
     });
     let links = Links::mesh(&shared).remove(0);
     let engine =
-        Engine::new(engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false }, arena.clone());
+        Engine::new(engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None }, arena.clone());
     Core::new(Parts {
         shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), engine),
         links,

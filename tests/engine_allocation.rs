@@ -53,7 +53,7 @@ fn drive(engine: &mut Engine, number: u64, value: &[u8], now: Instant) {
 #[test]
 fn a_full_engine_allocates_nothing() {
     let arena = Arena::new(8 << 20, 8 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::with_secret(options, arena, [1, 2]);
     let value = [7; 700];
     let mut now = Instant::from_seconds(1_700_000_000);

@@ -140,7 +140,7 @@ fn when_sizes_shift_no_store_fails_and_memory_stays_in_its_bound() {
     const MEMORY_BYTES: usize = 16 << 20;
     let before = resident_bytes();
     let arena = Arena::new(MEMORY_BYTES, MEMORY_BYTES, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
     let mut random = Random(88_172_645_463_325_252);
     let (mut now, mut number) = (Instant::from_seconds(1_700_000_000), 1);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use oracle::Oracle;
 use pbcache::arena::{Arena, Body};
 use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
-use pbcache::engine::{Cursor, Engine, Incoming, Merge, Options};
+use pbcache::engine::{Cursor, Engine, Incoming, Merge, Options, Replication};
 use pbcache::key::Key;
 use pbcache::limits;
 use pbcache::time::{Expiry, Exptime, Instant};
@@ -179,7 +179,7 @@ struct Pair {
 impl Pair {
     fn new(stream: &Stream, seed: u64) -> Self {
         let arena = Arena::new(stream.memory_bytes, stream.memory_bytes, 1).unwrap();
-        let options = Options { item_bytes_max: 256 << 10, core: 0, cores: 1, eviction_disabled: false };
+        let options = Options { item_bytes_max: 256 << 10, core: 0, cores: 1, eviction_disabled: false, replication: None };
         Self {
             engine: Engine::with_secret(options, arena.clone(), [seed, !seed]),
             arena,
@@ -393,7 +393,7 @@ fn a_store_above_the_limit_is_refused_and_removes_the_old_value() {
 fn versions_rise_and_never_meet() {
     const CORES: u16 = 5;
     let arena = Arena::new(8 << 20, 8 << 20, CORES.into()).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: CORES, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: CORES, eviction_disabled: false, replication: None };
     let mut seen = std::collections::HashSet::new();
     for core in 0..CORES {
         let mut shard = Engine::with_secret(Options { core, ..options }, arena.clone(), [1, 2]);
@@ -417,7 +417,7 @@ fn versions_rise_and_never_meet() {
 fn memory_moves_between_shards_with_the_load() {
     const CORES: u16 = 8;
     let arena = Arena::new(8 << 20, 8 << 20, CORES.into()).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: CORES, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: CORES, eviction_disabled: false, replication: None };
     let mut shards: Vec<_> =
         (0..CORES).map(|core| Engine::with_secret(Options { core, ..options }, arena.clone(), [core.into(), 99])).collect();
     let mut random = Random(77);
@@ -469,7 +469,7 @@ fn memory_moves_between_shards_with_the_load() {
 #[test]
 fn a_changed_limit_is_kept_within_some_ticks() {
     let arena = Arena::new(16 << 20, 32 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
     let mut number = 0u64;
     let mut write = |engine: &mut Engine, count: u64| {
@@ -501,7 +501,7 @@ fn a_changed_limit_is_kept_within_some_ticks() {
 #[test]
 fn expired_items_leave_by_themselves() {
     let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
     for number in 0..50_000u64 {
         let key = format!("key{number}");
@@ -527,7 +527,8 @@ fn merges_commute_and_repeat_without_effect() {
     let values: Vec<Vec<u8>> = (0..6u8).map(|i| vec![i; 1 + usize::from(i) * 9]).collect();
     let incoming: Vec<_> =
         (0..60u64).map(|i| (format!("key{}", i % 7), (START.unix_ms << 16) + i % 5, &values[(i * 7 % 6) as usize])).collect();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false };
+    let replication = Some(Replication { buckets: 100, tombstone_s: 100 });
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
     let mut ends = Vec::new();
     for seed in 1..20u64 {
         let mut random = Random(seed * 77);
@@ -544,14 +545,15 @@ fn merges_commute_and_repeat_without_effect() {
                 expiry: Expiry::NEVER,
                 stale: false,
                 token_sent: false,
+                tombstone: version % 5 == 2,
             };
             assert_ne!(engine.merge(&incoming, START), Merge::Busy);
-            assert_eq!(engine.merge(&incoming, START), Merge::Kept);
+            assert!(matches!(engine.merge(&incoming, START), Merge::Kept { .. }));
         }
         engine.verify();
         let mut end = BTreeMap::new();
-        engine.walk(Cursor::default(), START, 1000, &mut |entry| {
-            end.insert(entry.key.to_vec(), (entry.item.cas, entry.item.value.to_vec()));
+        engine.walk_copies(Cursor::default(), START, 1000, &mut |copy| {
+            end.insert(copy.key.bytes.to_vec(), (copy.version, copy.tombstone, copy.value.to_vec()));
         });
         ends.push(end);
     }
@@ -561,7 +563,7 @@ fn merges_commute_and_repeat_without_effect() {
 #[test]
 fn without_eviction_a_full_engine_refuses_and_loses_nothing() {
     let arena = Arena::new(2 << 20, 2 << 20, 1).unwrap();
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: true };
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: true, replication: None };
     let mut engine = Engine::with_secret(options, arena.clone(), [3, 4]);
     let mut stored = Vec::new();
     for number in 0..40_000u64 {

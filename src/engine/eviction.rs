@@ -284,6 +284,8 @@ impl Engine {
         self.statistics.evicted_nonzero += u64::from(record.expiry() != Expiry::NEVER);
         self.statistics.evicted_time_s = u64::from(record.idle_s(self.now.seconds()));
         let body = record.is_body().then(|| record.body_id());
+        self.reap(location);
+        self.tombstones -= u64::from(self.log.record(location).is_tombstone());
         self.log.kill(location);
         match ghost {
             true => self.index.remove_to_ghost(place, hash),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::index::{Place, Slot};
 use super::item::{self, BODY_ID_BYTES, Record, Shape, Stamp};
 use super::segment::{self, Location, Pool};
-use super::{Engine, Incoming, Merge, number};
+use super::{Engine, number};
 use crate::arena::Body;
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
@@ -41,24 +41,26 @@ pub(super) enum Refusal {
 }
 
 /// An item about to be written.
-struct Write<'a> {
+pub(super) struct Write<'a> {
     key: &'a [u8],
     hash: u64,
     found: Option<Found>,
-    client_flags: u32,
-    expiry: Expiry,
-    cas_override: Option<u64>,
-    stale: bool,
-    token_sent: bool,
+    pub client_flags: u32,
+    pub expiry: Expiry,
+    pub cas_override: Option<u64>,
+    pub stale: bool,
+    pub token_sent: bool,
     fetched: bool,
     /// The version to write with; `None` for the next one.
-    version: Option<u64>,
+    pub version: Option<u64>,
+    /// The key is deleted, and this says so to older copies.
+    pub tombstone: bool,
     source: Source<'a>,
 }
 
 /// Where the bytes of a value come from.
 #[derive(Clone, Copy)]
-enum Source<'a> {
+pub(super) enum Source<'a> {
     /// A value that replaces the old one.
     New(Value<'a>),
     /// The old value and this behind it.
@@ -98,16 +100,20 @@ impl Engine {
         let log = &self.log;
         let place = self.index.find(hash, |location| log.record(location).key() == key)?;
         let location = self.index.slot(place).location();
-        if log.record(location).unreadable(now, self.fence) {
-            self.found_unreadable(Found { place, location }, hash, now);
+        let record = log.record(location);
+        if record.unreadable(now, self.fence) || record.is_tombstone() {
+            self.found_hidden(Found { place, location }, hash, now);
             return None;
         }
         Some(Found { place, location })
     }
 
-    /// Removes an item that a command came upon out of its time, and counts what the command missed.
+    /// Removes an item that a command came upon out of its time, and counts what the command missed. A tombstone stays.
     #[cold]
-    fn found_unreadable(&mut self, found: Found, hash: u64, now: Seconds) {
+    fn found_hidden(&mut self, found: Found, hash: u64, now: Seconds) {
+        if self.log.record(found.location).is_tombstone() {
+            return;
+        }
         let expired = self.log.record(found.location).expiry().expired(now);
         self.statistics.found_expired += u64::from(expired);
         self.statistics.found_flushed += u64::from(!expired);
@@ -119,6 +125,7 @@ impl Engine {
         let expired = self.log.record(found.location).expiry().expired(now);
         self.statistics.expired += u64::from(expired);
         self.statistics.expired_unfetched += u64::from(expired && !self.index.slot(found.place).fetched());
+        self.reap(found.location);
         self.remove(found, hash);
     }
 
@@ -126,6 +133,7 @@ impl Engine {
     pub(super) fn remove(&mut self, found: Found, hash: u64) {
         let record = self.log.record(found.location);
         let body = record.is_body().then(|| record.body_id());
+        self.tombstones -= u64::from(record.is_tombstone());
         self.log.kill(found.location);
         self.index.remove(found.place, hash);
         if let Some(id) = body {
@@ -182,13 +190,13 @@ impl Engine {
         let slot = self.index.slot(place);
         let location = slot.location();
         let header = self.log.bytes_mut(location, record_bytes);
-        if item::unreadable(header, seconds, self.fence) {
-            self.found_unreadable(Found { place, location }, hash, seconds);
+        if item::hidden(header, seconds, self.fence) {
+            self.found_hidden(Found { place, location }, hash, seconds);
             return self.get_absent(key, get, now);
         }
         let writes = get.touch.is_some() || get.recache_s.is_some();
         if writes || get.peek || (get.meta && item::is_marked(header)) {
-            return self.get_unusual(Found { place, location }, *get, seconds);
+            return self.get_unusual(Found { place, location }, *get, now);
         }
         let idle_s = item::idle_s(header, seconds);
         item::used(header, seconds);
@@ -206,7 +214,8 @@ impl Engine {
     }
 
     /// A read that also writes, or that wants to know what was before it.
-    fn get_unusual<'e>(&'e mut self, mut found: Found, get: Get, now: Seconds) -> Reply<'e> {
+    fn get_unusual<'e>(&'e mut self, mut found: Found, get: Get, moment: Instant) -> Reply<'e> {
+        let now = moment.seconds();
         let slot = self.index.slot(found.place);
         let before = self.item(slot, now);
         let (fetched, idle_s, remaining_s, token_sent) = (before.fetched, before.idle_s, before.remaining_s, before.token_sent);
@@ -228,6 +237,9 @@ impl Engine {
         }
         if let Some(exptime) = get.touch {
             found.location = self.set_expiry(found, exptime.expiry(now), now);
+        }
+        if won || get.touch.is_some() {
+            self.renew(found.location, moment);
         }
         let mut item = Item { won, token_sent, fetched, idle_s, ..self.item(self.index.slot(found.place), now) };
         if get.remaining_before {
@@ -292,7 +304,7 @@ impl Engine {
         if store.remove_on_failure && matches!(reply, Reply::Error(_)) {
             let hash = self.index.hash(key);
             if let Some(found) = self.find(hash, key.bytes, now.seconds()) {
-                self.remove(found, hash);
+                self.delete_found(key.bytes, hash, found, now);
             }
         }
         reply
@@ -386,7 +398,7 @@ impl Engine {
     }
 
     /// `put` of an item that is not there: nothing needs to be looked at again.
-    fn put_absent(&mut self, write: &Write<'_>, now: Instant) -> Result<u64, Refusal> {
+    pub(super) fn put_absent(&mut self, write: &Write<'_>, now: Instant) -> Result<u64, Refusal> {
         for _ in 0..TRIES_MAX {
             match self.put(write, now) {
                 Err(Refusal::Again) => {}
@@ -397,7 +409,7 @@ impl Engine {
     }
 
     /// Writes an item. On success its version; on a refusal nothing changed, but others may have been evicted.
-    fn put(&mut self, write: &Write<'_>, now: Instant) -> Result<u64, Refusal> {
+    pub(super) fn put(&mut self, write: &Write<'_>, now: Instant) -> Result<u64, Refusal> {
         let value_bytes = self.source_bytes(write);
         let mut shape = Shape {
             key_bytes: write.key.len(),
@@ -405,6 +417,7 @@ impl Engine {
             client_flags: write.client_flags,
             cas_override: write.cas_override,
             body: false,
+            tombstone: write.tombstone,
         };
         let mut body = None;
         if value_bytes > self.log.record_bytes_max() || shape.record_bytes() > self.log.record_bytes_max() {
@@ -420,6 +433,10 @@ impl Engine {
             self.make_room(now)?;
             return Err(Refusal::Again);
         }
+        if write.found.is_none() && self.tombstones > 0 {
+            self.unearth(write.hash, write.key);
+        }
+        self.tombstones += u64::from(write.tombstone);
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
         let target = self.log.append(pool, group, shape.record_bytes(), write.expiry, version);
@@ -442,47 +459,6 @@ impl Engine {
                 version
             }
             None => self.next_version(now),
-        }
-    }
-
-    /// See `Engine::merge`.
-    pub(super) fn merge_item(&mut self, incoming: &Incoming<'_>, now: Instant) -> Merge {
-        if now != self.now {
-            self.advance(now);
-        }
-        let seconds = now.seconds();
-        if incoming.expiry.expired(seconds) || incoming.version < self.fence || incoming.version >= VERSION_END {
-            return Merge::Kept;
-        }
-        let hash = self.index.hash(&incoming.key);
-        for _ in 0..TRIES_MAX {
-            let found = self.find(hash, incoming.key.bytes, seconds);
-            if found.is_some_and(|found| !self.is_newer(incoming, found)) {
-                return Merge::Kept;
-            }
-            let mut write = Write::new(incoming.key.bytes, hash, found, Source::New(incoming.value));
-            (write.client_flags, write.cas_override) = (incoming.client_flags, incoming.cas_override);
-            (write.expiry, write.version) = (incoming.expiry, Some(incoming.version));
-            (write.stale, write.token_sent) = (incoming.stale, incoming.token_sent);
-            match self.put(&write, now) {
-                Ok(_) => return Merge::Taken,
-                Err(Refusal::Again) => {}
-                Err(_) => return Merge::Busy,
-            }
-        }
-        Merge::Busy
-    }
-
-    /// Whether an incoming item is newer than the one here, or as new with greater bytes.
-    fn is_newer(&self, incoming: &Incoming<'_>, found: Found) -> bool {
-        let record = self.log.record(found.location);
-        if incoming.version != record.version() {
-            return incoming.version > record.version();
-        }
-        match (self.item(self.index.slot(found.place), Seconds(0)).value, incoming.value) {
-            (Value::Bytes(here), Value::Bytes(there)) => there > here,
-            // Rare, and long: compared on the heap.
-            (here, there) => there.to_vec() > here.to_vec(),
         }
     }
 
@@ -532,6 +508,7 @@ impl Engine {
         let Some(found) = write.found else { unreachable!("written over nothing") };
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
+        self.tombstones += u64::from(write.tombstone);
         let at = shape.value_offset();
         let old_bytes = self.log.record(found.location).value().len();
         let record = self.log.record_mut(found.location);
@@ -624,8 +601,7 @@ impl Engine {
             return Reply::Exists;
         }
         if !delete.invalidate && !delete.drop_value {
-            self.remove(found, hash);
-            return Reply::Deleted;
+            return self.delete_found(key.bytes, hash, found, now);
         }
         let new_expiry = delete.touch.map(|exptime| exptime.expiry(now.seconds()));
         if !delete.drop_value && delete.cas_new.is_none() && record.cas_override().is_none() {
@@ -736,7 +712,8 @@ impl Engine {
         let Some(found) = self.find(hash, key.bytes, seconds) else { return Reply::NotFound };
         self.index.touch(found.place, true);
         item::used(self.log.header_mut(found.location), seconds);
-        self.set_expiry(found, exptime.expiry(seconds), seconds);
+        let location = self.set_expiry(found, exptime.expiry(seconds), seconds);
+        self.renew(location, now);
         let item = self.item(self.index.slot(found.place), seconds);
         Reply::Touched(Item {
             client_flags: item.client_flags,
@@ -765,7 +742,7 @@ impl Refusal {
 }
 
 impl<'a> Write<'a> {
-    fn new(key: &'a [u8], hash: u64, found: Option<Found>, source: Source<'a>) -> Self {
+    pub(super) fn new(key: &'a [u8], hash: u64, found: Option<Found>, source: Source<'a>) -> Self {
         Self {
             key,
             hash,
@@ -777,6 +754,7 @@ impl<'a> Write<'a> {
             token_sent: false,
             fetched: false,
             version: None,
+            tombstone: false,
             source,
         }
     }
@@ -848,8 +826,5 @@ fn write_body(body: &mut Body, mut at: usize, source: &Body) {
     }
 }
 
-/// No clock gives versions from here on (the year 6429); were one taken, no later write here could be newer.
-const VERSION_END: u64 = 1 << 63;
-
 /// Times that a write looks again after making room. Each time room was made for it, so one more look finds it.
-const TRIES_MAX: usize = 8;
+pub(super) const TRIES_MAX: usize = 8;

@@ -4,7 +4,7 @@
 //!   0         8        12     16      18
 //!   | version | expiry | word | marks | client flags 4 B if not 0 | CAS 8 B if set by a client | key | value | 0..3 B |
 //!
-//!   word  = value length 20 bits | key length 8 bits | has client flags 1 | has CAS 1 | value is a body 1 | unused 1
+//!   word  = value length 20 bits | key length 8 bits | has client flags 1 | has CAS 1 | value is a body 1 | tombstone 1
 //!   marks = stale 1 | token sent 1 | seconds from writing to last use 14 bits
 //! ```
 //!
@@ -24,6 +24,8 @@ pub(super) struct Shape {
     pub client_flags: u32,
     pub cas_override: Option<u64>,
     pub body: bool,
+    /// The key was deleted: nothing to read, but older copies from elsewhere must not come back.
+    pub tombstone: bool,
 }
 
 /// What changes about a record while it lies there.
@@ -58,7 +60,8 @@ impl Shape {
             | (self.key_bytes as u32) << KEY_SHIFT
             | if self.client_flags != 0 { FLAGS_BIT } else { 0 }
             | if self.cas_override.is_some() { CAS_BIT } else { 0 }
-            | if self.body { BODY_BIT } else { 0 };
+            | if self.body { BODY_BIT } else { 0 }
+            | if self.tombstone { TOMBSTONE_BIT } else { 0 };
         record[8..12].copy_from_slice(&stamp.expiry.0.to_le_bytes());
         record[12..16].copy_from_slice(&word.to_le_bytes());
         record[..8].copy_from_slice(&stamp.version.to_le_bytes());
@@ -137,6 +140,12 @@ impl<'a> Record<'a> {
         self.word() & BODY_BIT != 0
     }
 
+    /// Whether the record only says that its key was deleted.
+    #[inline]
+    pub fn is_tombstone(&self) -> bool {
+        self.word() & TOMBSTONE_BIT != 0
+    }
+
     #[inline]
     fn key_offset(&self) -> usize {
         let word = self.word();
@@ -191,6 +200,7 @@ impl<'a> Record<'a> {
             client_flags: self.client_flags(),
             cas_override: self.cas_override(),
             body: self.is_body(),
+            tombstone: self.is_tombstone(),
         }
     }
 
@@ -223,10 +233,10 @@ pub(super) fn restamp(record: &mut [u8], stamp: Stamp) {
     record[16..18].copy_from_slice(&marks(stamp, 0).to_le_bytes());
 }
 
-/// Whether a header tells of an item out of its time or from before a flush: `Record::unreadable` without the rest.
+/// Whether a header tells of nothing that a client may see: out of its time, from before a flush, or a tombstone.
 #[inline]
-pub(super) fn unreadable(header: &[u8], now: Seconds, fence: u64) -> bool {
-    Expiry(u32_at(header, 8)).expired(now) || u64_at(header, 0) < fence
+pub(super) fn hidden(header: &[u8], now: Seconds, fence: u64) -> bool {
+    Expiry(u32_at(header, 8)).expired(now) || u64_at(header, 0) < fence || u32_at(header, 12) & TOMBSTONE_BIT != 0
 }
 
 /// Whether a header has a mark that meta commands look at.
@@ -331,6 +341,7 @@ const KEY_MASK: u32 = 0xff;
 const FLAGS_BIT: u32 = 1 << 28;
 const CAS_BIT: u32 = 1 << 29;
 const BODY_BIT: u32 = 1 << 30;
+const TOMBSTONE_BIT: u32 = 1 << 31;
 const STALE_BIT: u16 = 1;
 const TOKEN_BIT: u16 = 2;
 const TIME_SHIFT: u32 = 2;
@@ -351,7 +362,8 @@ mod tests {
         for client_flags in [0, 7] {
             for cas_override in [None, Some(9)] {
                 for value in [&b""[..], b"v", b"value of some length"] {
-                    let shape = Shape { key_bytes: 3, value_bytes: value.len(), client_flags, cas_override, body: false };
+                    let shape =
+                        Shape { key_bytes: 3, value_bytes: value.len(), client_flags, cas_override, ..Shape::default() };
                     let stamp = Stamp { version: 5 << 40, expiry: Expiry(77), stale: true, token_sent: false };
                     let mut bytes = vec![0xee; shape.record_bytes()];
                     shape.write(&mut bytes, b"key", stamp);

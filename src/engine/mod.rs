@@ -21,7 +21,7 @@
 //!
 //! Single-threaded, no locks, no clock, no I/O. Everything that the engine holds is charged to the [`Arena`].
 //!
-//! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `index`, `item`, `segment`, `eviction`,
+//! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`, `item`, `segment`, `eviction`,
 //! `upkeep`, `number`. Not here: bytes of a protocol, other cores.
 //! The layout follows Segcache (NSDI'21), the eviction S3-FIFO (SOSP'23).
 
@@ -29,10 +29,11 @@ use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::command::{Command, Reply, Value};
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::limits;
 use crate::time::{Expiry, Instant};
 
+mod copies;
 mod eviction;
 mod execute;
 mod index;
@@ -57,6 +58,17 @@ pub struct Options {
     pub cores: u16,
     /// `-M`: a full engine answers `OutOfMemory` instead of evicting.
     pub eviction_disabled: bool,
+    /// Other nodes hold copies, or may: what a lone node need not keep.
+    pub replication: Option<Replication>,
+}
+
+/// What an engine keeps for the sake of copies elsewhere: tombstones of deleted keys, fences where they are gone, a new version for every change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replication {
+    /// Buckets of the ring.
+    pub buckets: u32,
+    /// Seconds that a tombstone stays. Longer than a copy may be on its way.
+    pub tombstone_s: u32,
 }
 
 /// The items of one shard.
@@ -79,6 +91,12 @@ pub struct Engine {
     walked: Option<Instant>,
     /// Hash of an evicted key whose new item is being written, in case the write must look again.
     returning: Option<u64>,
+    /// Version that the last change was given, until it is taken.
+    changed: Option<u64>,
+    /// Tombstones among the records.
+    tombstones: u64,
+    /// By partition, the greatest version of a tombstone that is no longer here. Empty on a lone node.
+    fences: Box<[u64]>,
     /// The totals; what is now is put together when asked.
     statistics: Statistics,
 }
@@ -115,6 +133,8 @@ pub struct Incoming<'a> {
     pub stale: bool,
     /// A client was told to fill it.
     pub token_sent: bool,
+    /// There is no item: the key was deleted with this version.
+    pub tombstone: bool,
 }
 
 /// What came of a merge.
@@ -122,8 +142,11 @@ pub struct Incoming<'a> {
 pub enum Merge {
     /// The incoming item is what the key has now.
     Taken,
-    /// What was here is as new or newer, or the incoming item is already expired or flushed, or its version is from no clock.
-    Kept,
+    /// What was here is as new or newer, or the incoming item is already expired, flushed or fenced off, or its version is from no clock.
+    Kept {
+        /// The version that the incoming item lost to: what is written to win must be newer.
+        version: u64,
+    },
     /// No memory now: try again after a `tick`.
     Busy,
 }
@@ -188,6 +211,9 @@ impl Engine {
             sweep: Sweep::default(),
             walked: None,
             returning: None,
+            changed: None,
+            tombstones: 0,
+            fences: vec![0; if options.replication.is_some() { key::PARTITIONS_COUNT as usize } else { 0 }].into(),
             statistics: Statistics::default(),
         }
     }
@@ -259,19 +285,19 @@ impl Engine {
     /// Visits readable items from `cursor` on, about `budget` of them; `None` when the walk is over. An item that is there
     /// during the whole walk is visited at least once.
     pub fn walk(&mut self, cursor: Cursor, now: Instant, budget: u32, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Cursor> {
-        self.walk_lines(cursor, now, budget, visit)
-    }
-
-    /// Takes an item from elsewhere (replication, hints, transfer, restart), if it is newer than what is here: the higher version
-    /// wins, at equal versions the greater value bytes. Commutative, associative, idempotent.
-    pub fn merge(&mut self, incoming: &Incoming<'_>, now: Instant) -> Merge {
-        self.merge_item(incoming, now)
+        let seconds = now.seconds();
+        self.walk_lines(cursor, now, budget, &mut |engine, slot| {
+            let record = engine.log.record(slot.location());
+            if !record.is_tombstone() {
+                visit(Entry { key: record.key(), item: engine.item(slot, seconds) });
+            }
+        })
     }
 
     /// The figures now. O(1).
     pub fn statistics(&self) -> Statistics {
         Statistics {
-            items_count: self.index.live as u64,
+            items_count: self.index.live as u64 - self.tombstones,
             item_bytes: (self.log.live_bytes + self.log.bodies_bytes()) as u64,
             index_bytes: self.index.bytes() as u64,
             segment_bytes: self.log.held_bytes() as u64,
@@ -302,6 +328,7 @@ impl Engine {
         let least = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
         let step = u64::from(self.options.cores).next_power_of_two();
         self.last_version = least + (u64::from(self.options.core).wrapping_sub(least) & (step - 1));
+        self.changed = Some(self.last_version);
         self.last_version
     }
 }

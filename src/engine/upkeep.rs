@@ -12,7 +12,7 @@
 
 use super::eviction::Reason;
 use super::index::Slot;
-use super::{Cursor, Engine, Entry};
+use super::{Cursor, Engine};
 use crate::key::Key;
 use crate::time::Instant;
 
@@ -156,7 +156,7 @@ impl Engine {
         cursor: Cursor,
         now: Instant,
         budget: u32,
-        visit: &mut dyn FnMut(Entry<'_>),
+        visit: &mut dyn FnMut(&Self, Slot),
     ) -> Option<Cursor> {
         if now != self.now {
             self.advance(now);
@@ -172,7 +172,7 @@ impl Engine {
                 visited += 1;
                 let record = self.log.record(slot.location());
                 if !record.unreadable(seconds, self.fence) {
-                    visit(Entry { key: record.key(), item: self.item(slot, seconds) });
+                    visit(self, slot);
                 }
             });
             if !there {

@@ -178,6 +178,7 @@ impl Starter<'_> {
             core: index,
             cores: options.cores,
             eviction_disabled: options.evictions_disabled,
+            replication: None,
         };
         let protocol = protocol::Options {
             item_bytes_max: options.item_bytes_max,

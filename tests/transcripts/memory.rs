@@ -60,7 +60,7 @@ impl Memory {
     pub fn new(options: &Options, cut: Cut) -> Self {
         let item_bytes_max = options.max_item_size.unwrap_or(limits::ITEM_BYTES_DEFAULT as u32);
         let arena = Arena::new(64 << 20, 64 << 20, 1).expect("an arena");
-        let engine_options = engine::Options { item_bytes_max, core: 0, cores: 1, eviction_disabled: false };
+        let engine_options = engine::Options { item_bytes_max, core: 0, cores: 1, eviction_disabled: false, replication: None };
         let seed = if let Cut::Random { seed } = cut { seed } else { 1 };
         Self {
             engine: Engine::new(engine_options, arena.clone()),

@@ -1,0 +1,302 @@
+//! Items that other nodes hold too: how two copies become one, and what stays of a deleted one.
+//!
+//! ```text
+//!   merge:      greater version > tombstone > greater (value, flags, expiry, ..)        the same whichever comes first
+//!   tombstone:  a record without a value, until its time is over or memory is needed; then only a fence stays:
+//!   fences:     | 0 | v | 0 | ... |   one a partition: a copy of an absent key with a version up to v is refused
+//! ```
+//!
+//! A fence may refuse a copy that nobody deleted: a miss, never a deleted item that returns. A lone node has neither.
+//!
+//! Lives here: merge, export, tombstones, fences. Not here: who else holds a copy, what travels (`cluster`, `shard`).
+//! Merge is the last-writer-wins register of Shapiro et al., *Conflict-free Replicated Data Types*, with a total order on ties.
+
+use std::cmp::Ordering;
+
+use super::execute::{Found, Refusal, Source, TRIES_MAX, Write};
+use super::index::{Place, Slot};
+use super::item::{self, Stamp};
+use super::segment::Location;
+use super::{Cursor, Engine, Incoming, Merge};
+use crate::command::{Reply, Value};
+use crate::key::{self, Key};
+use crate::time::{Expiry, Instant, Seconds};
+
+impl Engine {
+    /// Takes an item from elsewhere (replication, hints, transfer, restart), if it is newer than what is here: the higher version
+    /// wins, at equal versions a tombstone, then the greater value bytes. Commutative, associative, idempotent.
+    pub fn merge(&mut self, incoming: &Incoming<'_>, now: Instant) -> Merge {
+        self.merge_past(incoming, now, false)
+    }
+
+    /// As `merge`; `exempt` from the fence of its partition is what a holder streams that has just announced what it has.
+    pub fn merge_past(&mut self, incoming: &Incoming<'_>, now: Instant, exempt: bool) -> Merge {
+        if now != self.now {
+            self.advance(now);
+        }
+        let seconds = now.seconds();
+        if incoming.version < self.fence || incoming.version >= VERSION_END {
+            return Merge::Kept { version: self.fence };
+        }
+        let hash = self.index.hash(&incoming.key);
+        for _ in 0..TRIES_MAX {
+            let here = self.locate(hash, incoming.key.bytes, seconds);
+            match here {
+                Some((_, location)) if self.order(incoming, location) != Ordering::Greater => {
+                    return Merge::Kept { version: self.log.record(location).version() };
+                }
+                None if !exempt && incoming.version <= self.fence_of(&incoming.key) => {
+                    return Merge::Kept { version: self.fence_of(&incoming.key) };
+                }
+                _ => {}
+            }
+            let found = here.map(|(place, location)| Found { place, location });
+            let found = found.filter(|found| !self.log.record(found.location).is_tombstone());
+            if incoming.expiry.expired(seconds) {
+                // What it would have overwritten is gone all the same.
+                if let Some((place, location)) = here {
+                    self.remove(Found { place, location }, hash);
+                }
+                self.observe(incoming.version);
+                return Merge::Taken;
+            }
+            let mut write = Write::new(incoming.key.bytes, hash, found, Source::New(incoming.value));
+            (write.client_flags, write.cas_override) = (incoming.client_flags, incoming.cas_override);
+            (write.expiry, write.version) = (incoming.expiry, Some(incoming.version));
+            (write.stale, write.token_sent, write.tombstone) = (incoming.stale, incoming.token_sent, incoming.tombstone);
+            match self.put(&write, now) {
+                Ok(_) => return Merge::Taken,
+                Err(Refusal::Again) => {}
+                Err(_) => return Merge::Busy,
+            }
+        }
+        Merge::Busy
+    }
+
+    /// The item of a key as it would travel, or its tombstone. Does not count as a use.
+    pub fn copy_of(&mut self, key: &Key<'_>, now: Instant) -> Option<Incoming<'_>> {
+        if now != self.now {
+            self.advance(now);
+        }
+        let hash = self.index.hash(key);
+        let (place, _) = self.locate(hash, key.bytes, now.seconds())?;
+        Some(self.incoming(self.index.slot(place)))
+    }
+
+    /// Whether a readable item of this key is here. Does not count as a use.
+    pub fn contains(&mut self, key: &Key<'_>, now: Instant) -> bool {
+        self.copy_of(key, now).is_some_and(|copy| !copy.tombstone)
+    }
+
+    /// Deletes what this key has here up to `version`, and leaves a tombstone of that version: what a delete does whose item is
+    /// elsewhere.
+    pub fn bury(&mut self, key: &Key<'_>, version: u64, now: Instant) -> Merge {
+        self.merge_past(&self.tombstone(*key, version, now), now, true)
+    }
+
+    /// A tombstone that would bury everything up to `version`.
+    pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Instant) -> Incoming<'k> {
+        Incoming {
+            key,
+            value: Value::EMPTY,
+            client_flags: 0,
+            version,
+            cas_override: None,
+            expiry: self.tombstone_expiry(now),
+            stale: false,
+            token_sent: false,
+            tombstone: true,
+        }
+    }
+
+    /// Removes the item or tombstone of a key without a trace, unless it is newer than `version`: another node has it.
+    pub fn forget(&mut self, key: &Key<'_>, version: u64, now: Instant) -> bool {
+        let hash = self.index.hash(key);
+        match self.locate(hash, key.bytes, now.seconds()) {
+            Some((place, location)) if self.log.record(location).version() <= version => {
+                self.remove(Found { place, location }, hash);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Visits what would travel, tombstones included: see `walk`.
+    pub fn walk_copies(
+        &mut self,
+        cursor: Cursor,
+        now: Instant,
+        budget: u32,
+        visit: &mut dyn FnMut(Incoming<'_>),
+    ) -> Option<Cursor> {
+        self.walk_lines(cursor, now, budget, &mut |engine, slot| visit(engine.incoming(slot)))
+    }
+
+    /// The version of the last change since this was last asked, if there was one.
+    #[inline]
+    pub fn take_change(&mut self) -> Option<u64> {
+        self.changed.take()
+    }
+
+    /// A version that no write so far has, and that later ones exceed.
+    pub fn new_version(&mut self, now: Instant) -> u64 {
+        let version = self.next_version(now);
+        self.changed = None;
+        version
+    }
+
+    /// Greatest version seen: this core's clock.
+    #[inline]
+    pub fn clock(&self) -> u64 {
+        self.last_version
+    }
+
+    /// Takes note of a version that another node has given: ours come behind it.
+    #[inline]
+    pub fn observe(&mut self, version: u64) {
+        self.last_version = self.last_version.max(version);
+    }
+
+    /// Everything below `version` is flushed. Fences only rise.
+    pub fn raise_fence(&mut self, version: u64) {
+        self.fence = self.fence.max(version);
+        self.observe(version);
+    }
+
+    /// Everything below this version was flushed.
+    #[inline]
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// Greatest version of a tombstone of this partition that is no longer here; 0 for none.
+    pub fn partition_fence(&self, partition: u32) -> u64 {
+        self.fences.get(partition as usize).copied().unwrap_or(0)
+    }
+
+    /// Raises the fence of a partition: what another node no longer remembers to be deleted is refused here too.
+    pub fn raise_partition_fence(&mut self, partition: u32, version: u64) {
+        if let Some(fence) = self.fences.get_mut(partition as usize) {
+            *fence = (*fence).max(version);
+        }
+    }
+
+    fn partition_of(&self, key: &Key<'_>) -> u32 {
+        let buckets = self.options.replication.map_or(1, |replication| replication.buckets);
+        key::partition_of(key::bucket_of(key.hash, buckets), buckets)
+    }
+
+    fn fence_of(&self, key: &Key<'_>) -> u64 {
+        if self.fences.is_empty() { 0 } else { self.partition_fence(self.partition_of(key)) }
+    }
+
+    fn tombstone_expiry(&self, now: Instant) -> Expiry {
+        let life_s = self.options.replication.map_or(0, |replication| replication.tombstone_s);
+        Expiry(now.seconds().0.saturating_add(life_s))
+    }
+
+    /// The record of a key, tombstone or not. One that is out of its time is removed.
+    fn locate(&mut self, hash: u64, key: &[u8], now: Seconds) -> Option<(Place, Location)> {
+        let log = &self.log;
+        let place = self.index.find(hash, |location| log.record(location).key() == key)?;
+        let location = self.index.slot(place).location();
+        if log.record(location).unreadable(now, self.fence) {
+            self.remove_unreadable(Found { place, location }, hash, now);
+            return None;
+        }
+        Some((place, location))
+    }
+
+    fn incoming(&self, slot: Slot) -> Incoming<'_> {
+        let record = self.log.record(slot.location());
+        let value = match record.is_body() {
+            true => Value::Body(self.log.body(record.body_id())),
+            false => Value::Bytes(record.value()),
+        };
+        Incoming {
+            key: Key::new(record.key()),
+            value,
+            client_flags: record.client_flags(),
+            version: record.version(),
+            cas_override: record.cas_override(),
+            expiry: record.expiry(),
+            stale: record.stale(),
+            token_sent: record.token_sent(),
+            tombstone: record.is_tombstone(),
+        }
+    }
+
+    /// How an incoming item stands to the one here. `Equal` only if they are the same in every byte.
+    fn order(&self, incoming: &Incoming<'_>, location: Location) -> Ordering {
+        let record = self.log.record(location);
+        let versions = incoming.version.cmp(&record.version());
+        let marks = versions.then_with(|| incoming.tombstone.cmp(&record.is_tombstone()));
+        if marks != Ordering::Equal || incoming.tombstone {
+            return marks;
+        }
+        let values = match (incoming.value, record.is_body()) {
+            (Value::Bytes(there), false) => there.cmp(record.value()),
+            // Rare, and long: compared on the heap.
+            (there, true) => there.to_vec().cmp(&self.log.body(record.body_id()).to_vec()),
+            (there, false) => there.to_vec().as_slice().cmp(record.value()),
+        };
+        let rest = |flags: u32, expiry: Expiry, cas: Option<u64>, stale: bool, token: bool| (flags, expiry, cas, stale, token);
+        values.then_with(|| {
+            let there = (incoming.client_flags, incoming.expiry, incoming.cas_override, incoming.stale, incoming.token_sent);
+            there.cmp(&rest(record.client_flags(), record.expiry(), record.cas_override(), record.stale(), record.token_sent()))
+        })
+    }
+
+    /// A change that writes no new record still makes a new version, where copies must follow it.
+    pub(super) fn renew(&mut self, location: Location, now: Instant) {
+        if self.options.replication.is_none() {
+            return;
+        }
+        let stamp = self.log.record(location).stamp();
+        let version = self.next_version(now);
+        let id = self.log.extent_of(location);
+        let extent = self.log.extent_mut(id);
+        extent.version_max = extent.version_max.max(version);
+        let header = self.log.header_mut(location);
+        item::restamp(header, Stamp { version, ..stamp });
+        item::used(header, now.seconds());
+    }
+
+    /// Deletes an item that is there: on a lone node without a trace.
+    pub(super) fn delete_found<'e>(&mut self, key: &[u8], hash: u64, found: Found, now: Instant) -> Reply<'e> {
+        if self.options.replication.is_none() {
+            self.remove(found, hash);
+            return Reply::Deleted;
+        }
+        self.remove(found, hash);
+        let mut write = Write::new(key, hash, None, Source::New(Value::EMPTY));
+        (write.tombstone, write.expiry) = (true, self.tombstone_expiry(now));
+        if self.put_absent(&write, now).is_err() {
+            // No memory for a tombstone: the fence keeps the item away as well, and some others.
+            let (version, partition) = (self.next_version(now), self.partition_of(&Key::new(key)));
+            self.raise_partition_fence(partition, version);
+        }
+        Reply::Deleted
+    }
+
+    /// Removes the tombstone of a key that is about to be written.
+    pub(super) fn unearth(&mut self, hash: u64, key: &[u8]) {
+        let log = &self.log;
+        if let Some(place) = self.index.find(hash, |location| log.record(location).key() == key) {
+            let location = self.index.slot(place).location();
+            self.remove(Found { place, location }, hash);
+        }
+    }
+
+    /// A record is about to go for want of memory or time: of a tombstone, a fence stays.
+    pub(super) fn reap(&mut self, location: Location) {
+        let record = self.log.record(location);
+        if record.is_tombstone() {
+            let (partition, version) = (self.partition_of(&Key::new(record.key())), record.version());
+            self.raise_partition_fence(partition, version);
+        }
+    }
+}
+
+/// No clock gives versions from here on (the year 6429); were one taken, no later write here could be newer.
+const VERSION_END: u64 = 1 << 63;
