@@ -306,6 +306,29 @@ impl Item<'static> {
     }
 }
 
+/// An item as another node or a disk holds it, with all that decides which of two is newer.
+#[derive(Clone, Copy, Debug)]
+pub struct Replica<'a> {
+    /// The key, in plain bytes.
+    pub key: Key<'a>,
+    /// The value.
+    pub value: Value<'a>,
+    /// Opaque flags of the client.
+    pub client_flags: u32,
+    /// The version that it was written with.
+    pub version: u64,
+    /// CAS that a client set instead of the version.
+    pub cas_override: Option<u64>,
+    /// Absolute expiry.
+    pub expiry: Expiry,
+    /// The item is stale.
+    pub stale: bool,
+    /// A client was told to fill it.
+    pub token_sent: bool,
+    /// There is no item: the key was deleted with this version.
+    pub tombstone: bool,
+}
+
 /// Why a command failed. `protocol` knows the words for each door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -316,6 +339,10 @@ pub enum Error {
     /// Arithmetic on something that is not a decimal number of at most 20 digits. Client's fault.
     /// `CLIENT_ERROR cannot increment or decrement non-numeric value`
     NonNumeric,
+    /// No node that could hold the key answered in time. `SERVER_ERROR no node for this key could be reached`
+    Unreachable,
+    /// The node that worked on the command went away, and to run it again could count it twice: incr, append, cas and their like.
+    Interrupted,
     /// Any other failure with its fixed text line, without the line end: `ERROR`, `CLIENT_ERROR bad data chunk`, ...
     Line(&'static str),
     /// A binary failure with its status and text.

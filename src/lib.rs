@@ -7,7 +7,7 @@
 //! | floor | modules | what they are |
 //! |---|---|---|
 //! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`buffer`], [`arena`], [`ring`] | plain types that every floor speaks |
-//! | 1 cores | [`protocol`], [`engine`] | sans-io state machines: bytes to commands, commands to replies |
+//! | 1 cores | [`protocol`], [`engine`], [`cluster`] | sans-io state machines: bytes to commands, commands to replies, words between nodes |
 //! | 2 shard | [`shard`] | what one core owns: routing, items, counters; still pure |
 //! | 3 runtime | [`runtime`] | glommio and io_uring: sockets, links between the cores, clocks |
 //! | 4 node | [`node`] | the control plane: options, start and stop, statistics |
@@ -36,6 +36,7 @@
 
 pub mod arena;
 pub mod buffer;
+pub mod cluster;
 pub mod command;
 pub mod engine;
 pub mod key;

@@ -108,6 +108,60 @@ pub const STARVED_MS_MAX: u64 = 5000;
 /// moves once in 2^64 requests.
 pub const STEERING_STREAK_MIN: u32 = 64;
 
+/// Longest part of a frame between nodes before its value, in bytes: a key, words to repeat, and numbers.
+pub const PEER_META_BYTES_MAX: usize = 4 << 10;
+
+/// Longest message of a handshake between nodes, in bytes.
+pub const PEER_HANDSHAKE_BYTES_MAX: usize = 2 << 10;
+
+/// Difference of two nodes' clocks above which they refuse each other, in milliseconds.
+pub const PEER_CLOCK_SKEW_MS_MAX: u64 = 60_000;
+
+/// Requests that one link between nodes may have under way. At 100-byte values, 0.3 MiB.
+pub const PEER_WINDOW: u32 = 2048;
+
+/// Requests of one core that other nodes have a part in. Beyond it, clients wait.
+pub const PEER_OPERATIONS_MAX: usize = 16 << 10;
+
+/// How long a node may take to accept a link, in milliseconds.
+pub const PEER_CONNECT_MS_MAX: u64 = 500;
+
+/// Silence of a node that owes an answer after which it counts as away, in milliseconds.
+pub const PEER_SILENCE_MS_MAX: u64 = 500;
+
+/// How often a node is asked whether it is there while something is expected of it, in milliseconds.
+pub const PEER_PING_MS: u64 = 100;
+
+/// How long a node that said that it holds nothing for another one will not stand in for it, in milliseconds. Below the silence that makes a
+/// node count as away, so that waiting for it costs a client nothing more in most cases.
+pub const PEER_LEASE_MS: u64 = 300;
+
+/// Pause before a node that was away is tried again, in milliseconds: doubled each time.
+pub const PEER_BACKOFF_MS_MIN: u64 = 50;
+/// See [`PEER_BACKOFF_MS_MIN`].
+pub const PEER_BACKOFF_MS_MAX: u64 = 1000;
+
+/// Longest life of a request that other nodes have a part in, in milliseconds.
+pub const PEER_OPERATION_MS_MAX: u64 = 5000;
+
+/// How long after its last request a core keeps its leases, in milliseconds. An idle ring says nothing.
+pub const PEER_ACTIVE_MS: u64 = 1000;
+
+/// Times that a write starts again because another node had something newer.
+pub const PEER_CONFLICTS_MAX: u8 = 4;
+
+/// Hints and items of a transfer that may be under way to one node: enough for a round trip, little enough not to be felt.
+pub const REPLAY_WINDOW_MAX: u32 = 128;
+/// See [`REPLAY_WINDOW_MAX`].
+pub const REPLAY_WINDOW_MIN: u32 = 4;
+
+/// Time that a replayed item may take to be taken before the window is halved, in milliseconds.
+pub const REPLAY_SLOW_MS: u64 = 20;
+
+/// Seconds that a tombstone stays beyond the window of hints: replay, skew of clocks, and some.
+pub const TOMBSTONE_SLACK_S: u32 = 600;
+
+const _: () = assert!(PEER_LEASE_MS < PEER_SILENCE_MS_MAX);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < SEGMENT_BYTES_MIN);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use oracle::Oracle;
 use pbcache::arena::{Arena, Body};
-use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
-use pbcache::engine::{Cursor, Engine, Incoming, Merge, Options, Replication};
+use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Replica, Reply, Store, StoreMode, Value, Verb};
+use pbcache::engine::{Cursor, Engine, Merge, Options, Replication};
 use pbcache::key::Key;
 use pbcache::limits;
 use pbcache::time::{Expiry, Exptime, Instant};
@@ -536,7 +536,7 @@ fn merges_commute_and_repeat_without_effect() {
         let mut engine = Engine::with_secret(options, arena, [seed, 5]);
         for _ in 0..1000 {
             let (key, version, value) = &incoming[random.below(60) as usize];
-            let incoming = Incoming {
+            let incoming = Replica {
                 key: Key::new(key.as_bytes()),
                 value: Value::Bytes(value),
                 client_flags: 0,

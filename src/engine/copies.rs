@@ -17,20 +17,20 @@ use super::execute::{Found, Refusal, Source, TRIES_MAX, Write};
 use super::index::{Place, Slot};
 use super::item::{self, Stamp};
 use super::segment::Location;
-use super::{Cursor, Engine, Incoming, Merge};
-use crate::command::{Reply, Value};
+use super::{Cursor, Engine, Merge};
+use crate::command::{Replica, Reply, Value};
 use crate::key::{self, Key};
 use crate::time::{Expiry, Instant, Seconds};
 
 impl Engine {
     /// Takes an item from elsewhere (replication, hints, transfer, restart), if it is newer than what is here: the higher version
     /// wins, at equal versions a tombstone, then the greater value bytes. Commutative, associative, idempotent.
-    pub fn merge(&mut self, incoming: &Incoming<'_>, now: Instant) -> Merge {
+    pub fn merge(&mut self, incoming: &Replica<'_>, now: Instant) -> Merge {
         self.merge_past(incoming, now, false)
     }
 
     /// As `merge`; `exempt` from the fence of its partition is what a holder streams that has just announced what it has.
-    pub fn merge_past(&mut self, incoming: &Incoming<'_>, now: Instant, exempt: bool) -> Merge {
+    pub fn merge_past(&mut self, incoming: &Replica<'_>, now: Instant, exempt: bool) -> Merge {
         if now != self.now {
             self.advance(now);
         }
@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// The item of a key as it would travel, or its tombstone. Does not count as a use.
-    pub fn copy_of(&mut self, key: &Key<'_>, now: Instant) -> Option<Incoming<'_>> {
+    pub fn copy_of(&mut self, key: &Key<'_>, now: Instant) -> Option<Replica<'_>> {
         if now != self.now {
             self.advance(now);
         }
@@ -95,8 +95,8 @@ impl Engine {
     }
 
     /// A tombstone that would bury everything up to `version`.
-    pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Instant) -> Incoming<'k> {
-        Incoming {
+    pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Instant) -> Replica<'k> {
+        Replica {
             key,
             value: Value::EMPTY,
             client_flags: 0,
@@ -121,13 +121,27 @@ impl Engine {
         }
     }
 
+    /// Gives the item or tombstone of a key a new version. `None` if there is none.
+    pub fn renew_key(&mut self, key: &Key<'_>, now: Instant) -> Option<u64> {
+        let hash = self.index.hash(key);
+        let (_, location) = self.locate(hash, key.bytes, now.seconds())?;
+        self.renew(location, now);
+        self.take_change()
+    }
+
+    /// Items that were evicted since start.
+    #[inline]
+    pub fn evicted_count(&self) -> u64 {
+        self.statistics.evicted
+    }
+
     /// Visits what would travel, tombstones included: see `walk`.
     pub fn walk_copies(
         &mut self,
         cursor: Cursor,
         now: Instant,
         budget: u32,
-        visit: &mut dyn FnMut(Incoming<'_>),
+        visit: &mut dyn FnMut(Replica<'_>),
     ) -> Option<Cursor> {
         self.walk_lines(cursor, now, budget, &mut |engine, slot| visit(engine.incoming(slot)))
     }
@@ -207,13 +221,13 @@ impl Engine {
         Some((place, location))
     }
 
-    fn incoming(&self, slot: Slot) -> Incoming<'_> {
+    fn incoming(&self, slot: Slot) -> Replica<'_> {
         let record = self.log.record(slot.location());
         let value = match record.is_body() {
             true => Value::Body(self.log.body(record.body_id())),
             false => Value::Bytes(record.value()),
         };
-        Incoming {
+        Replica {
             key: Key::new(record.key()),
             value,
             client_flags: record.client_flags(),
@@ -227,7 +241,7 @@ impl Engine {
     }
 
     /// How an incoming item stands to the one here. `Equal` only if they are the same in every byte.
-    fn order(&self, incoming: &Incoming<'_>, location: Location) -> Ordering {
+    fn order(&self, incoming: &Replica<'_>, location: Location) -> Ordering {
         let record = self.log.record(location);
         let versions = incoming.version.cmp(&record.version());
         let marks = versions.then_with(|| incoming.tombstone.cmp(&record.is_tombstone()));

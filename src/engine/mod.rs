@@ -28,10 +28,10 @@
 use std::sync::Arc;
 
 use crate::arena::Arena;
-use crate::command::{Command, Reply, Value};
+use crate::command::{Command, Reply};
 use crate::key::{self, Key};
 use crate::limits;
-use crate::time::{Expiry, Instant};
+use crate::time::Instant;
 
 mod copies;
 mod eviction;
@@ -112,29 +112,6 @@ pub struct Entry<'e> {
     pub key: &'e [u8],
     /// The item.
     pub item: crate::command::Item<'e>,
-}
-
-/// An item as another node or a disk holds it, for [`Engine::merge`].
-#[derive(Clone, Copy, Debug)]
-pub struct Incoming<'a> {
-    /// The key, in plain bytes.
-    pub key: Key<'a>,
-    /// The value.
-    pub value: Value<'a>,
-    /// Opaque flags of the client.
-    pub client_flags: u32,
-    /// The version that it was written with.
-    pub version: u64,
-    /// CAS that a client set instead of the version.
-    pub cas_override: Option<u64>,
-    /// Absolute expiry.
-    pub expiry: Expiry,
-    /// The item is stale.
-    pub stale: bool,
-    /// A client was told to fill it.
-    pub token_sent: bool,
-    /// There is no item: the key was deleted with this version.
-    pub tombstone: bool,
 }
 
 /// What came of a merge.

@@ -38,6 +38,18 @@ pub struct Head {
     pub opaque: u32,
 }
 
+impl Head {
+    pub(super) fn to_bytes(self) -> [u8; 6] {
+        let [a, b, c, d] = self.opaque.to_le_bytes();
+        [self.opcode, u8::from(self.cas_disabled), a, b, c, d]
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 6]) -> Self {
+        let opaque = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
+        Self { opcode: bytes[0], cas_disabled: bytes[1] != 0, opaque }
+    }
+}
+
 /// The header of a request.
 #[derive(Clone, Copy)]
 struct Header {
@@ -461,6 +473,8 @@ fn failure(opcode: u8, error: Error) -> (u16, &'static str) {
         Error::OutOfMemory => OUT_OF_MEMORY,
         Error::NonNumeric => NON_NUMERIC,
         Error::Binary { status, text } => (status, text),
+        Error::Unreachable => UNREACHABLE,
+        Error::Interrupted => INTERRUPTED,
         Error::Line(_) if opcode == STAT => NOT_FOUND,
         Error::Line(_) => INVALID,
     }
@@ -479,6 +493,10 @@ const TOO_LARGE: (u16, &str) = (0x03, "Too large.");
 const INVALID: (u16, &str) = (0x04, "Invalid arguments");
 const NOT_STORED: (u16, &str) = (0x05, "Not stored.");
 const NON_NUMERIC: (u16, &str) = (0x06, "Non-numeric server-side value for incr or decr");
+/// Internal error, in the binary protocol's list of statuses.
+const INTERRUPTED: (u16, &str) = (0x84, "The node for this key went away; the command may have been executed");
+/// Temporary failure.
+const UNREACHABLE: (u16, &str) = (0x86, "No node for this key could be reached");
 const AUTHENTICATION: (u16, &str) = (0x20, "Auth failure.");
 const UNKNOWN_COMMAND: (u16, &str) = (0x81, "Unknown command");
 const OUT_OF_MEMORY: (u16, &str) = (0x82, "Out of memory");

@@ -51,6 +51,20 @@ enum Name {
     Inspect,
 }
 
+impl Head {
+    pub(super) fn to_bytes(self) -> [u8; 6] {
+        let flags = [self.quiet, self.value, self.encoded, self.cas_disabled].map(u8::from);
+        [self.name as u8, flags[0], flags[1], flags[2], flags[3], 0]
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 6]) -> Option<Self> {
+        let names = [Name::Get, Name::Store, Name::Delete, Name::Arithmetic, Name::Inspect];
+        let name = names.into_iter().find(|name| *name as u8 == bytes[0])?;
+        let [quiet, value, encoded, cas_disabled] = [bytes[1], bytes[2], bytes[3], bytes[4]].map(|flag| flag != 0);
+        Some(Self { name, quiet, value, encoded, cas_disabled })
+    }
+}
+
 /// Steps over a meta command; `line_bytes` is the length of its first line with the line end.
 pub(super) fn step<'a>(session: &mut Session, input: &'a [u8], line_bytes: usize) -> Step<'a> {
     let line = scan::line(input, line_bytes - 1);

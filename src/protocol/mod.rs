@@ -174,6 +174,39 @@ pub enum Head {
     Binary(binary::Head),
 }
 
+/// Bytes of a [`Head`] that travels to another node.
+pub const HEAD_BYTES: usize = 8;
+
+impl Head {
+    /// The head as another node of this version reads it: its door, then what that door keeps.
+    pub fn to_bytes(self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        let (door, rest) = match self {
+            Head::Text(head) => (DOOR_TEXT, head.to_bytes()),
+            Head::Meta(head) => (DOOR_META, head.to_bytes()),
+            Head::Binary(head) => (DOOR_BINARY, head.to_bytes()),
+        };
+        bytes[0] = door;
+        bytes[1..7].copy_from_slice(&rest);
+        bytes
+    }
+
+    /// The head that another node sent; `None` if it is none.
+    pub fn from_bytes(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
+        let rest = [bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6]];
+        match bytes[0] {
+            DOOR_TEXT => text::Head::from_bytes(rest).map(Head::Text),
+            DOOR_META => meta::Head::from_bytes(rest).map(Head::Meta),
+            DOOR_BINARY => Some(Head::Binary(binary::Head::from_bytes(rest))),
+            _ => None,
+        }
+    }
+}
+
+const DOOR_TEXT: u8 = 1;
+const DOOR_META: u8 = 2;
+const DOOR_BINARY: u8 = 3;
+
 impl Session {
     /// The session of a new connection.
     pub fn new(options: Options) -> Self {

@@ -49,6 +49,17 @@ enum Read {
     CasZero,
 }
 
+impl Head {
+    pub(super) fn to_bytes(self) -> [u8; 6] {
+        [self.read as u8, u8::from(self.end), u8::from(self.noreply), 0, 0, 0]
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 6]) -> Option<Self> {
+        let read = [Read::No, Read::Plain, Read::Cas, Read::CasZero].into_iter().find(|read| *read as u8 == bytes[0])?;
+        Some(Self { read, end: bytes[1] != 0, noreply: bytes[2] != 0 })
+    }
+}
+
 /// The rest of a `get a b c` line that was validated as a whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
@@ -683,6 +694,8 @@ pub(super) fn error_line(error: Error) -> &'static str {
         Error::TooLarge => "SERVER_ERROR object too large for cache",
         Error::OutOfMemory => "SERVER_ERROR out of memory storing object",
         Error::NonNumeric => "CLIENT_ERROR cannot increment or decrement non-numeric value",
+        Error::Unreachable => "SERVER_ERROR no node for this key could be reached",
+        Error::Interrupted => "SERVER_ERROR the node for this key went away; the command may have been executed",
         Error::Line(line) => line,
         Error::Binary { text, .. } => text,
     }

@@ -20,6 +20,7 @@ use crate::buffer::Buffer;
 use crate::command::{Command, Value, Verb};
 use crate::key::Key;
 use crate::protocol::{Framing, Head};
+pub use crate::shard::Ticket;
 
 /// Kind of a record that carries a command.
 pub const REQUEST: u32 = 1;
@@ -27,17 +28,6 @@ pub const REQUEST: u32 = 1;
 pub const REPLY: u32 = 2;
 /// Kind of a record that carries a connection.
 pub const HANDOVER: u32 = 3;
-
-/// Where a reply belongs: a place in the reply queue of one connection of the asking core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// Index of the connection within its core.
-    pub connection: u32,
-    /// Tells connections apart that had the same index one after the other.
-    pub generation: u32,
-    /// Number of the slot within the connection.
-    pub slot: u32,
-}
 
 struct RequestHead {
     ticket: Ticket,

@@ -3,6 +3,7 @@
 //! ```text
 //!   command --> route --+-- Here     -> execute -> Reply (counted)
 //!                       +-- Core(k)  -> the runtime sends it over the link to core k
+//!                       +-- in a ring: `Desk`, which may ask and tell other nodes before it answers
 //! ```
 //!
 //! Lives here: routing and local execution. Not here: how a command travels (`runtime::message`), protocols, sockets.
@@ -12,13 +13,30 @@ use crate::engine::Engine;
 use crate::metrics::Counters;
 use crate::time::Instant;
 
+pub mod coordinator;
+pub mod handoff;
+pub mod peers;
+pub mod ringed;
 mod route;
+mod serve;
 
+pub use ringed::{Ack, Desk, Mistake, Origin, PeerRequest, RingOptions, Ringed};
 pub use route::Routes;
 
 /// Which core of this node a shard is: 0-based.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
+
+/// Where a reply belongs: a place in the reply queue of one connection of the asking core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Index of the connection within its core.
+    pub connection: u32,
+    /// Tells connections apart that had the same index one after the other.
+    pub generation: u32,
+    /// Number of the slot within the connection.
+    pub slot: u32,
+}
 
 /// Where a command is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +57,14 @@ pub struct Shard {
     pub counters: Counters,
     /// Which core owns which key.
     pub routes: Routes,
+    /// Its part of a ring of nodes; `None` on a lone node.
+    pub ring: Option<Box<Ringed>>,
 }
 
 impl Shard {
     /// A shard without items.
     pub fn new(id: ShardId, routes: Routes, engine: Engine) -> Self {
-        Self { id, engine, counters: Counters::default(), routes }
+        Self { id, engine, counters: Counters::default(), routes, ring: None }
     }
 
     /// Where the key with this routing hash lives. About 2 ns.
@@ -54,6 +74,13 @@ impl Shard {
             core if core == self.id => Place::Here,
             core => Place::Core(core),
         }
+    }
+
+    /// Everything of this core at one moment, where it is part of a ring. `ms` never goes back.
+    #[inline]
+    pub fn desk(&mut self, now: Instant, ms: u64) -> Option<Desk<'_>> {
+        let Self { id, engine, counters, routes, ring } = self;
+        ring.as_deref_mut().map(|ring| Desk { engine, counters, ring, core: *id, routes, now, ms })
     }
 
     /// Executes a command on this core's items and counts it. `Reply::Busy` is not counted: the command comes again.

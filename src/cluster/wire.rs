@@ -1,0 +1,610 @@
+//! The bytes between two nodes: requests, each with one response, in any order.
+//!
+//! ```text
+//!   0            4             8      9       10   11   12    16      24      32
+//!   | meta bytes | value bytes | kind | flags | hops | 0 | id  | clock | fence | meta ... | value ... |      little-endian
+//!
+//!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags
+//!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
+//!   value of a REPLY:   bytes of the client's protocol
+//! ```
+//!
+//! Every frame carries its sender's clock (greatest version seen) and fence (everything below was flushed), so that both spread with
+//! whatever is said. Values above `limits::INLINE_VALUE_BYTES_MAX` are received into memory of their own.
+//!
+//! Lives here: layout, bounds, encoding, decoding. Not here: what a frame leads to (`shard::coordinator`), how a link begins
+//! (`handshake`), sockets. No byte of a peer panics or takes memory beyond the bounds.
+
+use crate::buffer::Buffer;
+use crate::command::{Arithmetic, Command, Delete, Get, Replica, Store, StoreMode, Value, Verb};
+use crate::key::Key;
+use crate::limits::{KEY_BYTES_MAX, META_OPAQUE_BYTES_MAX, PEER_META_BYTES_MAX};
+use crate::ring::REDUNDANCY_MAX;
+use crate::time::{Expiry, Exptime};
+
+/// Bytes of the head of a frame.
+pub const HEAD_BYTES: usize = 32;
+/// Bytes of a framing that travels: see `protocol::Head::to_bytes`.
+pub const FRAMING_BYTES: usize = 8;
+/// Longest value of a frame beyond the largest item: a reply repeats key and words in front of it.
+pub const VALUE_BYTES_SLACK: usize = 8 << 10;
+
+/// What a frame is. Responses have the high bit set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Execute a command and send its encoded reply.
+    Execute = 1,
+    /// Take a copy of an item.
+    Put = 2,
+    /// Tell what this key has.
+    Fetch = 3,
+    /// Flush everything below a version.
+    Fence = 4,
+    /// Are you there, and do you hold anything for me?
+    Sync = 5,
+    /// A partition follows whole: what is older than this version and does not follow is to be dropped.
+    Begin = 6,
+    /// To `Execute`: bytes of the client's protocol.
+    Reply = 0x81,
+    /// To `Put`.
+    PutDone = 0x82,
+    /// To `Fetch`.
+    Found = 0x83,
+    /// To `Fence`, `Sync` and `Begin`.
+    Done = 0x85,
+    /// To any: not here, not now.
+    Refused = 0xff,
+}
+
+/// The node that answers holds nothing for the one that asked, and will not stand in for it for a while: see `lease`.
+pub const FLAG_SYNCED: u8 = 1;
+
+/// The fixed part of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes behind the head, before the value.
+    pub meta_bytes: usize,
+    /// Bytes of the value.
+    pub value_bytes: usize,
+    /// What it is.
+    pub kind: Kind,
+    /// See `FLAG_SYNCED`.
+    pub flags: u8,
+    /// Of an `Execute`: nodes that it has passed.
+    pub hops: u8,
+    /// Chosen by the asking side; the response repeats it.
+    pub id: u32,
+    /// Greatest version that the sender has seen.
+    pub clock: u64,
+    /// Version below which the sender has flushed everything.
+    pub fence: u64,
+}
+
+/// A frame with its parts where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The fixed part.
+    pub head: Head,
+    /// What depends on the kind.
+    pub meta: &'a [u8],
+    /// The value.
+    pub value: Value<'a>,
+}
+
+/// Why a link must end: the other side is broken, or no pbcache of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Garbled(pub &'static str);
+
+/// What a `Put` says beside the copy.
+#[derive(Clone, Debug)]
+pub struct Put<'a> {
+    /// The copy.
+    pub replica: Replica<'a>,
+    /// A fence does not hold it back: the sender has announced its whole partition.
+    pub exempt: bool,
+    /// Tags of the owners that lack this copy: who takes it keeps a hint for them.
+    pub missing: arrayvec::ArrayVec<u64, REDUNDANCY_MAX>,
+}
+
+/// What an `Execute` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Execute<'a> {
+    /// The command.
+    pub command: Command<'a>,
+    /// How to write the reply.
+    pub framing: [u8; FRAMING_BYTES],
+    /// Words that the reply repeats.
+    pub words: &'a [u8],
+}
+
+/// What a `Put` came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutDone {
+    /// It is what the key has there.
+    Taken,
+    /// Something of this version is there, or keeps it out.
+    Kept(u64),
+    /// No memory now.
+    Busy,
+}
+
+impl Head {
+    /// Reads a head. `value_bytes_max` bounds what the sender may announce.
+    pub fn read(bytes: &[u8; HEAD_BYTES], value_bytes_max: usize) -> Result<Self, Garbled> {
+        let mut reader = Reader(bytes);
+        let (meta_bytes, value_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
+        let kind = Kind::of(reader.u8()?).ok_or(Garbled("an unknown kind of frame"))?;
+        let (flags, hops, zero) = (reader.u8()?, reader.u8()?, reader.u8()?);
+        let head = Self { meta_bytes, value_bytes, kind, flags, hops, id: reader.u32()?, clock: reader.u64()?, fence: reader.u64()? };
+        if meta_bytes > PEER_META_BYTES_MAX || value_bytes > value_bytes_max || zero != 0 {
+            return Err(Garbled("a frame beyond its bounds"));
+        }
+        Ok(head)
+    }
+
+    fn write(&self, output: &mut Vec<u8>) {
+        output.extend_from_slice(&(self.meta_bytes as u32).to_le_bytes());
+        output.extend_from_slice(&(self.value_bytes as u32).to_le_bytes());
+        output.extend_from_slice(&[self.kind as u8, self.flags, self.hops, 0]);
+        output.extend_from_slice(&self.id.to_le_bytes());
+        output.extend_from_slice(&self.clock.to_le_bytes());
+        output.extend_from_slice(&self.fence.to_le_bytes());
+    }
+
+    /// Bytes of the whole frame.
+    pub fn frame_bytes(&self) -> usize {
+        HEAD_BYTES + self.meta_bytes + self.value_bytes
+    }
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        use Kind::*;
+        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Reply, PutDone, Found, Done, Refused];
+        all.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// Whether this answers a request.
+    pub fn is_response(self) -> bool {
+        self as u8 & 0x80 != 0
+    }
+}
+
+/// Stamp of a frame: what its sender says with every one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamp {
+    /// Greatest version seen.
+    pub clock: u64,
+    /// Everything below was flushed.
+    pub fence: u64,
+}
+
+/// Appends a frame; `meta` writes what is between head and value.
+pub fn write(
+    output: &mut Buffer,
+    (kind, flags, hops, id): (Kind, u8, u8, u32),
+    stamp: Stamp,
+    value: Value<'_>,
+    meta: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = output.bytes.len();
+    let value_bytes = if let Value::Dropped { .. } = value { 0 } else { value.len() };
+    let mut head = Head { meta_bytes: 0, value_bytes, kind, flags, hops, id, clock: stamp.clock, fence: stamp.fence };
+    head.write(&mut output.bytes);
+    meta(&mut output.bytes);
+    head.meta_bytes = output.bytes.len() - start - HEAD_BYTES;
+    output.bytes[start..start + 4].copy_from_slice(&(head.meta_bytes as u32).to_le_bytes());
+    match value {
+        Value::Bytes(bytes) => output.put(bytes),
+        Value::Body(body) => output.put_body(body.clone()),
+        Value::Dropped { .. } => {}
+    }
+}
+
+/// Appends a `Reply` whose value is what `encode` wrote, which is moved there.
+pub fn write_reply(output: &mut Buffer, id: u32, stamp: Stamp, reply: &mut Buffer) {
+    let value_bytes = reply.total_bytes();
+    let Stamp { clock, fence } = stamp;
+    let head = Head { meta_bytes: 0, value_bytes, kind: Kind::Reply, flags: 0, hops: 0, id, clock, fence };
+    head.write(&mut output.bytes);
+    output.append(reply);
+}
+
+/// Writes the meta of a `Put`, or of a `Found` that found something.
+pub fn write_replica(replica: &Replica<'_>, exempt: bool, missing: &[u64], output: &mut Vec<u8>) {
+    let bits = u8::from(replica.stale)
+        | u8::from(replica.token_sent) << 1
+        | u8::from(replica.tombstone) << 2
+        | u8::from(replica.cas_override.is_some()) << 3
+        | u8::from(exempt) << 4;
+    output.push(bits);
+    output.extend_from_slice(&replica.version.to_le_bytes());
+    output.extend_from_slice(&replica.expiry.0.to_le_bytes());
+    output.extend_from_slice(&replica.client_flags.to_le_bytes());
+    output.extend_from_slice(&replica.cas_override.unwrap_or(0).to_le_bytes());
+    output.push(replica.key.bytes.len() as u8);
+    output.extend_from_slice(replica.key.bytes);
+    output.push(missing.len() as u8);
+    missing.iter().for_each(|tag| output.extend_from_slice(&tag.to_le_bytes()));
+}
+
+/// Reads the meta of a `Put` or a `Found`.
+pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Put<'a>, Garbled> {
+    let mut reader = Reader(meta);
+    let bits = reader.u8()?;
+    let (version, expiry) = (reader.u64()?, Expiry(reader.u32()?));
+    let (client_flags, cas) = (reader.u32()?, reader.u64()?);
+    let key_bytes = usize::from(reader.u8()?);
+    let key = reader.take(key_bytes)?;
+    if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
+        return Err(Garbled("a key of no length that a key has"));
+    }
+    let mut missing = arrayvec::ArrayVec::new();
+    for _ in 0..reader.u8()? {
+        let tag = reader.u64()?;
+        missing.try_push(tag).map_err(|_| Garbled("more owners than copies"))?;
+    }
+    reader.end()?;
+    let replica = Replica {
+        key: Key::new(key),
+        value,
+        client_flags,
+        version,
+        cas_override: (bits & 8 != 0).then_some(cas),
+        expiry,
+        stale: bits & 1 != 0,
+        token_sent: bits & 2 != 0,
+        tombstone: bits & 4 != 0,
+    };
+    if replica.tombstone && !value.is_empty() {
+        return Err(Garbled("a tombstone with a value"));
+    }
+    Ok(Put { replica, exempt: bits & 16 != 0, missing })
+}
+
+/// Writes the meta of an `Execute`.
+pub fn write_execute(command: &Command<'_>, framing: [u8; FRAMING_BYTES], words: &[u8], output: &mut Vec<u8>) {
+    write_verb(&command.verb, output);
+    output.extend_from_slice(&framing);
+    let dropped = if let Value::Dropped { bytes } = command.value { bytes as u64 + 1 } else { 0 };
+    output.extend_from_slice(&dropped.to_le_bytes());
+    output.push(u8::from(command.key.encoded));
+    output.extend_from_slice(&(command.key.bytes.len() as u16).to_le_bytes());
+    output.extend_from_slice(command.key.bytes);
+    output.extend_from_slice(&(words.len() as u16).to_le_bytes());
+    output.extend_from_slice(words);
+}
+
+/// Reads the meta of an `Execute`.
+pub fn read_execute<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Execute<'a>, Garbled> {
+    let mut reader = Reader(meta);
+    let verb = read_verb(&mut reader)?;
+    let mut framing = [0; FRAMING_BYTES];
+    framing.copy_from_slice(reader.take(FRAMING_BYTES)?);
+    let dropped = reader.u64()?;
+    let encoded = reader.u8()? != 0;
+    let key_bytes = usize::from(reader.u16()?);
+    let key = reader.take(key_bytes)?;
+    let words_bytes = usize::from(reader.u16()?);
+    let words = reader.take(words_bytes)?;
+    reader.end()?;
+    let key = match encoded {
+        true => Key::from_base64(key).ok_or(Garbled("a key that is no base64"))?,
+        false if (1..=KEY_BYTES_MAX).contains(&key.len()) => Key::new(key),
+        false => return Err(Garbled("a key of no length that a key has")),
+    };
+    let value = match dropped {
+        0 => value,
+        bytes => Value::Dropped { bytes: usize::try_from(bytes - 1).unwrap_or(usize::MAX) },
+    };
+    Ok(Execute { command: Command { key, verb, value }, framing, words })
+}
+
+/// Writes the meta of a `Fetch`.
+pub fn write_key(key: &Key<'_>, output: &mut Vec<u8>) {
+    output.extend_from_slice(key.bytes);
+}
+
+/// Reads the meta of a `Fetch`: a plain key.
+pub fn read_key(meta: &[u8]) -> Result<Key<'_>, Garbled> {
+    if !(1..=KEY_BYTES_MAX).contains(&meta.len()) {
+        return Err(Garbled("a key of no length that a key has"));
+    }
+    Ok(Key::new(meta))
+}
+
+/// Reads the meta of a `Begin`: the partition and its fence.
+pub fn read_begin(meta: &[u8]) -> Result<(u32, u64), Garbled> {
+    let mut reader = Reader(meta);
+    let begin = (reader.u32()?, reader.u64()?);
+    reader.end()?;
+    if begin.0 >= crate::key::PARTITIONS_COUNT { Err(Garbled("a partition that does not exist")) } else { Ok(begin) }
+}
+
+/// Reads one number: the meta of a `Fence`, and what its `Done` says.
+pub fn read_version(meta: &[u8]) -> Result<u64, Garbled> {
+    let mut reader = Reader(meta);
+    let version = reader.u64()?;
+    reader.end()?;
+    Ok(version)
+}
+
+impl PutDone {
+    /// Writes the meta of the response.
+    pub fn write(self, output: &mut Vec<u8>) {
+        let (code, version) = match self {
+            PutDone::Taken => (0, 0),
+            PutDone::Kept(version) => (1, version),
+            PutDone::Busy => (2, 0u64),
+        };
+        output.push(code);
+        output.extend_from_slice(&version.to_le_bytes());
+    }
+
+    /// Reads it.
+    pub fn read(meta: &[u8]) -> Result<Self, Garbled> {
+        let mut reader = Reader(meta);
+        let (code, version) = (reader.u8()?, reader.u64()?);
+        reader.end()?;
+        match code {
+            0 => Ok(PutDone::Taken),
+            1 => Ok(PutDone::Kept(version)),
+            2 => Ok(PutDone::Busy),
+            _ => Err(Garbled("an unknown outcome of a copy")),
+        }
+    }
+}
+
+fn write_verb(verb: &Verb, output: &mut Vec<u8>) {
+    fn exptime(exptime: Option<Exptime>, output: &mut Vec<u8>) {
+        output.push(u8::from(exptime.is_some()));
+        output.extend_from_slice(&exptime.map_or(0, |exptime| exptime.0).to_le_bytes());
+    }
+    fn number(number: Option<u64>, output: &mut Vec<u8>) {
+        output.push(u8::from(number.is_some()));
+        output.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
+    }
+    let bits = |flags: &[bool]| flags.iter().rev().fold(0u8, |bits, &flag| bits << 1 | u8::from(flag));
+    match verb {
+        Verb::Get(get) if *get == Get::default() => output.push(0),
+        Verb::Get(get) => {
+            output.extend_from_slice(&[1, bits(&[get.meta, get.peek, get.remaining_before, get.recache_before])]);
+            exptime(get.touch, output);
+            exptime(get.vivify, output);
+            number(get.recache_s.map(u64::from), output);
+            number(get.cas_new, output);
+        }
+        Verb::Store(store) => {
+            output.extend_from_slice(&[2, store.mode as u8, bits(&[store.invalidate, store.remove_on_failure])]);
+            output.extend_from_slice(&store.client_flags.to_le_bytes());
+            exptime(Some(store.exptime), output);
+            number(store.compare, output);
+            number(store.cas_new, output);
+            exptime(store.vivify, output);
+        }
+        Verb::Delete(delete) => {
+            output.extend_from_slice(&[3, bits(&[delete.invalidate, delete.drop_value])]);
+            number(delete.compare, output);
+            number(delete.cas_new, output);
+            exptime(delete.touch, output);
+        }
+        Verb::Arithmetic(arithmetic) => {
+            let flags = bits(&[arithmetic.decrement, arithmetic.meta, arithmetic.remaining_before]);
+            output.extend_from_slice(&[4, flags]);
+            output.extend_from_slice(&arithmetic.delta.to_le_bytes());
+            output.extend_from_slice(&arithmetic.initial.to_le_bytes());
+            number(arithmetic.compare, output);
+            number(arithmetic.cas_new, output);
+            exptime(arithmetic.vivify, output);
+            exptime(arithmetic.touch, output);
+        }
+        Verb::Touch(time) => {
+            output.push(5);
+            exptime(Some(*time), output);
+        }
+        Verb::Inspect => output.push(6),
+    }
+}
+
+fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, Garbled> {
+    Ok(match reader.u8()? {
+        0 => Verb::Get(Get::default()),
+        1 => {
+            let bits = reader.u8()?;
+            Verb::Get(Get {
+                meta: bits & 1 != 0,
+                peek: bits & 2 != 0,
+                remaining_before: bits & 4 != 0,
+                recache_before: bits & 8 != 0,
+                touch: reader.exptime()?,
+                vivify: reader.exptime()?,
+                recache_s: reader.number()?.map(|seconds| seconds.min(u64::from(u32::MAX)) as u32),
+                cas_new: reader.number()?,
+            })
+        }
+        2 => {
+            let modes = [StoreMode::Set, StoreMode::Add, StoreMode::Replace, StoreMode::Append, StoreMode::Prepend];
+            let (mode, bits) = (reader.u8()?, reader.u8()?);
+            Verb::Store(Store {
+                mode: modes.into_iter().find(|known| *known as u8 == mode).ok_or(Garbled("an unknown kind of store"))?,
+                invalidate: bits & 1 != 0,
+                remove_on_failure: bits & 2 != 0,
+                client_flags: reader.u32()?,
+                exptime: reader.exptime()?.unwrap_or_default(),
+                compare: reader.number()?,
+                cas_new: reader.number()?,
+                vivify: reader.exptime()?,
+            })
+        }
+        3 => {
+            let bits = reader.u8()?;
+            Verb::Delete(Delete {
+                invalidate: bits & 1 != 0,
+                drop_value: bits & 2 != 0,
+                compare: reader.number()?,
+                cas_new: reader.number()?,
+                touch: reader.exptime()?,
+            })
+        }
+        4 => {
+            let bits = reader.u8()?;
+            Verb::Arithmetic(Arithmetic {
+                decrement: bits & 1 != 0,
+                meta: bits & 2 != 0,
+                remaining_before: bits & 4 != 0,
+                delta: reader.u64()?,
+                initial: reader.u64()?,
+                compare: reader.number()?,
+                cas_new: reader.number()?,
+                vivify: reader.exptime()?,
+                touch: reader.exptime()?,
+            })
+        }
+        5 => Verb::Touch(reader.exptime()?.unwrap_or_default()),
+        6 => Verb::Inspect,
+        _ => return Err(Garbled("an unknown verb")),
+    })
+}
+
+/// Reads from the front of some bytes.
+pub(super) struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Garbled> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Garbled("a frame shorter than what it says"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const COUNT: usize>(&mut self) -> Result<[u8; COUNT], Garbled> {
+        let mut array = [0; COUNT];
+        array.copy_from_slice(self.take(COUNT)?);
+        Ok(array)
+    }
+
+    pub fn u8(&mut self) -> Result<u8, Garbled> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub fn u16(&mut self) -> Result<u16, Garbled> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    pub fn u32(&mut self) -> Result<u32, Garbled> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub fn u64(&mut self) -> Result<u64, Garbled> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn number(&mut self) -> Result<Option<u64>, Garbled> {
+        let (present, number) = (self.u8()?, self.u64()?);
+        Ok((present != 0).then_some(number))
+    }
+
+    fn exptime(&mut self) -> Result<Option<Exptime>, Garbled> {
+        Ok(self.number()?.map(|number| Exptime(number as i64)))
+    }
+
+    pub fn end(&self) -> Result<(), Garbled> {
+        if self.0.is_empty() { Ok(()) } else { Err(Garbled("a frame longer than what it says")) }
+    }
+}
+
+const _: () = assert!(KEY_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(KEY_BYTES_MAX + crate::limits::LINE_BYTES_MAX + META_OPAQUE_BYTES_MAX + 256 <= PEER_META_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verbs() -> Vec<Verb> {
+        let exptime = Some(Exptime(-1));
+        vec![
+            Verb::Get(Get::default()),
+            Verb::Get(Get { touch: exptime, vivify: Some(Exptime(5)), recache_s: Some(30), cas_new: Some(9), meta: true, ..Get::default() }),
+            Verb::Get(Get { peek: true, remaining_before: true, recache_before: true, ..Get::default() }),
+            Verb::Store(Store { mode: StoreMode::Prepend, client_flags: 7, exptime: Exptime(100), ..Store::default() }),
+            Verb::Store(Store { compare: Some(3), cas_new: Some(4), invalidate: true, vivify: exptime, remove_on_failure: true, ..Store::default() }),
+            Verb::Delete(Delete { compare: Some(0), cas_new: Some(2), invalidate: true, touch: exptime, drop_value: true }),
+            Verb::Arithmetic(Arithmetic { delta: u64::MAX, decrement: true, initial: 5, vivify: exptime, ..Arithmetic::default() }),
+            Verb::Arithmetic(Arithmetic { compare: Some(1), cas_new: Some(2), touch: exptime, meta: true, remaining_before: true, ..Arithmetic::default() }),
+            Verb::Touch(Exptime(77)),
+            Verb::Inspect,
+        ]
+    }
+
+    #[test]
+    fn every_verb_arrives_as_it_was_sent() {
+        for verb in verbs() {
+            let command = Command { key: Key::new(b"some key"), verb, value: Value::Bytes(b"value") };
+            let mut meta = Vec::new();
+            write_execute(&command, [1, 2, 3, 4, 5, 6, 7, 8], b"v t Oabc", &mut meta);
+            let read = read_execute(&meta, Value::Bytes(b"value")).unwrap();
+            assert_eq!(read.command.verb, verb);
+            assert_eq!((read.command.key.bytes, read.words, read.framing), (&b"some key"[..], &b"v t Oabc"[..], [1, 2, 3, 4, 5, 6, 7, 8]));
+            for end in 0..meta.len() {
+                assert!(read_execute(&meta[..end], Value::EMPTY).is_err(), "{verb:?} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn replicas_arrive_as_they_were_sent_and_cut_ones_are_refused() {
+        let replica = Replica {
+            key: Key::new(b"k"),
+            value: Value::EMPTY,
+            client_flags: 3,
+            version: 99,
+            cas_override: Some(5),
+            expiry: Expiry(8),
+            stale: true,
+            token_sent: false,
+            tombstone: true,
+        };
+        let mut meta = Vec::new();
+        write_replica(&replica, true, &[11, 12], &mut meta);
+        let put = read_replica(&meta, Value::EMPTY).unwrap();
+        assert_eq!((put.replica.version, put.replica.cas_override, put.replica.expiry), (99, Some(5), Expiry(8)));
+        assert_eq!((put.exempt, &put.missing[..]), (true, &[11, 12][..]));
+        assert!(put.replica.tombstone && put.replica.stale && !put.replica.token_sent);
+        assert!(read_replica(&meta, Value::Bytes(b"x")).is_err(), "a tombstone has no value");
+        for end in 0..meta.len() {
+            assert!(read_replica(&meta[..end], Value::EMPTY).is_err());
+        }
+    }
+
+    #[test]
+    fn heads_beyond_their_bounds_are_refused() {
+        let mut buffer = Buffer::default();
+        write(&mut buffer, (Kind::Sync, 0, 0, 7), Stamp { clock: 1, fence: 2 }, Value::EMPTY, |_| {});
+        let bytes: [u8; HEAD_BYTES] = buffer.bytes[..].try_into().unwrap();
+        let head = Head::read(&bytes, 100).unwrap();
+        assert_eq!((head.kind, head.id, head.clock, head.fence, head.frame_bytes()), (Kind::Sync, 7, 1, 2, HEAD_BYTES));
+        for (at, value) in [(0usize, 0xff), (2, 0xff), (6, 0xff), (7, 0x7f), (8, 0), (8, 0x7f), (11, 1)] {
+            let mut broken = bytes;
+            broken[at] = value;
+            let result = Head::read(&broken, 100);
+            assert!(result.is_err() || at == 0, "byte {at}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic() {
+        let mut state = 0x1234_5678_9abc_def1u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        for length in 0..3000usize {
+            let bytes: Vec<u8> = (0..length % 90).map(|_| next() % if length % 3 == 0 { 8 } else { 255 }).collect();
+            let _ = read_execute(&bytes, Value::EMPTY);
+            let _ = read_replica(&bytes, Value::EMPTY);
+            let _ = (read_begin(&bytes), read_version(&bytes), read_key(&bytes), PutDone::read(&bytes));
+        }
+    }
+}

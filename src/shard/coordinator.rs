@@ -1,0 +1,918 @@
+//! From a command to its answer where more than one node has a part in it.
+//!
+//! ```text
+//!   submit --> who is the first in the ranking that is there?
+//!                another node  --> forward: EXECUTE over the link, its answer is the answer
+//!                this one      --> coordinate:   consult --> execute --> copies --> answer
+//!                                                |           |           |
+//!                              others may hold something     engine      state, not operation, to the first `redundancy`
+//!                              newer, or what we lack                    nodes that are there; hints for owners that are not
+//! ```
+//!
+//! At most two nodes are passed: the one that the client is at, and one more whose belief about who is there differs; the second executes
+//! whatever it believes. A command that may have been executed by a node that went away is not executed again if that could
+//! count it twice.
+//!
+//! Lives here: the life of one request. Not here: requests of others (`serve`), what is sent later (`handoff`), links (`peers`).
+//! After Dynamo (SOSP'07, 4.5 and 4.6), with one coordinator a key: the first of its ranking that is there.
+
+use arrayvec::ArrayVec;
+
+use super::peers::{LinkId, Reach};
+use super::ringed::{Ack, Desk, Mistake, Origin, OwnedValue};
+use super::{Place, ShardId};
+use crate::buffer::Buffer;
+use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
+use crate::engine::Merge;
+use crate::key::Key;
+use crate::limits::{self, KEY_BYTES_MAX};
+use crate::protocol::{self, Framing, Head};
+use crate::ring::{NodeIndex, REDUNDANCY_MAX};
+
+/// Nodes that are asked for one key at most.
+const CONSULTED_MAX: usize = 32;
+/// Emptied vectors kept.
+const SPARE_MAX: usize = 256;
+
+/// Names a request under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpKey {
+    index: u32,
+    serial: u32,
+}
+
+/// What a response is for.
+#[derive(Debug)]
+pub enum What {
+    /// The whole command.
+    Forward(OpKey),
+    /// What a node has of the key.
+    Consult(OpKey, NodeIndex),
+    /// A copy of what a command wrote.
+    Copy(OpKey, NodeIndex),
+    /// A copy for a node whose own was older.
+    Repair,
+    /// Only its word.
+    Sync,
+    /// A flush: round 1 or 2.
+    Fence(OpKey),
+    /// A hint: its key and the version sent.
+    Replay(NodeIndex, Box<[u8]>, u64),
+    /// An item of a dirty partition: its key and the version sent.
+    Stream(NodeIndex, Box<[u8]>, u64),
+    /// The announcement of a dirty partition.
+    Begin(NodeIndex),
+}
+
+/// A request under way.
+pub struct Op {
+    serial: u32,
+    origin: Origin,
+    hops: u8,
+    hash: u64,
+    /// The command as it travels.
+    meta: Vec<u8>,
+    value: OwnedValue,
+    started_ms: u64,
+    /// Responses awaited.
+    awaiting: u32,
+    phase: Phase,
+    consulted: bool,
+    conflicts: u8,
+    /// Version of what the command wrote.
+    version: u64,
+    /// The answer, once the command has been executed.
+    reply: Buffer,
+    answered: bool,
+    /// Nodes that failed to take a copy.
+    failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
+    /// Nodes that have the copy.
+    placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    /// Owners that lack it.
+    missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    /// What nodes had when they were asked.
+    found: ArrayVec<(NodeIndex, u64), CONSULTED_MAX>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not begun, or to begin again.
+    New,
+    /// Another node has it.
+    Forwarded,
+    /// Others are asked for the key.
+    Consulting,
+    /// A newer item is fetched before the command starts again.
+    Conflict,
+    /// Executed; copies are under way.
+    Copying,
+    /// A flush of the whole ring.
+    Fencing { round: u8 },
+}
+
+/// Who goes on with a request.
+enum Direction {
+    Me,
+    Node(NodeIndex, LinkId),
+    /// Something must become known first, or a lease must end.
+    Later,
+}
+
+impl Desk<'_> {
+    /// Where a command is executed that can be executed at once, without asking or telling anybody; `None` if it cannot.
+    #[inline]
+    pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
+        let bucket = self.bucket_of(command.key.hash);
+        let ring = &mut *self.ring;
+        let owners = ring.cache.owners_of(&ring.view.ring, bucket);
+        if owners.first() != Some(&ring.view.me) {
+            return None;
+        }
+        let core = self.routes.core_of(command.key.hash);
+        if core != self.core {
+            return Some(Place::Core(core));
+        }
+        ring.active_ms = self.ms;
+        if !ring.peers.is_calm(self.ms) {
+            return None;
+        }
+        if owners.len() == 1 || (command.verb == Verb::Get(Get::default()) && self.reads_alone(command)) {
+            return Some(Place::Here);
+        }
+        None
+    }
+
+    /// Whether a read need not ask other owners: the item is here, or nothing was ever lost here.
+    fn reads_alone(&mut self, command: &Command<'_>) -> bool {
+        self.has_lost_nothing() || with_plain_key(command, |key| self.engine.contains(key, self.now))
+    }
+
+    /// Whether what is not here is nowhere: with the others' word, and nothing evicted.
+    fn has_lost_nothing(&self) -> bool {
+        self.engine.evicted_count() == 0 && !self.ring.drops.has_dropped() && self.ring.peers.is_calm(self.ms)
+    }
+
+    /// Takes over a request; its answer will be in the outbox. False if too much is under way: ask again later.
+    pub fn submit(&mut self, origin: Origin, hops: u8, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
+        if self.ring.ops.len() >= limits::PEER_OPERATIONS_MAX {
+            return false;
+        }
+        let mut meta = self.ring.spare.pop().unwrap_or_default();
+        wire::write_execute(command, framing.to_bytes(), words, &mut meta);
+        let value = match command.value {
+            Value::Bytes(bytes) => OwnedValue::Bytes(bytes.to_vec()),
+            Value::Body(body) => OwnedValue::Body(body.clone()),
+            Value::Dropped { .. } => OwnedValue::Bytes(Vec::new()),
+        };
+        let key = self.insert(origin, hops, command.key.hash, meta, value, Phase::New);
+        self.advance(key);
+        true
+    }
+
+    fn insert(&mut self, origin: Origin, hops: u8, hash: u64, meta: Vec<u8>, value: OwnedValue, phase: Phase) -> OpKey {
+        self.ring.serial = self.ring.serial.wrapping_add(1);
+        let serial = self.ring.serial;
+        let index = self.ring.ops.insert(Op {
+            serial,
+            origin,
+            hops,
+            hash,
+            meta,
+            value,
+            started_ms: self.ms,
+            awaiting: 0,
+            phase,
+            consulted: false,
+            conflicts: 0,
+            version: 0,
+            reply: Buffer::default(),
+            answered: false,
+            failed: ArrayVec::new(),
+            placed: ArrayVec::new(),
+            missing: ArrayVec::new(),
+            found: ArrayVec::new(),
+        });
+        OpKey { index: index as u32, serial }
+    }
+
+    fn op(&mut self, key: OpKey) -> Option<&mut Op> {
+        self.ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial)
+    }
+
+    /// Goes on with a request from the beginning.
+    fn advance(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let (hash, hops) = (op.hash, op.hops);
+        match self.direct(hash, hops) {
+            Direction::Later => self.ring.parked.push(key),
+            Direction::Node(_, link) => self.forward(key, link),
+            Direction::Me => match self.routes.core_of(hash) {
+                core if core == self.core => self.coordinate(key),
+                core => self.ring.to_cores.push((core, key)),
+            },
+        }
+    }
+
+    fn direct(&mut self, hash: u64, hops: u8) -> Direction {
+        if hops >= HOPS_MAX {
+            return Direction::Me;
+        }
+        let (view, bucket) = (self.ring.view.clone(), self.bucket_of(hash));
+        let mut granted_ms = 0;
+        for node in view.ring.ranking(bucket) {
+            if node == view.me {
+                // Who was given our word may still answer for itself.
+                let waits = granted_ms > 0 && self.ms < granted_ms + limits::PEER_LEASE_MS;
+                let here = self.routes.core_of(hash) == self.core;
+                return if waits && here { Direction::Later } else { Direction::Me };
+            }
+            match self.ring.peers.reach(node, hash, self.buckets(), self.ms) {
+                Reach::There(link) => return Direction::Node(node, link),
+                Reach::Unknown => return Direction::Later,
+                Reach::Away => granted_ms = granted_ms.max(self.ring.peers.node(node).granted_ms),
+            }
+        }
+        Direction::Me
+    }
+
+    fn forward(&mut self, key: OpKey, link: LinkId) {
+        if !self.ring.peers.has_room(link) {
+            self.ring.parked.push(key);
+            return;
+        }
+        let stamp = self.stamp();
+        let (ring, ms) = (&mut *self.ring, self.ms);
+        let op = &mut ring.ops[key.index as usize];
+        (op.phase, op.awaiting) = (Phase::Forwarded, 1);
+        ring.figures.forwarded += 1;
+        let (value, meta) = (op.value.as_value(), &op.meta);
+        ring.peers.request(link, (Kind::Execute, op.hops + 1), stamp, value, What::Forward(key), ms, |output| {
+            output.extend_from_slice(meta);
+        });
+    }
+
+    /// This node answers for the key.
+    fn coordinate(&mut self, key: OpKey) {
+        self.ring.active_ms = self.ms;
+        let Some(op) = self.op(key) else { return };
+        op.phase = Phase::New;
+        if !op.consulted && !self.consult(key) {
+            return;
+        }
+        self.run(key);
+    }
+
+    /// Asks the nodes that may hold something newer, or what is not here. False if there are such, or they must become known first.
+    fn consult(&mut self, key: OpKey) -> bool {
+        let (meta, value) = self.lend(key);
+        let asked = match wire::read_execute(&meta, value.as_value()) {
+            Ok(execute) => self.ask(key, &execute.command),
+            Err(_) => Some(0),
+        };
+        self.give_back(key, meta, value);
+        let Some(asked) = asked else {
+            self.ring.parked.push(key);
+            return false;
+        };
+        let Some(op) = self.op(key) else { return false };
+        op.consulted = true;
+        op.awaiting = asked;
+        op.phase = if asked > 0 { Phase::Consulting } else { Phase::New };
+        asked == 0
+    }
+
+    /// Sends the questions; `None` if a node that must be asked is not known yet.
+    fn ask(&mut self, op: OpKey, command: &Command<'_>) -> Option<u32> {
+        if self.ring.options.mistake == Some(Mistake::NoDoubt) {
+            return Some(0);
+        }
+        let (hash, buckets, me) = (command.key.hash, self.buckets(), self.me());
+        let i_own = self.owns(me, hash);
+        let lacks = needs_present(command) && !self.has_lost_nothing();
+        let lacks = lacks && with_plain_key(command, |key| !self.engine.contains(key, self.now));
+        if i_own && !lacks && self.ring.peers.is_calm(self.ms) {
+            return Some(0);
+        }
+        let (view, bucket) = (self.ring.view.clone(), self.bucket_of(hash));
+        let owners = self.ring.cache.owners_of(&view.ring, bucket);
+        let mut links = ArrayVec::<(NodeIndex, LinkId), CONSULTED_MAX>::new();
+        for node in view.ring.ranking(bucket).filter(|&node| node != me).take(CONSULTED_MAX) {
+            match self.ring.peers.reach(node, hash, buckets, self.ms) {
+                Reach::Away => {}
+                Reach::Unknown => return None,
+                Reach::There(link) => {
+                    let doubted = self.ring.peers.is_doubted(node, hash, buckets, self.ms);
+                    if doubted || !i_own || (lacks && owners.contains(&node)) {
+                        links.push((node, link));
+                    }
+                }
+            }
+        }
+        let asked = links.len() as u32;
+        for (node, link) in links {
+            self.fetch(link, command, What::Consult(op, node));
+        }
+        Some(asked)
+    }
+
+    fn fetch(&mut self, link: LinkId, command: &Command<'_>, what: What) {
+        let (stamp, ms) = (self.stamp(), self.ms);
+        self.ring.figures.consulted += 1;
+        let peers = &mut self.ring.peers;
+        with_plain_key(command, |key| {
+            peers.request(link, (Kind::Fetch, 0), stamp, Value::EMPTY, what, ms, |output| wire::write_key(key, output));
+        });
+    }
+
+    /// Executes the command on what is here.
+    fn run(&mut self, key: OpKey) {
+        let (meta, value) = self.lend(key);
+        let outcome = match wire::read_execute(&meta, value.as_value()) {
+            Ok(execute) => self.execute(key, &execute),
+            Err(_) => Outcome::Done,
+        };
+        self.give_back(key, meta, value);
+        match outcome {
+            Outcome::Busy => self.ring.parked.push(key),
+            Outcome::Done => self.finish(key),
+            Outcome::Copy => self.copy(key),
+        }
+    }
+
+    fn execute(&mut self, key: OpKey, execute: &wire::Execute<'_>) -> Outcome {
+        let Some(framing) = Head::from_bytes(&execute.framing) else { return Outcome::Done };
+        let framing = Framing { head: framing, words: execute.words };
+        let command = &execute.command;
+        self.engine.take_change();
+        let mut reply = self.engine.execute(command, self.now);
+        let op = &mut self.ring.ops[key.index as usize];
+        if let Reply::Busy = reply {
+            if self.ms < op.started_ms + limits::STARVED_MS_MAX - limits::STARVED_MS_MAX / 5 {
+                return Outcome::Busy;
+            }
+            reply = Reply::Error(Error::OutOfMemory);
+        }
+        op.reply.clear();
+        protocol::encode(&framing, command.key.bytes, &reply, &mut op.reply);
+        self.counters.record(&command.verb, &reply);
+        let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
+        let version = match self.engine.take_change() {
+            Some(version) => Some(version),
+            // An owner that is away may have what is to be deleted.
+            None if absent && self.somebody_is_away(command.key.hash) => {
+                let version = self.engine.new_version(self.now);
+                with_plain_key(command, |key| self.engine.bury(key, version, self.now));
+                Some(version)
+            }
+            None => None,
+        };
+        self.repair(key, command);
+        let Some(version) = version else { return Outcome::Done };
+        let Some(op) = self.op(key) else { return Outcome::Done };
+        op.version = version;
+        op.placed.clear();
+        op.failed.clear();
+        op.missing.clear();
+        Outcome::Copy
+    }
+
+    fn somebody_is_away(&mut self, hash: u64) -> bool {
+        let (bucket, buckets, me) = (self.bucket_of(hash), self.buckets(), self.me());
+        let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
+        owners.iter().any(|&owner| owner != me && self.ring.peers.is_away(owner, hash, buckets))
+    }
+
+    /// Sends what is here to the owners that were asked and had something older, unless the command has just changed it.
+    fn repair(&mut self, key: OpKey, command: &Command<'_>) {
+        let found = std::mem::take(&mut self.ring.ops[key.index as usize].found);
+        for (node, version) in found {
+            if !self.owns(node, command.key.hash) {
+                continue;
+            }
+            let Reach::There(link) = self.ring.peers.reach(node, command.key.hash, self.buckets(), self.ms) else { continue };
+            let (stamp, ms) = (self.stamp(), self.ms);
+            let (peers, engine, figures, now) = (&mut self.ring.peers, &mut *self.engine, &mut self.ring.figures, self.now);
+            with_plain_key(command, |key| {
+                let Some(replica) = engine.copy_of(key, now).filter(|replica| replica.version > version) else { return };
+                figures.repaired += 1;
+                peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Repair, ms, |output| {
+                    wire::write_replica(&replica, false, &[], output);
+                });
+            });
+        }
+    }
+
+    /// Sends what the command wrote to the nodes that are to have it and do not.
+    fn copy(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let (hash, failed, before) = (op.hash, op.failed.clone(), op.missing.len());
+        let (chosen, missing) = self.choose(hash, &failed);
+        let (meta, value) = self.lend(key);
+        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
+            // Who has a copy already hears of the owners that have gone since.
+            if missing.len() != before {
+                self.ring.ops[key.index as usize].placed.clear();
+            }
+            self.ring.ops[key.index as usize].missing = missing.clone();
+            self.hint(&execute.command, key, &missing);
+            for (node, link) in chosen {
+                if !self.ring.ops[key.index as usize].placed.contains(&node) {
+                    self.put(key, node, link, &execute.command, &missing);
+                }
+            }
+        }
+        self.give_back(key, meta, value);
+        let early = self.ring.options.ack == Ack::One || self.ring.options.mistake == Some(Mistake::AckBeforeCopies);
+        let Some(op) = self.op(key) else { return };
+        op.phase = Phase::Copying;
+        if op.awaiting == 0 {
+            self.finish(key);
+        } else if early {
+            self.answer(key);
+        }
+    }
+
+    /// The nodes besides this one that are to have a copy, and the owners that cannot.
+    fn choose(
+        &mut self,
+        hash: u64,
+        failed: &[NodeIndex],
+    ) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
+        let (view, bucket, buckets) = (self.ring.view.clone(), self.bucket_of(hash), self.buckets());
+        let owners = self.ring.cache.owners_of(&view.ring, bucket);
+        let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
+        // This node has one whether or not its place in the ranking asks for it.
+        let wanted = view.ring.redundancy() - 1;
+        for node in view.ring.ranking(bucket).filter(|&node| node != view.me) {
+            let reach = match failed.contains(&node) {
+                true => Reach::Away,
+                false => self.ring.peers.reach(node, hash, buckets, self.ms),
+            };
+            match reach {
+                Reach::There(link) if chosen.len() < wanted || owners.contains(&node) => _ = chosen.try_push((node, link)),
+                Reach::There(_) => {}
+                Reach::Away | Reach::Unknown if owners.contains(&node) => missing.push(node),
+                Reach::Away | Reach::Unknown => {}
+            }
+            if chosen.len() >= wanted && owners.iter().all(|owner| *owner == view.me || seen(*owner, &chosen, &missing)) {
+                break;
+            }
+        }
+        (chosen, missing)
+    }
+
+    /// Keeps hints for owners that lack what was written.
+    fn hint(&mut self, command: &Command<'_>, key: OpKey, missing: &[NodeIndex]) {
+        if self.ring.options.mistake == Some(Mistake::NoHints) {
+            return;
+        }
+        let (version, partition) = (self.ring.ops[key.index as usize].version, self.partition_of(command.key.hash));
+        let (hints, now) = (&mut self.ring.hints, self.now);
+        with_plain_key(command, |key| {
+            missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
+        });
+    }
+
+    fn put(&mut self, op: OpKey, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
+        let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
+        let view = &self.ring.view;
+        let tags: ArrayVec<u64, REDUNDANCY_MAX> = match self.ring.options.mistake {
+            Some(Mistake::NoHints) => ArrayVec::new(),
+            _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].tag).collect(),
+        };
+        let (peers, engine, figures) = (&mut self.ring.peers, &mut *self.engine, &mut self.ring.figures);
+        let sent = with_plain_key(command, |key| {
+            // It may have been evicted since; then there is nothing to copy, and a hint says so.
+            let Some(replica) = engine.copy_of(key, now) else { return false };
+            figures.copies_sent += 1;
+            peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Copy(op, node), ms, |output| {
+                wire::write_replica(&replica, false, &tags, output);
+            });
+            true
+        });
+        self.ring.ops[op.index as usize].awaiting += u32::from(sent);
+    }
+
+    /// The answer goes out; the request lives on if something of it is still under way.
+    fn answer(&mut self, key: OpKey) {
+        let ring = &mut *self.ring;
+        let Some(op) = ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial && !op.answered) else { return };
+        op.answered = true;
+        ring.outbox.put(op.origin, &mut op.reply);
+    }
+
+    fn finish(&mut self, key: OpKey) {
+        self.answer(key);
+        if self.op(key).is_some() {
+            let op = self.ring.ops.remove(key.index as usize);
+            self.keep(op.meta);
+        }
+    }
+
+    fn keep(&mut self, mut meta: Vec<u8>) {
+        if self.ring.spare.len() < SPARE_MAX {
+            meta.clear();
+            self.ring.spare.push(meta);
+        }
+    }
+
+    /// Ends a request with an error.
+    fn fail(&mut self, key: OpKey, error: Error) {
+        let (meta, value) = self.lend(key);
+        if let Ok(execute) = wire::read_execute(&meta, value.as_value())
+            && let Some(head) = Head::from_bytes(&execute.framing)
+            && let Some(op) = self.op(key)
+        {
+            op.reply.clear();
+            let framing = Framing { head, words: execute.words };
+            protocol::encode(&framing, execute.command.key.bytes, &Reply::Error(error), &mut op.reply);
+            self.ring.figures.failed += 1;
+        }
+        self.give_back(key, meta, value);
+        self.finish(key);
+    }
+
+    fn lend(&mut self, key: OpKey) -> (Vec<u8>, OwnedValue) {
+        match self.op(key) {
+            Some(op) => (std::mem::take(&mut op.meta), std::mem::replace(&mut op.value, OwnedValue::Bytes(Vec::new()))),
+            None => (Vec::new(), OwnedValue::Bytes(Vec::new())),
+        }
+    }
+
+    fn give_back(&mut self, key: OpKey, meta: Vec<u8>, value: OwnedValue) {
+        if let Some(op) = self.op(key) {
+            (op.meta, op.value) = (meta, value);
+        }
+    }
+
+    /// A response to a request of this core.
+    ///
+    /// # Errors
+    /// It is no response to anything, or cannot be read: the link must end.
+    pub fn response(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), Garbled> {
+        self.hear(&frame.head)?;
+        let Some(awaited) = self.ring.peers.answered(link, frame.head.id, self.ms) else {
+            return Err(Garbled("an answer that nobody waits for"));
+        };
+        let synced = frame.head.flags & wire::FLAG_SYNCED != 0;
+        if matches!(frame.head.kind, Kind::Found | Kind::Done) {
+            match synced {
+                true => self.ring.peers.lease(link, awaited.sent_ms, self.ms),
+                false if matches!(awaited.what, What::Consult(..) | What::Sync) => self.ring.peers.end_lease(link),
+                false => {}
+            }
+        }
+        match awaited.what {
+            What::Forward(key) => self.forwarded(key, frame),
+            What::Consult(key, node) => return self.told(key, node, frame),
+            What::Copy(key, node) => return self.copied(key, node, frame),
+            What::Fence(key) => return self.fenced(key, frame),
+            What::Repair | What::Sync => {}
+            What::Replay(node, key, version) => return self.replayed(node, &key, version, frame, awaited.sent_ms),
+            What::Stream(node, key, version) => return self.streamed(node, &key, version, frame, awaited.sent_ms),
+            What::Begin(node) => self.begun(node, frame.head.kind == Kind::Done),
+        }
+        Ok(())
+    }
+
+    fn forwarded(&mut self, key: OpKey, frame: &Frame<'_>) {
+        let Some(op) = self.op(key) else { return };
+        if frame.head.kind != Kind::Reply {
+            (op.awaiting, op.phase) = (0, Phase::New);
+            self.ring.parked.push(key);
+            return;
+        }
+        op.reply.clear();
+        match frame.value {
+            Value::Bytes(bytes) => op.reply.put(bytes),
+            Value::Body(body) => op.reply.put_body(body.clone()),
+            Value::Dropped { .. } => {}
+        }
+        self.finish(key);
+    }
+
+    /// A node has told what it has of a key.
+    fn told(&mut self, key: OpKey, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let mut version = 0;
+        if frame.head.kind == Kind::Found && !frame.meta.is_empty() {
+            let put = wire::read_replica(frame.meta, frame.value)?;
+            version = put.replica.version;
+            let taken = self.engine.merge(&put.replica, self.now);
+            if taken == Merge::Busy {
+                // Asked again, when there is memory.
+                if let Some(op) = self.op(key) {
+                    op.consulted = false;
+                }
+            }
+            let me = self.me();
+            if taken == Merge::Taken && !self.owns(me, put.replica.key.hash) {
+                self.hint_owners(&put.replica);
+            }
+        }
+        let Some(op) = self.op(key) else { return Ok(()) };
+        let _ = op.found.try_push((node, version));
+        self.asked(key);
+        Ok(())
+    }
+
+    /// One of those that were asked has answered, or never will.
+    fn asked(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        op.awaiting = op.awaiting.saturating_sub(1);
+        if op.awaiting > 0 {
+            return;
+        }
+        match op.phase {
+            Phase::Conflict => self.start_again(key),
+            _ if op.consulted => self.run(key),
+            _ => self.ring.parked.push(key),
+        }
+    }
+
+    fn copied(&mut self, key: OpKey, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let done = match frame.head.kind {
+            Kind::PutDone => PutDone::read(frame.meta)?,
+            _ => PutDone::Busy,
+        };
+        let Some(op) = self.op(key) else { return Ok(()) };
+        op.awaiting = op.awaiting.saturating_sub(1);
+        let version = op.version;
+        match done {
+            PutDone::Taken => _ = op.placed.try_push(node),
+            PutDone::Kept(other) if other <= version => _ = op.placed.try_push(node),
+            PutDone::Kept(other) => return self.lost_to(key, node, other),
+            PutDone::Busy => return self.uncopied(key, node),
+        }
+        if op.awaiting == 0 {
+            self.finish(key);
+        }
+        Ok(())
+    }
+
+    /// A node could not take its copy.
+    fn uncopied(&mut self, key: OpKey, node: NodeIndex) -> Result<(), Garbled> {
+        let Some(op) = self.op(key) else { return Ok(()) };
+        let _ = op.failed.try_push(node);
+        if op.phase == Phase::Copying {
+            self.copy(key);
+        }
+        Ok(())
+    }
+
+    /// A node has something newer of this key than what the command wrote.
+    fn lost_to(&mut self, key: OpKey, node: NodeIndex, other: u64) -> Result<(), Garbled> {
+        self.engine.observe(other);
+        let (meta, value) = self.lend(key);
+        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
+            let command = &execute.command;
+            let mine = with_plain_key(command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version));
+            let reach = self.ring.peers.reach(node, command.key.hash, self.buckets(), self.ms);
+            let op = &mut self.ring.ops[key.index as usize];
+            let newer = mine < other && op.phase == Phase::Copying && op.conflicts < limits::PEER_CONFLICTS_MAX;
+            match reach {
+                Reach::There(link) if newer => {
+                    op.conflicts += 1;
+                    op.phase = Phase::Conflict;
+                    op.awaiting += 1;
+                    self.ring.figures.conflicts += 1;
+                    self.fetch(link, command, What::Consult(key, node));
+                }
+                // A later write of ours is there already.
+                _ => _ = op.placed.try_push(node),
+            }
+        }
+        self.give_back(key, meta, value);
+        if self.op(key).is_some_and(|op| op.awaiting == 0) {
+            self.finish(key);
+        }
+        Ok(())
+    }
+
+    /// What the command lost to is here now: it is executed on that. Where it lost to a fence, what it wrote gets a newer version.
+    fn start_again(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let version = op.version;
+        op.phase = Phase::New;
+        let (meta, value) = self.lend(key);
+        let mut renewed = false;
+        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
+            with_plain_key(&execute.command, |plain| {
+                let still_ours = self.engine.copy_of(plain, self.now).is_some_and(|replica| replica.version == version);
+                if let Some(version) = still_ours.then(|| self.engine.renew_key(plain, self.now)).flatten() {
+                    let op = &mut self.ring.ops[key.index as usize];
+                    (op.version, renewed) = (version, true);
+                    op.placed.clear();
+                }
+            });
+        }
+        self.give_back(key, meta, value);
+        if renewed { self.copy(key) } else { self.run(key) }
+    }
+
+    /// Something that was under way over a link is lost. `sent`: it may have arrived.
+    pub(super) fn lost(&mut self, what: What, sent: bool) {
+        match what {
+            What::Forward(key) => {
+                let Some(op) = self.op(key) else { return };
+                (op.awaiting, op.phase) = (0, Phase::New);
+                let twice = wire::read_execute(&op.meta, Value::EMPTY).is_ok_and(|execute| counts_twice(&execute.command.verb));
+                if sent && twice {
+                    self.fail(key, Error::Interrupted);
+                } else {
+                    self.advance(key);
+                }
+            }
+            What::Consult(key, _) => self.asked(key),
+            What::Copy(key, node) => {
+                if let Some(op) = self.op(key) {
+                    op.awaiting = op.awaiting.saturating_sub(1);
+                    _ = self.uncopied(key, node);
+                }
+            }
+            What::Fence(key) => self.unfenced(key),
+            What::Repair | What::Sync => {}
+            What::Replay(node, key, _) => self.ring.hints.again(usize::from(node.0), &key),
+            What::Stream(node, ..) | What::Begin(node) => self.break_off(node),
+        }
+    }
+
+    /// Goes on with what was parked, and ends what is too old.
+    pub(super) fn retry(&mut self) {
+        let parked = std::mem::take(&mut self.ring.parked);
+        for &key in &parked {
+            let Some(op) = self.op(key) else { continue };
+            match op.phase {
+                Phase::Copying => self.copy(key),
+                Phase::Fencing { .. } => {}
+                _ => self.advance(key),
+            }
+        }
+        if self.ms < self.ring.swept_ms + SWEEP_MS {
+            return;
+        }
+        self.ring.swept_ms = self.ms;
+        let old = |op: &Op| self.ms >= op.started_ms + limits::PEER_OPERATION_MS_MAX;
+        let old: Vec<OpKey> = self
+            .ring
+            .ops
+            .iter()
+            .filter(|(_, op)| old(op))
+            .map(|(index, op)| OpKey { index: index as u32, serial: op.serial })
+            .collect();
+        for key in old {
+            let Some(op) = self.op(key) else { continue };
+            match op.phase {
+                // It has been executed here: whoever did not confirm is hinted when its link ends.
+                Phase::Copying | Phase::Fencing { .. } => self.finish(key),
+                Phase::Forwarded => self.fail(key, Error::Interrupted),
+                _ => self.fail(key, Error::Unreachable),
+            }
+        }
+    }
+
+    /// Gives up a request that another core goes on with: its command and who asked.
+    pub fn surrender(&mut self, key: OpKey) -> Option<(Origin, Vec<u8>, OwnedValue)> {
+        self.op(key)?;
+        let op = self.ring.ops.remove(key.index as usize);
+        Some((op.origin, op.meta, op.value))
+    }
+
+    /// Puts back what could not be given up just now.
+    pub fn take_back(&mut self, origin: Origin, hash: u64, meta: Vec<u8>, value: OwnedValue) {
+        let key = self.insert(origin, 0, hash, meta, value, Phase::New);
+        self.ring.parked.push(key);
+    }
+
+    /// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
+    /// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
+    /// `least` is what the cores of this node have given so far.
+    pub fn flush_ring(&mut self, origin: Origin, least: u64) {
+        let version = least.max(self.engine.new_version(self.now)) + 1;
+        let key = self.insert(origin, 0, 0, Vec::new(), OwnedValue::Bytes(Vec::new()), Phase::Fencing { round: 1 });
+        if let Some(op) = self.op(key) {
+            op.version = version;
+        }
+        self.engine.raise_fence(version);
+        self.send_fences(key);
+    }
+
+    fn send_fences(&mut self, key: OpKey) {
+        let (stamp, ms) = (self.stamp(), self.ms);
+        let version = self.ring.ops[key.index as usize].version;
+        let mut sent = 0;
+        for link in self.ring.peers.links() {
+            use super::peers::State;
+            if matches!(self.ring.peers.link(link).state, State::Down(_) | State::Probing(_)) {
+                continue;
+            }
+            sent += 1;
+            self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, What::Fence(key), ms, |output| {
+                output.extend_from_slice(&version.to_le_bytes());
+            });
+        }
+        self.ring.ops[key.index as usize].awaiting += sent;
+        if sent == 0 {
+            self.end_flush(key);
+        }
+    }
+
+    fn fenced(&mut self, key: OpKey, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta)? } else { 0 };
+        if let Some(op) = self.op(key) {
+            op.version = op.version.max(seen);
+        }
+        self.unfenced(key);
+        Ok(())
+    }
+
+    fn unfenced(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        op.awaiting = op.awaiting.saturating_sub(1);
+        if op.awaiting > 0 {
+            return;
+        }
+        match op.phase {
+            Phase::Fencing { round: 1 } => {
+                op.phase = Phase::Fencing { round: 2 };
+                let version = op.version;
+                self.engine.raise_fence(version);
+                self.send_fences(key);
+            }
+            _ => self.end_flush(key),
+        }
+    }
+
+    /// The answer of a flush is its fence, for the other cores of this node.
+    fn end_flush(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let version = op.version;
+        op.reply.clear();
+        op.reply.put(&version.to_le_bytes());
+        self.finish(key);
+    }
+
+    /// Takes note of what every frame says.
+    ///
+    /// # Errors
+    /// A clock further ahead than any that we talk to.
+    pub(super) fn hear(&mut self, head: &wire::Head) -> Result<(), Garbled> {
+        let latest_ms = self.now.unix_ms + 2 * limits::PEER_CLOCK_SKEW_MS_MAX;
+        if (head.clock.max(head.fence)) >> 16 > latest_ms {
+            return Err(Garbled("a clock far ahead of ours"));
+        }
+        self.engine.observe(head.clock);
+        if self.ring.options.mistake != Some(Mistake::FenceSkipped) {
+            self.engine.raise_fence(head.fence);
+        }
+        Ok(())
+    }
+}
+
+enum Outcome {
+    Done,
+    Busy,
+    Copy,
+}
+
+/// The shard that a request of this core would go to, for `stats where`.
+pub fn core_of(hash: u64, buckets: u32, cores: u16) -> ShardId {
+    ShardId(crate::key::core_of(crate::key::bucket_of(hash, buckets), buckets, cores))
+}
+
+fn seen(owner: NodeIndex, chosen: &[(NodeIndex, LinkId)], missing: &[NodeIndex]) -> bool {
+    missing.contains(&owner) || chosen.iter().any(|(node, _)| *node == owner)
+}
+
+/// Calls `with` with the key in plain bytes.
+pub(super) fn with_plain_key<T>(command: &Command<'_>, with: impl FnOnce(&Key<'_>) -> T) -> T {
+    let mut buffer = [0; KEY_BYTES_MAX];
+    match command.key.decode(&mut buffer) {
+        Some(key) => with(&key),
+        None => with(&command.key),
+    }
+}
+
+/// Whether what a command does depends on what is there.
+fn needs_present(command: &Command<'_>) -> bool {
+    match command.verb {
+        Verb::Store(store) => store.mode != StoreMode::Set || store.compare.is_some(),
+        _ => true,
+    }
+}
+
+/// Whether a command that is executed twice does something else than once.
+fn counts_twice(verb: &Verb) -> bool {
+    match verb {
+        Verb::Get(get) => get.vivify.is_some() || get.recache_s.is_some() || get.meta,
+        Verb::Store(store) => store.mode != StoreMode::Set || store.compare.is_some(),
+        Verb::Delete(delete) => delete.compare.is_some(),
+        Verb::Arithmetic(_) => true,
+        Verb::Touch(_) | Verb::Inspect => false,
+    }
+}
+
+/// Nodes that a command may pass before it is executed: the first executes it or sends it on, the second executes it.
+const HOPS_MAX: u8 = 2;
+/// How often old requests are looked for, in milliseconds.
+const SWEEP_MS: u64 = 100;

@@ -1,0 +1,490 @@
+//! What others lacked goes to them when they are back: hints one by one, dirty partitions whole.
+//!
+//! ```text
+//!   owner is there --> hints, oldest first, at most `window` under way --> delivered: gone here too, where this node does not own it
+//!                  --> then dirty partitions:  BEGIN (drop what is older than ..)  -->  walk: every item it owns  -->  clean
+//!
+//!   window: doubled while the owner answers quickly, halved when it is slow        rate: tokens, so that clients do not feel it
+//! ```
+//!
+//! A node that has lost its memory gets everything again: all its partitions are dirty. A receiver that must drop does so in slices,
+//! and says when it is done.
+//!
+//! Lives here: replay, transfer, drops. Not here: the store of hints (`cluster::hints`), links (`peers`).
+//! After Cassandra's and Riak's handoff; the promises are those of the design, section 8.
+
+use std::collections::BTreeMap;
+
+use super::peers::{LinkId, Reach};
+use super::ringed::{Desk, Mistake, Origin, PeerRequest};
+use super::coordinator::What;
+use super::serve::REPLAYED;
+use crate::buffer::Buffer;
+use crate::cluster::hints::End;
+use crate::cluster::handshake::Identity;
+use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::command::{Replica, Value};
+use crate::engine::Cursor;
+use crate::key::Key;
+use crate::limits;
+use crate::ring::NodeIndex;
+
+/// Lines of the index that one step of a walk looks at.
+const WALK_BUDGET: u32 = 32;
+/// Milliseconds between two ticks.
+pub const TICK_MS: u64 = 10;
+
+/// What is under way to one node.
+#[derive(Debug, Default)]
+pub struct Handoff {
+    outstanding: u32,
+    window: u32,
+    /// Items that may be sent now, in thousandths.
+    tokens: u64,
+    transfer: Option<Transfer>,
+}
+
+/// Dirty partitions on their way.
+#[derive(Debug)]
+struct Transfer {
+    /// Partitions and the versions up to which they were dirty when this began.
+    marks: BTreeMap<u32, u64>,
+    /// Announcements that were not confirmed yet.
+    announced: u32,
+    cursor: Option<Cursor>,
+    /// An item did not arrive: the partitions stay dirty.
+    failed: bool,
+}
+
+/// Partitions of which old items are to be dropped, because a node that knows better has announced them.
+#[derive(Debug, Default)]
+pub struct Drops {
+    /// Not begun: partition, version, who waits.
+    queue: Vec<(u32, u64, PeerRequest)>,
+    /// The walk under way.
+    cursor: Option<Cursor>,
+    current: Vec<(u32, u64, PeerRequest)>,
+    dropped: u64,
+}
+
+impl Handoff {
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.outstanding == 0 && self.transfer.is_none()
+    }
+}
+
+impl Drops {
+    /// Notes an announcement.
+    pub fn add(&mut self, partition: u32, version: u64, from: PeerRequest) {
+        self.queue.push((partition, version, from));
+    }
+
+    /// Whether something is to be dropped.
+    pub fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || self.cursor.is_some()
+    }
+
+    /// Whether anything was ever dropped: what is not here may be elsewhere.
+    pub fn has_dropped(&self) -> bool {
+        self.dropped > 0 || self.is_busy()
+    }
+}
+
+impl Desk<'_> {
+    /// A link of ours is up.
+    pub fn link_up(&mut self, link: LinkId, identity: &Identity) {
+        let node = self.ring.peers.link(link).node;
+        if self.ring.peers.up(link, identity, self.ms) {
+            self.reborn(node);
+        }
+        self.sync(link);
+        self.retry();
+        self.replay(node);
+    }
+
+    /// A link of ours could not be made, or is lost; `why` in words.
+    pub fn link_down(&mut self, link: LinkId, why: &str) {
+        let node = self.ring.peers.link(link).node;
+        let lost = self.ring.peers.down(link, self.ms);
+        self.ring.peers.node_mut(node).trouble = why.into();
+        for (what, sent) in lost {
+            self.lost(what, sent);
+        }
+        self.retry();
+    }
+
+    /// A node has lost its memory: it gets everything of its own again.
+    pub(super) fn reborn(&mut self, node: NodeIndex) {
+        if self.engine.statistics().items_count > 0 {
+            self.ring.hints.mark_all(usize::from(node.0), 0);
+        }
+        self.break_off(node);
+    }
+
+    /// What is to be done now and then. Cheap when it is called too often.
+    pub fn tick(&mut self) {
+        if self.ms < self.ring.ticked_ms + TICK_MS {
+            return;
+        }
+        let passed_ms = (self.ms - self.ring.ticked_ms).min(100);
+        self.ring.ticked_ms = self.ms;
+        for link in self.ring.peers.overdue(self.ms) {
+            self.ring.peers.unwanted.push(link);
+            self.link_down(link, "it does not answer");
+        }
+        let active = self.ms < self.ring.active_ms + limits::PEER_ACTIVE_MS;
+        if active {
+            self.ring.peers.seek(self.ms);
+            self.ring.peers.reckon(self.ms);
+        }
+        for link in self.ring.peers.due(active, self.ms) {
+            self.sync(link);
+        }
+        self.retry();
+        for node in self.ring.peers.others() {
+            let rate = u64::from(self.ring.options.handoff_rate);
+            let handoff = &mut self.ring.handoffs[usize::from(node.0)];
+            handoff.tokens = match rate {
+                0 => u64::MAX / 2,
+                rate => (handoff.tokens + rate * passed_ms).min(rate * TICK_MS * 4),
+            };
+            self.replay(node);
+        }
+        self.drop_slice();
+    }
+
+    /// Asks for a node's word.
+    fn sync(&mut self, link: LinkId) {
+        if self.ring.peers.has_room(link) {
+            let (stamp, ms) = (self.stamp(), self.ms);
+            self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, What::Sync, ms, |_| {});
+        }
+    }
+
+    /// Sends what a node lacks, as much as may go.
+    pub(super) fn replay(&mut self, node: NodeIndex) {
+        let index = usize::from(node.0);
+        if self.ring.hints.is_clean(index) && self.ring.handoffs[index].transfer.is_none() {
+            return;
+        }
+        let buckets = self.buckets();
+        while self.may_send(index) {
+            let Some((key, hint)) = self.ring.hints.next(index, self.now, |key| partition(key, buckets)) else { break };
+            let plain = Key::new(&key);
+            if !self.owns(node, plain.hash) {
+                self.ring.hints.end(index, &key, hint.version, End::Rerouted);
+                continue;
+            }
+            let target = match self.ring.options.mistake {
+                Some(Mistake::ReplayElsewhere) => self.ring.peers.others().find(|&other| other != node).unwrap_or(node),
+                _ => node,
+            };
+            let Reach::There(link) = self.ring.peers.reach(target, plain.hash, buckets, self.ms) else {
+                self.ring.hints.again(index, &key);
+                return;
+            };
+            let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
+            // What was here and has gone is a miss everywhere, not what the owner had before.
+            let gone = self.engine.tombstone(plain, hint.version, now);
+            let replica = self.engine.copy_of(&plain, now).unwrap_or(gone);
+            let what = What::Replay(node, key.clone(), replica.version);
+            self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
+                wire::write_replica(&replica, false, &[], output);
+            });
+            self.spend(index);
+        }
+        if self.ring.hints.target(index).pending() == 0 {
+            self.transfer(node);
+        }
+    }
+
+    fn may_send(&self, index: usize) -> bool {
+        let handoff = &self.ring.handoffs[index];
+        handoff.outstanding < handoff.window.max(limits::REPLAY_WINDOW_MIN) && handoff.tokens >= 1000
+    }
+
+    fn spend(&mut self, index: usize) {
+        let handoff = &mut self.ring.handoffs[index];
+        handoff.outstanding += 1;
+        handoff.tokens = handoff.tokens.saturating_sub(1000);
+    }
+
+    fn received(&mut self, index: usize, sent_ms: u64, taken: bool) {
+        let handoff = &mut self.ring.handoffs[index];
+        handoff.outstanding = handoff.outstanding.saturating_sub(1);
+        let slow = !taken || self.ms - sent_ms.min(self.ms) > limits::REPLAY_SLOW_MS;
+        handoff.window = match slow {
+            true => (handoff.window / 2).max(limits::REPLAY_WINDOW_MIN),
+            false => (handoff.window + 1).min(limits::REPLAY_WINDOW_MAX),
+        };
+    }
+
+    /// A hint has arrived, or not.
+    pub(super) fn replayed(
+        &mut self,
+        node: NodeIndex,
+        key: &[u8],
+        version: u64,
+        frame: &Frame<'_>,
+        sent_ms: u64,
+    ) -> Result<(), Garbled> {
+        let index = usize::from(node.0);
+        let done = if frame.head.kind == Kind::PutDone { PutDone::read(frame.meta)? } else { PutDone::Busy };
+        self.received(index, sent_ms, done != PutDone::Busy);
+        match done {
+            PutDone::Busy => self.ring.hints.again(index, key),
+            PutDone::Taken | PutDone::Kept(_) => {
+                let end = if done == PutDone::Taken { End::Replayed } else { End::Superseded };
+                if self.ring.hints.end(index, key, version, end) {
+                    self.let_go(key, version);
+                }
+                self.replay(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what this node held only for others, once all of them have it.
+    fn let_go(&mut self, key: &[u8], version: u64) {
+        let key = Key::new(key);
+        let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
+        let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
+        let hints = &self.ring.hints;
+        let lacks = |owner: &NodeIndex| {
+            let index = usize::from(owner.0);
+            hints.get(index, key.bytes).is_some() || hints.target(index).dirty_version(partition).is_some()
+        };
+        if !owners.contains(&self.ring.view.me) && !owners.iter().any(lacks) {
+            self.engine.forget(&key, version, self.now);
+        }
+    }
+
+    /// Sends dirty partitions, a slice at a time.
+    fn transfer(&mut self, node: NodeIndex) {
+        let index = usize::from(node.0);
+        if self.ring.handoffs[index].transfer.is_none() && !self.begin(node) {
+            return;
+        }
+        let mut found = Buffer::default();
+        while self.may_send(index) {
+            let handoff = &mut self.ring.handoffs[index];
+            let Some(transfer) = &mut handoff.transfer else { return };
+            if transfer.announced > 0 {
+                return;
+            }
+            let Some(cursor) = transfer.cursor else { break };
+            let marks = std::mem::take(&mut transfer.marks);
+            let next = self.walk(node, cursor, &marks, &mut found);
+            if let Some(transfer) = &mut self.ring.handoffs[index].transfer {
+                (transfer.marks, transfer.cursor) = (marks, next);
+            }
+        }
+        self.end_transfer(node);
+    }
+
+    /// Announces the partitions that the node must clear first. False if there is nothing to do, or the node is away.
+    fn begin(&mut self, node: NodeIndex) -> bool {
+        let index = usize::from(node.0);
+        if self.ring.hints.target(index).dirty_count() == 0 || self.ring.handoffs[index].outstanding > 0 {
+            return false;
+        }
+        let (hash, buckets) = (self.own_middle(), self.buckets());
+        if !matches!(self.ring.peers.reach(node, hash, buckets, self.ms), Reach::There(_)) {
+            return false;
+        }
+        let target = self.ring.hints.target(index);
+        let marks: BTreeMap<u32, u64> = (0..crate::key::PARTITIONS_COUNT)
+            .filter_map(|partition| Some((partition, target.dirty_version(partition)?)))
+            .collect();
+        let mut announced = 0;
+        let (stamp, ms) = (self.stamp(), self.ms);
+        for (&partition, &version) in marks.iter().filter(|(_, version)| **version > 0) {
+            let first = self.ring.view.ring.buckets_of(partition).start;
+            let hash = ((u128::from(first) << 64).div_ceil(u128::from(buckets))) as u64;
+            // A partition may lie on two cores there: its other part is announced to whoever has the end of it.
+            let end = self.ring.view.ring.buckets_of(partition).end.saturating_sub(1).max(first);
+            let last = ((u128::from(end) << 64).div_ceil(u128::from(buckets))) as u64;
+            let mut links = arrayvec::ArrayVec::<LinkId, 2>::new();
+            for hash in [hash, last] {
+                if let Reach::There(link) = self.ring.peers.reach(node, hash, buckets, self.ms)
+                    && !links.contains(&link)
+                {
+                    links.push(link);
+                }
+            }
+            for link in links {
+                announced += 1;
+                self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::EMPTY, What::Begin(node), ms, |output| {
+                    output.extend_from_slice(&partition.to_le_bytes());
+                    output.extend_from_slice(&version.to_le_bytes());
+                });
+            }
+        }
+        self.ring.handoffs[index].transfer =
+            Some(Transfer { marks, announced, cursor: Some(Cursor::default()), failed: false });
+        true
+    }
+
+    fn own_middle(&self) -> u64 {
+        let (core, cores) = (u128::from(self.core.0), u128::from(self.ring.options.cores));
+        (((2 * core + 1) << 63) / cores) as u64
+    }
+
+    /// One step of the walk: sends the items that the node owns in these partitions.
+    fn walk(&mut self, node: NodeIndex, cursor: Cursor, marks: &BTreeMap<u32, u64>, found: &mut Buffer) -> Option<Cursor> {
+        let mut keys: Vec<Box<[u8]>> = Vec::new();
+        found.clear();
+        let (view, buckets) = (self.ring.view.clone(), self.buckets());
+        let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
+            let bucket = crate::key::bucket_of(replica.key.hash, buckets);
+            let partition = crate::key::partition_of(bucket, buckets);
+            if marks.contains_key(&partition) && view.ring.owners_of(bucket).contains(&node) {
+                keys.push(replica.key.bytes.into());
+            }
+        });
+        for key in keys {
+            let plain = Key::new(&key);
+            let Reach::There(link) = self.ring.peers.reach(node, plain.hash, buckets, self.ms) else {
+                self.fail_transfer(node);
+                continue;
+            };
+            let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
+            let Some(replica) = self.engine.copy_of(&plain, now) else { continue };
+            let what = What::Stream(node, key.clone(), replica.version);
+            self.ring.figures.streamed += 1;
+            self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
+                wire::write_replica(&replica, true, &[], output);
+            });
+            self.spend(usize::from(node.0));
+        }
+        next
+    }
+
+    fn fail_transfer(&mut self, node: NodeIndex) {
+        if let Some(transfer) = &mut self.ring.handoffs[usize::from(node.0)].transfer {
+            transfer.failed = true;
+        }
+    }
+
+    /// An item of a dirty partition has arrived, or not.
+    pub(super) fn streamed(
+        &mut self,
+        node: NodeIndex,
+        key: &[u8],
+        version: u64,
+        frame: &Frame<'_>,
+        sent_ms: u64,
+    ) -> Result<(), Garbled> {
+        let done = if frame.head.kind == Kind::PutDone { PutDone::read(frame.meta)? } else { PutDone::Busy };
+        self.received(usize::from(node.0), sent_ms, done != PutDone::Busy);
+        if done == PutDone::Busy {
+            self.fail_transfer(node);
+        }
+        let _ = (key, version);
+        self.replay(node);
+        Ok(())
+    }
+
+    /// A partition has been cleared there, or the announcement was refused.
+    pub(super) fn begun(&mut self, node: NodeIndex, cleared: bool) {
+        if let Some(transfer) = &mut self.ring.handoffs[usize::from(node.0)].transfer {
+            transfer.announced = transfer.announced.saturating_sub(1);
+            transfer.failed |= !cleared;
+        }
+        self.replay(node);
+    }
+
+    /// The walk is over and everything has arrived: the partitions are clean, but for what was marked meanwhile.
+    fn end_transfer(&mut self, node: NodeIndex) {
+        let index = usize::from(node.0);
+        let handoff = &mut self.ring.handoffs[index];
+        let over = |transfer: &Transfer| transfer.cursor.is_none() && transfer.announced == 0;
+        if handoff.outstanding > 0 || !handoff.transfer.as_ref().is_some_and(over) {
+            return;
+        }
+        let Some(transfer) = handoff.transfer.take() else { return };
+        if transfer.failed {
+            return;
+        }
+        for (&partition, &version) in &transfer.marks {
+            self.ring.hints.clean(index, partition, version);
+        }
+        self.sweep_strangers(&transfer.marks);
+    }
+
+    /// What this node held only for others in these partitions, and which all of them have now, goes: with the next walk of evictions,
+    /// by its hint; here, at once for what has no hint.
+    fn sweep_strangers(&mut self, marks: &BTreeMap<u32, u64>) {
+        let (view, buckets) = (self.ring.view.clone(), self.buckets());
+        let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
+        let mut cursor = Some(Cursor::default());
+        while let Some(from) = cursor {
+            cursor = self.engine.walk_copies(from, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
+                let bucket = crate::key::bucket_of(replica.key.hash, buckets);
+                let strange = !view.ring.owners_of(bucket).contains(&view.me);
+                if strange && marks.contains_key(&crate::key::partition_of(bucket, buckets)) {
+                    keys.push((replica.key.bytes.into(), replica.version));
+                }
+            });
+        }
+        for (key, version) in keys {
+            self.let_go(&key, version);
+        }
+    }
+
+    /// What was under way to a node is lost.
+    pub(super) fn break_off(&mut self, node: NodeIndex) {
+        let handoff = &mut self.ring.handoffs[usize::from(node.0)];
+        (handoff.outstanding, handoff.transfer, handoff.window) = (0, None, limits::REPLAY_WINDOW_MIN);
+    }
+
+    /// Drops a slice of what other nodes have announced as old.
+    fn drop_slice(&mut self) {
+        let drops = &mut self.ring.drops;
+        if drops.cursor.is_none() {
+            if drops.queue.is_empty() {
+                return;
+            }
+            drops.current = std::mem::take(&mut drops.queue);
+            drops.cursor = Some(Cursor::default());
+        }
+        let mut budget = DROP_LINES / WALK_BUDGET;
+        while let Some(cursor) = self.ring.drops.cursor.filter(|_| budget > 0) {
+            budget -= 1;
+            let (buckets, current) = (self.buckets(), &self.ring.drops.current);
+            let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
+            let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
+                let partition = partition(replica.key.bytes, buckets);
+                let fence = current.iter().filter(|drop| drop.0 == partition).map(|drop| drop.1).max().unwrap_or(0);
+                if replica.version <= fence && !replica.tombstone {
+                    keys.push((replica.key.bytes.into(), fence));
+                }
+            });
+            for (key, fence) in keys {
+                self.ring.drops.dropped += u64::from(self.engine.forget(&Key::new(&key), fence, self.now));
+            }
+            self.ring.drops.cursor = next;
+        }
+        if self.ring.drops.cursor.is_none() {
+            for (_, _, from) in std::mem::take(&mut self.ring.drops.current) {
+                let mut response = Buffer::default();
+                let version = self.engine.clock();
+                wire::write(&mut response, (Kind::Done, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| {
+                    meta.extend_from_slice(&version.to_le_bytes());
+                });
+                self.ring.outbox.put(Origin::Peer(PeerRequest { id: RAW_ID, ..from }), &mut response);
+            }
+        }
+    }
+}
+
+/// Id of a finished answer whose bytes are a whole frame already.
+pub const RAW_ID: u32 = u32::MAX;
+
+/// Lines of the index that one tick looks at for drops: about 100 us.
+const DROP_LINES: u32 = 1024;
+
+fn partition(key: &[u8], buckets: u32) -> u32 {
+    crate::key::partition_of(crate::key::bucket_of(crate::key::routing_hash(key), buckets), buckets)
+}

@@ -1,0 +1,455 @@
+//! This core's links to the cores of other nodes: which of them are there, what they owe us, what may be sent.
+//!
+//! ```text
+//!   node --> | link to core 0 | link to core 1 | ..     one connection each, made when first needed
+//!
+//!   Idle --first need--> Connecting --handshake--> Up --silence, reset--> Down --pause--> Probing --handshake--> Up
+//!            (requests wait)                            (requests go to the next in the ranking)
+//! ```
+//!
+//! A *lease* is a node's word that it holds nothing for us and will not stand in for us for `PEER_LEASE_MS`: with leases of all that are
+//! there, what this core has is the newest. Liveness lives here and nowhere else; who owns what never changes by it.
+//!
+//! Lives here: links, requests under way, leases. Not here: what is asked and what an answer means (`coordinator`, `handoff`), sockets.
+
+use arrayvec::ArrayVec;
+use slab::Slab;
+
+use super::ShardId;
+use crate::buffer::Buffer;
+use crate::cluster::handshake::Identity;
+use crate::cluster::wire::{self, Kind, Stamp};
+use crate::command::Value;
+use crate::key;
+use crate::limits;
+use crate::ring::NodeIndex;
+
+/// One of this core's links: an index into its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkId(pub u32);
+
+/// Where a link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Never needed so far.
+    Idle,
+    /// Being made for the first time, since this millisecond: requests wait for it.
+    Connecting(u64),
+    /// There.
+    Up,
+    /// Away. Tried again after this millisecond, when something is to be sent.
+    Down(u64),
+    /// Away, and being made again since this millisecond.
+    Probing(u64),
+}
+
+/// Whether requests may go to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// They may.
+    There(LinkId),
+    /// How many cores it has is not known yet: its first link is being made.
+    Unknown,
+    /// It is away.
+    Away,
+}
+
+/// A link to one core of another node.
+pub struct Link {
+    /// The node.
+    pub node: NodeIndex,
+    /// Which of its cores.
+    pub core: u16,
+    /// Where it stands.
+    pub state: State,
+    /// Frames that wait to be sent.
+    pub output: Buffer,
+    /// Requests under way.
+    pub outstanding: u32,
+    listed: bool,
+    /// When something was last heard, or expected from.
+    heard_ms: u64,
+    pinged_ms: u64,
+    /// Until when that core's word holds that it has nothing for us.
+    lease_until_ms: u64,
+    backoff_ms: u64,
+}
+
+/// What is known of a node.
+pub struct Node {
+    /// Its cores, once a handshake has told.
+    pub cores: Option<u16>,
+    /// Drawn at its start; 0 before the first handshake.
+    pub boot: u64,
+    /// Its view, as it last said.
+    pub view: u64,
+    links: Vec<LinkId>,
+    /// When we last gave it our word that we hold nothing for it.
+    pub granted_ms: u64,
+    /// Why it was last refused or lost.
+    pub trouble: String,
+}
+
+/// A request under way.
+pub struct Awaited<T> {
+    /// Which link it went over.
+    pub link: LinkId,
+    /// When.
+    pub sent_ms: u64,
+    /// What the answer is for.
+    pub what: T,
+}
+
+/// All links of a core.
+pub struct Peers<T> {
+    me: NodeIndex,
+    /// Where this core's part of the ring lies.
+    own: ShardId,
+    own_cores: u16,
+    links: Vec<Link>,
+    nodes: Box<[Node]>,
+    awaited: Slab<Awaited<T>>,
+    /// Links to be connected.
+    pub wanted: Vec<LinkId>,
+    /// Links whose sockets are to be closed.
+    pub unwanted: Vec<LinkId>,
+    /// Links with output.
+    pub ready: Vec<LinkId>,
+    /// Until when no node that is there may hold something newer than we do.
+    calm_until_ms: u64,
+    /// Requests sent since start.
+    pub sent: u64,
+    /// Links lost since start.
+    pub lost: u64,
+}
+
+impl<T> Peers<T> {
+    /// Links to nobody so far.
+    pub fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16) -> Self {
+        let node = |_| Node { cores: None, boot: 0, view: 0, links: Vec::new(), granted_ms: 0, trouble: String::new() };
+        let mut peers = Self {
+            me,
+            own,
+            own_cores,
+            links: Vec::new(),
+            nodes: (0..nodes).map(node).collect(),
+            awaited: Slab::new(),
+            wanted: Vec::new(),
+            unwanted: Vec::new(),
+            ready: Vec::new(),
+            calm_until_ms: if nodes == 1 { u64::MAX } else { 0 },
+            sent: 0,
+            lost: 0,
+        };
+        (0..nodes).filter(|&node| node != usize::from(me.0)).for_each(|node| peers.widen(node, 1));
+        peers
+    }
+
+    /// Makes places for the links to the first `cores` cores of a node.
+    fn widen(&mut self, node: usize, cores: u16) {
+        for core in self.nodes[node].links.len() as u16..cores {
+            self.nodes[node].links.push(LinkId(self.links.len() as u32));
+            self.links.push(Link {
+                node: NodeIndex(node as u16),
+                core,
+                state: State::Idle,
+                output: Buffer::default(),
+                outstanding: 0,
+                listed: false,
+                heard_ms: 0,
+                pinged_ms: 0,
+                lease_until_ms: 0,
+                backoff_ms: limits::PEER_BACKOFF_MS_MIN,
+            });
+        }
+    }
+
+    /// A link.
+    pub fn link(&self, link: LinkId) -> &Link {
+        &self.links[link.0 as usize]
+    }
+
+    /// What is known of a node.
+    pub fn node(&self, node: NodeIndex) -> &Node {
+        &self.nodes[usize::from(node.0)]
+    }
+
+    /// As `node`, to change.
+    pub fn node_mut(&mut self, node: NodeIndex) -> &mut Node {
+        &mut self.nodes[usize::from(node.0)]
+    }
+
+    /// Every node but this one.
+    pub fn others(&self) -> impl Iterator<Item = NodeIndex> + use<T> {
+        let me = self.me;
+        (0..self.nodes.len() as u16).map(NodeIndex).filter(move |&node| node != me)
+    }
+
+    /// All links.
+    pub fn links(&self) -> impl Iterator<Item = LinkId> + use<T> {
+        (0..self.links.len() as u32).map(LinkId)
+    }
+
+    /// The link to the core of a node that owns this hash there; its first link while it is not known how many it has.
+    fn link_of(&self, node: NodeIndex, hash: u64, buckets: u32) -> LinkId {
+        let known = self.node(node);
+        let core = known.cores.map_or(0, |cores| key::core_of(key::bucket_of(hash, buckets), buckets, cores));
+        known.links[usize::from(core)]
+    }
+
+    /// Whether requests for this hash may go to a node. A link that is away and whose pause is over is tried in the background.
+    pub fn reach(&mut self, node: NodeIndex, hash: u64, buckets: u32, now_ms: u64) -> Reach {
+        let link = self.link_of(node, hash, buckets);
+        match self.link(link).state {
+            State::Up | State::Connecting(_) | State::Idle if self.node(node).cores.is_some() => Reach::There(link),
+            State::Idle => {
+                self.connect(link, now_ms);
+                Reach::Unknown
+            }
+            State::Up | State::Connecting(_) => Reach::Unknown,
+            State::Down(_) | State::Probing(_) => {
+                self.probe(link, now_ms);
+                Reach::Away
+            }
+        }
+    }
+
+    /// Whether a node is away, as far as this hash is concerned. Changes nothing.
+    pub fn is_away(&self, node: NodeIndex, hash: u64, buckets: u32) -> bool {
+        matches!(self.link(self.link_of(node, hash, buckets)).state, State::Down(_) | State::Probing(_))
+    }
+
+    /// Tries a link again that is away, if its pause is over.
+    pub fn probe(&mut self, link: LinkId, now_ms: u64) {
+        if let State::Down(until_ms) = self.link(link).state
+            && until_ms <= now_ms
+        {
+            self.links[link.0 as usize].state = State::Probing(now_ms);
+            self.wanted.push(link);
+        }
+    }
+
+    /// A node has been heard of: what is away is tried at once.
+    pub fn heard_of(&mut self, node: NodeIndex) {
+        for &link in &self.nodes[usize::from(node.0)].links {
+            if let State::Down(until_ms) = &mut self.links[link.0 as usize].state {
+                *until_ms = 0;
+            }
+        }
+    }
+
+    fn connect(&mut self, link: LinkId, now_ms: u64) {
+        self.links[link.0 as usize].state = State::Connecting(now_ms);
+        self.wanted.push(link);
+    }
+
+    /// Whether one more request may go over a link.
+    pub fn has_room(&self, link: LinkId) -> bool {
+        self.link(link).outstanding < limits::PEER_WINDOW
+    }
+
+    /// Sends a request; makes the link if it was never needed.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a frame")]
+    pub fn request(
+        &mut self,
+        link: LinkId,
+        (kind, hops): (Kind, u8),
+        stamp: Stamp,
+        value: Value<'_>,
+        what: T,
+        now_ms: u64,
+        meta: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if self.link(link).state == State::Idle {
+            self.connect(link, now_ms);
+        }
+        let id = self.awaited.insert(Awaited { link, sent_ms: now_ms, what }) as u32;
+        let target = &mut self.links[link.0 as usize];
+        if target.outstanding == 0 {
+            target.heard_ms = now_ms;
+        }
+        target.outstanding += 1;
+        self.sent += 1;
+        wire::write(&mut target.output, (kind, 0, hops, id), stamp, value, meta);
+        if !target.listed {
+            target.listed = true;
+            self.ready.push(link);
+        }
+    }
+
+    /// Takes the output of a link that is up.
+    pub fn take_output(&mut self, link: LinkId, output: &mut Buffer) {
+        let link = &mut self.links[link.0 as usize];
+        if link.state == State::Up {
+            link.listed = false;
+            output.append(&mut link.output);
+        }
+    }
+
+    /// The request that a response answers; `None` if there is none, which no peer of ours does.
+    pub fn answered(&mut self, link: LinkId, id: u32, now_ms: u64) -> Option<Awaited<T>> {
+        let awaited = self.awaited.get(id as usize).filter(|awaited| awaited.link == link)?;
+        debug_assert!(awaited.sent_ms <= now_ms);
+        let target = &mut self.links[link.0 as usize];
+        target.outstanding -= 1;
+        target.heard_ms = now_ms;
+        Some(self.awaited.remove(id as usize))
+    }
+
+    /// A node gave its word over this link; it was asked at `sent_ms`, and its word counts from then.
+    pub fn lease(&mut self, link: LinkId, sent_ms: u64, now_ms: u64) {
+        let link = &mut self.links[link.0 as usize];
+        link.lease_until_ms = link.lease_until_ms.max(sent_ms + limits::PEER_LEASE_MS);
+        self.reckon(now_ms);
+    }
+
+    /// A node says that it holds something for us: its word is off.
+    pub fn end_lease(&mut self, link: LinkId) {
+        self.links[link.0 as usize].lease_until_ms = 0;
+        self.calm_until_ms = 0;
+    }
+
+    /// Whether that node may hold something newer of this hash than we do.
+    pub fn is_doubted(&self, node: NodeIndex, hash: u64, buckets: u32, now_ms: u64) -> bool {
+        self.link(self.link_of(node, hash, buckets)).lease_until_ms <= now_ms
+    }
+
+    /// Whether no node that is there may hold something newer than we do.
+    #[inline]
+    pub fn is_calm(&self, now_ms: u64) -> bool {
+        now_ms < self.calm_until_ms
+    }
+
+    /// The cores of a node whose part of the ring meets ours.
+    fn facing(&self, node: NodeIndex) -> impl Iterator<Item = LinkId> + '_ {
+        let known = self.node(node);
+        let cores = u32::from(known.cores.unwrap_or(1));
+        let (own, own_cores) = (u32::from(self.own.0), u32::from(self.own_cores));
+        let first = own * cores / own_cores;
+        let last = ((own + 1) * cores - 1) / own_cores;
+        (first..=last).map(|core| known.links[core as usize])
+    }
+
+    /// Finds out anew until when all that are there have given their word.
+    pub fn reckon(&mut self, now_ms: u64) {
+        let mut calm_until_ms = u64::MAX;
+        for node in self.others() {
+            for link in self.facing(node) {
+                let link = self.link(link);
+                if !matches!(link.state, State::Down(_) | State::Probing(_)) {
+                    calm_until_ms = calm_until_ms.min(link.lease_until_ms);
+                }
+            }
+        }
+        // With everybody away there is no lease to end it: look again soon.
+        self.calm_until_ms = calm_until_ms.min(now_ms + limits::PEER_LEASE_MS);
+    }
+
+    /// A handshake has succeeded. Returns whether the node has lost its memory since we last heard of it.
+    pub fn up(&mut self, link: LinkId, identity: &Identity, now_ms: u64) -> bool {
+        let node = self.link(link).node;
+        let reborn = self.meet(node, identity);
+        let target = &mut self.links[link.0 as usize];
+        target.state = State::Up;
+        (target.heard_ms, target.pinged_ms, target.lease_until_ms) = (now_ms, now_ms, 0);
+        target.backoff_ms = limits::PEER_BACKOFF_MS_MIN;
+        self.calm_until_ms = 0;
+        if !self.link(link).output.bytes.is_empty() && !self.link(link).listed {
+            self.links[link.0 as usize].listed = true;
+            self.ready.push(link);
+        } else if self.link(link).listed && !self.ready.contains(&link) {
+            self.ready.push(link);
+        }
+        reborn
+    }
+
+    /// What a node says of itself, over a link of ours or of its own. Returns whether it has lost its memory.
+    pub fn meet(&mut self, node: NodeIndex, identity: &Identity) -> bool {
+        let known = self.node_mut(node);
+        let reborn = known.boot != 0 && known.boot != identity.boot;
+        let recut = known.cores.is_some_and(|cores| cores != identity.cores);
+        (known.boot, known.view, known.cores) = (identity.boot, identity.view, Some(identity.cores));
+        known.trouble.clear();
+        if reborn {
+            known.granted_ms = 0;
+        }
+        self.widen(usize::from(node.0), identity.cores);
+        if reborn || recut {
+            for link in self.nodes[usize::from(node.0)].links.clone() {
+                self.links[link.0 as usize].lease_until_ms = 0;
+            }
+            self.calm_until_ms = 0;
+        }
+        reborn
+    }
+
+    /// A link is lost or could not be made. What was under way comes back, with whether it can have arrived.
+    pub fn down(&mut self, link: LinkId, now_ms: u64) -> Vec<(T, bool)> {
+        let target = &mut self.links[link.0 as usize];
+        let was_up = target.state == State::Up;
+        target.state = State::Down(now_ms + target.backoff_ms);
+        target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
+        (target.outstanding, target.listed, target.lease_until_ms) = (0, false, 0);
+        target.output.clear();
+        self.lost += u64::from(was_up);
+        self.ready.retain(|&ready| ready != link);
+        self.reckon(now_ms);
+        let mut ids = Vec::new();
+        ids.extend(self.awaited.iter().filter(|(_, awaited)| awaited.link == link).map(|(id, _)| id));
+        ids.into_iter().map(|id| (self.awaited.remove(id).what, was_up)).collect()
+    }
+
+    /// Links that are overdue: silent, or not made in time. Their sockets are to be closed, and `down` called.
+    pub fn overdue(&mut self, now_ms: u64) -> ArrayVec<LinkId, 16> {
+        let is_overdue = |link: &Link| match link.state {
+            State::Connecting(since_ms) | State::Probing(since_ms) => now_ms - since_ms.min(now_ms) > limits::PEER_CONNECT_MS_MAX,
+            State::Up => link.outstanding > 0 && now_ms - link.heard_ms.min(now_ms) > limits::PEER_SILENCE_MS_MAX,
+            State::Idle | State::Down(_) => false,
+        };
+        self.links().filter(|&link| is_overdue(self.link(link))).take(16).collect()
+    }
+
+    /// Links to be asked whether they are there: those that owe an answer and are silent; with `active`, also those that face us.
+    pub fn due(&mut self, active: bool, now_ms: u64) -> Vec<LinkId> {
+        let mut due = Vec::new();
+        if active {
+            for node in self.others() {
+                due.extend(self.facing(node).filter(|&link| self.is_due(link, now_ms)));
+            }
+        }
+        let silent = |link: &Link| link.outstanding > 0 && now_ms >= link.heard_ms + limits::PEER_PING_MS;
+        let silent = self.links().filter(|&link| self.is_due(link, now_ms) && silent(self.link(link)));
+        let silent: ArrayVec<LinkId, 16> = silent.filter(|link| !due.contains(link)).take(16).collect();
+        due.extend(silent);
+        due.iter().for_each(|link| self.links[link.0 as usize].pinged_ms = now_ms);
+        due
+    }
+
+    fn is_due(&self, link: LinkId, now_ms: u64) -> bool {
+        self.link(link).state == State::Up && now_ms >= self.link(link).pinged_ms + limits::PEER_PING_MS
+    }
+
+    /// Makes the links that face us, where they were never needed: a core that wants to know whether others hold something for it.
+    pub fn seek(&mut self, now_ms: u64) {
+        for node in self.others() {
+            let facing: Vec<LinkId> = self.facing(node).collect();
+            for link in facing {
+                match self.link(link).state {
+                    State::Idle => self.connect(link, now_ms),
+                    State::Down(_) => self.probe(link, now_ms),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Requests under way.
+    pub fn outstanding(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Whether a link is being made.
+    pub fn is_connecting(&self) -> bool {
+        self.links.iter().any(|link| matches!(link.state, State::Connecting(_) | State::Probing(_)))
+    }
+}

@@ -1,0 +1,311 @@
+//! What a core of a ring node has beside its items: the view, the links, requests under way, hints.
+//!
+//! ```text
+//!   Shard { engine, ring: Some(Ringed) }  --desk(now)-->  Desk: everything of one core at one moment; all decisions are its methods
+//!
+//!   in:   submit (client, other core)   serve (request of a peer)   response, link_up, link_down (our links)   tick
+//!   out:  finished   to_cores   peers.wanted, unwanted, ready       drained by whoever moves the bytes: the runtime, or the simulator
+//! ```
+//!
+//! Lives here: the state and its way in and out. Not here: what is decided (`coordinator`, `serve`, `handoff`), links (`peers`).
+
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::coordinator::{Op, OpKey, What};
+use super::handoff::Handoff;
+use super::peers::Peers;
+use super::{Routes, ShardId, Ticket};
+use crate::arena::Body;
+use crate::buffer::Buffer;
+use crate::cluster::hints::Hints;
+use crate::cluster::members::View;
+use crate::cluster::wire::Stamp;
+use crate::command::Value;
+use crate::engine::Engine;
+use crate::key;
+use crate::metrics::Counters;
+use crate::ring::{NodeIndex, OwnersCache};
+use crate::time::Instant;
+
+/// When a write is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// When every owner that is there has it, or who stands in for it.
+    #[default]
+    Live,
+    /// When the node that coordinates has it.
+    One,
+}
+
+/// How a core takes part in a ring.
+#[derive(Clone, Debug)]
+pub struct RingOptions {
+    /// `--ack`.
+    pub ack: Ack,
+    /// Memory of this core's hints, in bytes.
+    pub handoff_bytes_max: usize,
+    /// `--handoff_window`, in milliseconds.
+    pub handoff_window_ms: u64,
+    /// `--handoff_rate`: items that this core replays a second; 0 for as many as go.
+    pub handoff_rate: u32,
+    /// Cores of this node.
+    pub cores: u16,
+    /// A planted mistake, for tests that must catch it.
+    pub mistake: Option<Mistake>,
+}
+
+/// Mistakes that a test plants to see that a check catches them. Never set by the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// A write is answered before the copies are there.
+    AckBeforeCopies,
+    /// Hints are not kept.
+    NoHints,
+    /// A replayed item gets a new version where it arrives.
+    HintWithoutVersion,
+    /// Fences of others are not heard.
+    FenceSkipped,
+    /// Hints go to the node behind the owner.
+    ReplayElsewhere,
+    /// What others may hold is never asked for.
+    NoDoubt,
+}
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client of this core.
+    Connection(Ticket),
+    /// Another core of this node, for a client of its own.
+    Core(ShardId, Ticket),
+    /// Another node.
+    Peer(PeerRequest),
+    /// Nobody waits.
+    Nobody,
+}
+
+/// A request of another node, and where its response goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerRequest {
+    /// The connection that it came over.
+    pub connection: u32,
+    /// Tells connections apart that had the same index one after the other.
+    pub generation: u32,
+    /// The id that the response repeats.
+    pub id: u32,
+    /// The node, if it is in our view.
+    pub node: Option<NodeIndex>,
+}
+
+/// An answer that has become ready. Its bytes are in `Outbox::bytes`, or carried.
+pub struct Finished {
+    /// Whose.
+    pub origin: Origin,
+    /// Range of `Outbox::bytes`.
+    pub bytes: std::ops::Range<usize>,
+    /// Instead, where it is large.
+    pub carried: Option<Box<Buffer>>,
+}
+
+/// Answers on their way out.
+#[derive(Default)]
+pub struct Outbox {
+    /// In the order in which they became ready.
+    pub finished: Vec<Finished>,
+    /// Their bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Outbox {
+    /// Adds an answer and empties `reply`.
+    pub fn put(&mut self, origin: Origin, reply: &mut Buffer) {
+        if origin == Origin::Nobody {
+            reply.clear();
+            return;
+        }
+        let start = self.bytes.len();
+        let carried = if reply.bodies.is_empty() && reply.bytes.len() <= CARRIED_BYTES_MIN {
+            self.bytes.extend_from_slice(&reply.bytes);
+            None
+        } else {
+            Some(Box::new(std::mem::take(reply)))
+        };
+        reply.clear();
+        self.finished.push(Finished { origin, bytes: start..self.bytes.len(), carried });
+    }
+
+    /// Forgets what was taken out.
+    pub fn clear(&mut self) {
+        self.finished.clear();
+        self.bytes.clear();
+    }
+}
+
+/// A value that outlives its connection's buffer.
+#[derive(Clone)]
+pub enum OwnedValue {
+    /// Small.
+    Bytes(Vec<u8>),
+    /// Large, by reference.
+    Body(Arc<Body>),
+}
+
+impl OwnedValue {
+    /// The value as it travels.
+    pub fn as_value(&self) -> Value<'_> {
+        match self {
+            Self::Bytes(bytes) => Value::Bytes(bytes),
+            Self::Body(body) => Value::Body(body),
+        }
+    }
+}
+
+/// The part of a core that knows other nodes.
+pub struct Ringed {
+    /// Who owns what.
+    pub view: Arc<View>,
+    /// How to take part.
+    pub options: RingOptions,
+    /// Links to the others.
+    pub peers: Peers<What>,
+    /// What others lack.
+    pub hints: Hints,
+    /// Answers to be taken away.
+    pub outbox: Outbox,
+    /// Requests of this core's clients that another core of this node must go on with.
+    pub to_cores: Vec<(ShardId, OpKey)>,
+    pub(super) ops: Slab<Op>,
+    pub(super) serial: u32,
+    /// Emptied vectors of requests, kept for the next ones.
+    pub(super) spare: Vec<Vec<u8>>,
+    /// Requests that wait for a link, a lease to end, or memory: tried again every tick.
+    pub(super) parked: Vec<OpKey>,
+    pub(super) handoffs: Box<[Handoff]>,
+    pub(super) drops: super::handoff::Drops,
+    pub(super) cache: OwnersCache,
+    pub(super) scratch: Buffer,
+    /// Millisecond of the last request for which leases matter.
+    pub(super) active_ms: u64,
+    pub(super) ticked_ms: u64,
+    pub(super) swept_ms: u64,
+    /// What happened.
+    pub figures: Figures,
+}
+
+/// Counts of a core since start, for `stats peers` and `stats handoff`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Commands sent on to another node.
+    pub forwarded: u64,
+    /// Commands of other nodes executed here.
+    pub served: u64,
+    /// Copies sent.
+    pub copies_sent: u64,
+    /// Copies taken.
+    pub copies_taken: u64,
+    /// Keys asked of other nodes before a command was executed.
+    pub consulted: u64,
+    /// Older or missing copies renewed because a read found them.
+    pub repaired: u64,
+    /// Writes that met something newer elsewhere and started again.
+    pub conflicts: u64,
+    /// Commands that were answered with an error because no node could be reached, or one went away.
+    pub failed: u64,
+    /// Items of dirty partitions sent.
+    pub streamed: u64,
+}
+
+impl Ringed {
+    /// The part of core `own` in the ring of this view.
+    pub fn new(view: Arc<View>, own: ShardId, options: RingOptions) -> Self {
+        let nodes = view.nodes.len();
+        Self {
+            peers: Peers::new(nodes, view.me, own, options.cores),
+            hints: Hints::new(nodes, options.handoff_bytes_max, options.handoff_window_ms),
+            outbox: Outbox::default(),
+            to_cores: Vec::new(),
+            ops: Slab::new(),
+            serial: 0,
+            spare: Vec::new(),
+            parked: Vec::new(),
+            handoffs: (0..nodes).map(|_| Handoff::default()).collect(),
+            drops: super::handoff::Drops::default(),
+            cache: OwnersCache::default(),
+            scratch: Buffer::default(),
+            active_ms: 0,
+            ticked_ms: 0,
+            swept_ms: 0,
+            figures: Figures::default(),
+            view,
+            options,
+        }
+    }
+
+    /// Whether the core must look at the clock every few milliseconds: something is under way, or is to be tried again.
+    pub fn is_busy(&self, ms: u64) -> bool {
+        self.peers.outstanding() > 0
+            || !self.ops.is_empty()
+            || ms < self.active_ms + crate::limits::PEER_ACTIVE_MS
+            || self.peers.is_connecting()
+            || self.peers.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
+            || self.drops.is_busy()
+    }
+
+    /// Requests under way.
+    pub fn operations(&self) -> usize {
+        self.ops.len()
+    }
+}
+
+/// One core at one moment: what every decision about a request needs.
+pub struct Desk<'a> {
+    /// Its items.
+    pub engine: &'a mut Engine,
+    /// Its counters.
+    pub counters: &'a mut Counters,
+    /// Its part of the ring.
+    pub ring: &'a mut Ringed,
+    /// Which core it is.
+    pub core: ShardId,
+    /// Which core has which hash.
+    pub routes: &'a Routes,
+    /// The time of items.
+    pub now: Instant,
+    /// The time of deadlines: milliseconds that never go back.
+    pub ms: u64,
+}
+
+impl Desk<'_> {
+    /// What every frame says.
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp { clock: self.engine.clock(), fence: self.engine.fence() }
+    }
+
+    pub(super) fn buckets(&self) -> u32 {
+        self.ring.view.ring.buckets()
+    }
+
+    pub(super) fn bucket_of(&self, hash: u64) -> u32 {
+        key::bucket_of(hash, self.buckets())
+    }
+
+    pub(super) fn partition_of(&self, hash: u64) -> u32 {
+        key::partition_of(self.bucket_of(hash), self.buckets())
+    }
+
+    /// Whether a node is an owner of this hash.
+    pub(super) fn owns(&mut self, node: NodeIndex, hash: u64) -> bool {
+        let bucket = self.bucket_of(hash);
+        let Ringed { cache, view, .. } = &mut *self.ring;
+        cache.owners_of(&view.ring, bucket).contains(&node)
+    }
+
+    pub(super) fn me(&self) -> NodeIndex {
+        self.ring.view.me
+    }
+}
+
+/// Answers beyond this travel by pointer, in bytes.
+const CARRIED_BYTES_MIN: usize = 4 << 10;

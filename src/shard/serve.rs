@@ -1,0 +1,211 @@
+//! What this core does for the cores of other nodes.
+//!
+//! ```text
+//!   EXECUTE --> at once if nobody else has a part in it, else as a request of its own; the answer follows
+//!   PUT     --> merge, keep hints for the owners that lack it           FETCH --> what the key has here, or what an owner lacks of it
+//!   SYNC    --> our word, if we hold nothing for that node              FENCE --> flush        BEGIN --> drop what is old, then say so
+//! ```
+//!
+//! Lives here: requests of peers. Not here: our own (`coordinator`), how frames come and go (`runtime::peer`).
+
+use super::Place;
+use super::peers::Reach;
+use super::ringed::{Desk, Mistake, Origin, PeerRequest};
+use crate::buffer::Buffer;
+use crate::cluster::handshake::Identity;
+use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::command::{Replica, Reply, Value};
+use crate::engine::Merge;
+use crate::key::Key;
+use crate::protocol::{self, Framing, Head};
+use crate::ring::NodeIndex;
+
+impl Desk<'_> {
+    /// A node has shown who it is, over a connection of its own. Returns its place in the view, if it has one.
+    pub fn greeted(&mut self, identity: &Identity) -> Option<NodeIndex> {
+        let node = self.ring.view.ring.index_of(&identity.id).filter(|&node| node != self.ring.view.me)?;
+        if self.ring.peers.meet(node, identity) {
+            self.reborn(node);
+        }
+        self.ring.peers.heard_of(node);
+        Some(node)
+    }
+
+    /// Handles a request of a peer; what can be answered at once goes to `output`.
+    ///
+    /// # Errors
+    /// It cannot be read: the connection must end.
+    pub fn serve(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        self.hear(&frame.head)?;
+        match frame.head.kind {
+            Kind::Execute => self.serve_execute(from, frame, output),
+            Kind::Put => self.serve_put(from, frame, output),
+            Kind::Fetch => self.serve_fetch(from, frame, output),
+            Kind::Sync => {
+                self.done(from, self.engine.clock(), output);
+                Ok(())
+            }
+            Kind::Fence => {
+                let version = wire::read_version(frame.meta)?;
+                let seen = version.max(self.engine.clock() + 1);
+                if self.ring.options.mistake != Some(Mistake::FenceSkipped) {
+                    self.engine.raise_fence(version);
+                }
+                self.done(from, seen, output);
+                Ok(())
+            }
+            Kind::Begin => {
+                let (partition, fence) = wire::read_begin(frame.meta)?;
+                self.engine.raise_partition_fence(partition, fence);
+                self.ring.drops.add(partition, fence, from);
+                Ok(())
+            }
+            _ => Err(Garbled("an answer where a request was expected")),
+        }
+    }
+
+    fn serve_execute(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let execute = wire::read_execute(frame.meta, frame.value)?;
+        let head = Head::from_bytes(&execute.framing).ok_or(Garbled("a framing of no door"))?;
+        if self.routes.core_of(execute.command.key.hash) != self.core {
+            self.refuse(from, output);
+            return Ok(());
+        }
+        self.ring.figures.served += 1;
+        if self.place(&execute.command) == Some(Place::Here) {
+            let reply = self.engine.execute(&execute.command, self.now);
+            if !matches!(reply, Reply::Busy) {
+                let mut scratch = std::mem::take(&mut self.ring.scratch);
+                let framing = Framing { head, words: execute.words };
+                protocol::encode(&framing, execute.command.key.bytes, &reply, &mut scratch);
+                self.counters.record(&execute.command.verb, &reply);
+                wire::write_reply(output, from.id, self.stamp(), &mut scratch);
+                scratch.clear();
+                self.ring.scratch = scratch;
+                return Ok(());
+            }
+        }
+        let hops = frame.head.hops.max(1);
+        if !self.submit(Origin::Peer(from), hops, &execute.command, head, execute.words) {
+            self.refuse(from, output);
+        }
+        Ok(())
+    }
+
+    fn serve_put(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let mut put = wire::read_replica(frame.meta, frame.value)?;
+        if self.routes.core_of(put.replica.key.hash) != self.core {
+            self.refuse(from, output);
+            return Ok(());
+        }
+        if self.ring.options.mistake == Some(Mistake::HintWithoutVersion) && put.missing.is_empty() && frame.head.hops == REPLAYED {
+            put.replica.version = self.engine.new_version(self.now);
+        }
+        let done = match self.engine.merge_past(&put.replica, self.now, put.exempt) {
+            Merge::Taken => PutDone::Taken,
+            Merge::Kept { version } => PutDone::Kept(version),
+            Merge::Busy => PutDone::Busy,
+        };
+        if done == PutDone::Taken {
+            self.ring.figures.copies_taken += 1;
+            let (me, hash) = (self.me(), put.replica.key.hash);
+            match put.missing.is_empty() {
+                true if !self.owns(me, hash) => self.hint_owners(&put.replica),
+                _ => self.hint_tags(&put.replica, &put.missing),
+            }
+        }
+        wire::write(output, (Kind::PutDone, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| done.write(meta));
+        Ok(())
+    }
+
+    fn hint_tags(&mut self, replica: &Replica<'_>, tags: &[u64]) {
+        let partition = self.partition_of(replica.key.hash);
+        for &tag in tags {
+            match self.ring.view.index_of_tag(tag) {
+                Some(node) if node != self.ring.view.me => {
+                    self.ring.hints.add(usize::from(node.0), replica.key.bytes, replica.version, partition, self.now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What lies on a node that does not own it is there for its owners: a hint sees that they get it, and that it does not stay.
+    pub(super) fn hint_owners(&mut self, replica: &Replica<'_>) {
+        let partition = self.partition_of(replica.key.hash);
+        let bucket = self.bucket_of(replica.key.hash);
+        let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
+        for owner in owners.iter().filter(|&&owner| owner != self.ring.view.me) {
+            self.ring.hints.add(usize::from(owner.0), replica.key.bytes, replica.version, partition, self.now);
+        }
+    }
+
+    fn serve_fetch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let key = wire::read_key(frame.meta)?;
+        if self.routes.core_of(key.hash) != self.core {
+            self.refuse(from, output);
+            return Ok(());
+        }
+        let (flags, stamp) = (self.word_to(from), self.stamp());
+        let head = (Kind::Found, flags, 0, from.id);
+        let lacks = from.node.and_then(|node| self.lacked_by(node, &key));
+        match self.engine.copy_of(&key, self.now) {
+            Some(replica) => {
+                wire::write(output, head, stamp, replica.value, |meta| wire::write_replica(&replica, false, &[], meta));
+            }
+            // What that node lacks was here and has gone: it must not take what it has for the newest.
+            None => match lacks {
+                Some(version) => {
+                    let replica = self.engine.tombstone(key, version, self.now);
+                    wire::write(output, head, stamp, Value::EMPTY, |meta| wire::write_replica(&replica, false, &[], meta));
+                }
+                None => wire::write(output, head, stamp, Value::EMPTY, |_| {}),
+            },
+        }
+        Ok(())
+    }
+
+    /// Version of this key that a node lacks, or may lack, as far as is known here.
+    fn lacked_by(&self, node: NodeIndex, key: &Key<'_>) -> Option<u64> {
+        let hint = self.ring.hints.get(usize::from(node.0), key.bytes).map(|hint| hint.version);
+        let dirty = self.ring.hints.target(usize::from(node.0)).dirty_version(self.partition_of(key.hash));
+        hint.or(dirty).filter(|&version| version > 0)
+    }
+
+    /// The flag that gives our word to a node, if it can be given: nothing is held for it, and it is not away for us.
+    fn word_to(&mut self, from: PeerRequest) -> u8 {
+        let Some(node) = from.node else { return 0 };
+        let index = usize::from(node.0);
+        let clean = self.ring.hints.is_clean(index) && self.ring.handoffs[index].is_idle();
+        // With a hash of our own part of the ring: its core that faces us.
+        let hash = self.own_hash();
+        let away = match self.ring.peers.reach(node, hash, self.buckets(), self.ms) {
+            Reach::Away => true,
+            Reach::There(_) | Reach::Unknown => false,
+        };
+        if !clean || away {
+            return 0;
+        }
+        self.ring.peers.node_mut(node).granted_ms = self.ms;
+        wire::FLAG_SYNCED
+    }
+
+    fn own_hash(&self) -> u64 {
+        let (core, cores) = (u128::from(self.core.0), u128::from(self.ring.options.cores));
+        (((2 * core + 1) << 63) / cores) as u64
+    }
+
+    fn done(&mut self, from: PeerRequest, version: u64, output: &mut Buffer) {
+        let flags = self.word_to(from);
+        wire::write(output, (Kind::Done, flags, 0, from.id), self.stamp(), Value::EMPTY, |meta| {
+            meta.extend_from_slice(&version.to_le_bytes());
+        });
+    }
+
+    fn refuse(&mut self, from: PeerRequest, output: &mut Buffer) {
+        wire::write(output, (Kind::Refused, 0, 0, from.id), self.stamp(), Value::EMPTY, |_| {});
+    }
+}
+
+/// `hops` of a `Put` that replays a hint or repairs: told apart from a new write only by tests.
+pub(super) const REPLAYED: u8 = 1;
