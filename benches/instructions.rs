@@ -90,7 +90,7 @@ fn engine(calls: u64, key: &[u8]) -> u64 {
 fn core(count: u16, calls: u64, depth: u64, form: &str) -> u64 {
     let mut cores = cores(count, 16 << 20);
     fill(&mut cores, 1_000);
-    let id = cores[0].open(None, Vec::new());
+    let id = cores[0].open(None, Vec::new(), None);
     let mut output = Buffer::with_capacity(1 << 16);
     let request = |number: u64| form.replace("{}", &key(number * 37 % 1_000)).replace('V', &"v".repeat(100));
     let piece: String = (0..depth).map(request).collect();

@@ -45,7 +45,7 @@ fn pieces(items: u64, depth: u64, request: impl Fn(u64) -> String) -> Vec<(u64, 
 
 /// Prints the best of five.
 fn report(name: &str, cores: &mut [Core], pieces: &[(u64, Vec<u8>)], requests: u64, expected: &[u8]) {
-    let id = cores[0].open(None, Vec::new());
+    let id = cores[0].open(None, Vec::new(), None);
     let mut output = Buffer::with_capacity(1 << 18);
     let (mut best, mut sum) = (f64::INFINITY, 0u64);
     for _ in 0..5 {

@@ -42,8 +42,8 @@ fn core() -> Core {
 fn allocations(requests: &[u8], expected: &[u8]) -> u64 {
     let mut core = core();
     // The items come in on a connection of their own: a connection stays with the protocol of its first byte.
-    let filler = core.open(None, Vec::new());
-    let id = core.open(None, Vec::new());
+    let filler = core.open(None, Vec::new(), None);
+    let id = core.open(None, Vec::new(), None);
     let mut output = Buffer::with_capacity(1 << 20);
     for i in 0..100 {
         core.receive(filler, format!("set key{i:013} 0 0 100\r\n{}\r\n", "v".repeat(100)).as_bytes(), &mut output);

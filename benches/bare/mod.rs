@@ -63,7 +63,7 @@ pub fn key(number: u64) -> String {
 /// Stores `items` items of 100 bytes, whichever core of `cores` they belong to.
 pub fn fill(cores: &mut [Core], items: u64) {
     let mut output = Buffer::with_capacity(1 << 16);
-    let filler = cores[0].open(None, Vec::new());
+    let filler = cores[0].open(None, Vec::new(), None);
     for number in 0..items {
         let request = format!("set {} 0 0 100\r\n{}\r\n", key(number), "v".repeat(100));
         cores[0].receive(filler, request.as_bytes(), &mut output);

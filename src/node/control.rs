@@ -11,18 +11,20 @@
 //! Unsafe lives here: one foreign call that reads the process's CPU time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::options::Options;
+use super::ring;
 use super::signals;
 use super::sockets;
 use super::stats::{self, CoreFigures, Lines, ProcessFigures};
 use super::tune::{self, Crawl};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
+use crate::cluster::members::View;
 use crate::command::{Error, Reply};
 use crate::engine::{Cursor, Statistics};
 use crate::protocol::{self, Framing, Head};
@@ -36,6 +38,11 @@ use crate::time::{Exptime, Instant};
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// Longest wait for a client to take a piece of a dump.
 const DUMP_WAIT: Duration = Duration::from_secs(60);
+/// How often a delayed flush looks at the clock.
+const FLUSH_LOOK: Duration = Duration::from_millis(50);
+/// Longest `stats handoff wait`, and what it waits where no time is given, in seconds.
+const WAIT_MAX_S: u32 = 3600;
+const WAIT_DEFAULT_S: u32 = 60;
 /// Items of one piece of a dump.
 const DUMP_ITEMS: u32 = 200;
 /// Bytes of one `stats cachedump`: memcached's bound.
@@ -96,6 +103,10 @@ pub struct Control {
     cores: Cores,
     memory: Memory,
     options: Options,
+    /// Who is in the ring; `None` on a lone node.
+    view: Option<Arc<View>>,
+    /// Number of the latest flush: one that waits for its time and is not the latest does not take place.
+    flushes: Arc<AtomicU64>,
     /// Knobs of the machine that are not as wanted.
     tuning_wanting: usize,
     started: Instant,
@@ -118,11 +129,12 @@ enum Answer {
 
 impl Control {
     /// An actor over the cores of a node that was just started.
-    pub fn new(cores: Cores, memory: Memory, options: Options, tuning_wanting: usize) -> Self {
+    pub fn new(cores: Cores, memory: Memory, options: Options, view: Option<Arc<View>>, tuning_wanting: usize) -> Self {
         let started = cores.shared.clock.now();
         let verbosity = options.verbosity as u32;
         let (dumping, totals_at_reset) = (Arc::default(), Vec::new());
-        Self { cores, memory, options, tuning_wanting, started, verbosity, dumping, totals_at_reset }
+        let flushes = Arc::default();
+        Self { cores, memory, options, view, flushes, tuning_wanting, started, verbosity, dumping, totals_at_reset }
     }
 
     /// Answers requests until every core has ended.
@@ -144,7 +156,7 @@ impl Control {
     fn answer(&mut self, request: &ControlRequest) -> Answer {
         match &request.control {
             OwnedControl::FlushAll { delay } => self.flush(*delay),
-            OwnedControl::Stats { group } => self.stats(group),
+            OwnedControl::Stats { group } => self.stats(group, request),
             OwnedControl::Verbosity { level } => {
                 self.verbosity = *level;
                 log::set_max_level(super::log_level(*level));
@@ -170,16 +182,76 @@ impl Control {
             0 | 1 => now,
             second => Instant::from_seconds(second),
         };
-        self.cores.ask(move |core| core.context.shard.engine.flush(at));
+        let number = self.flushes.fetch_add(1, Ordering::AcqRel) + 1;
+        match &self.view {
+            None => _ = self.cores.ask(move |core| core.context.shard.engine.flush(at)),
+            Some(_) if at <= now => ring::flush(&self.cores),
+            Some(_) => self.flush_later(at, number),
+        }
         let _ = self.cores.ask_one(0, |core| core.context.shard.counters.cmd_flush += 1);
         Answer::Reply(Reply::Ok)
+    }
+
+    /// Flushes the ring when it is time, unless another flush was asked for meanwhile. A node that ends takes its plan with it.
+    fn flush_later(&self, at: Instant, number: u64) {
+        let (cores, flushes) = (self.cores.clone(), self.flushes.clone());
+        let run = move || {
+            let is_latest = || flushes.load(Ordering::Acquire) == number;
+            while is_latest() && cores.shared.clock.now() < at {
+                std::thread::sleep(FLUSH_LOOK);
+            }
+            if is_latest() {
+                ring::flush(&cores);
+            }
+        };
+        if std::thread::Builder::new().name("pbcache-flush".into()).spawn(run).is_err() {
+            log::warn!("no thread for a delayed flush_all; it takes place now");
+            ring::flush(&self.cores);
+        }
+    }
+
+    /// `stats ring | peers | handoff [wait [SECONDS]] | where KEY`; on a lone node there is little to tell.
+    fn ring_stats(&self, group: &str, rest: &[u8]) -> Answer {
+        let Some(view) = &self.view else {
+            return Answer::Stats(vec![("nodes".into(), "1".into()), ("buckets".into(), self.options.buckets.to_string())]);
+        };
+        let mut words = tune::words(rest);
+        match group {
+            "ring" => Answer::Stats(ring::stats_ring(view, &self.options)),
+            "peers" => Answer::Stats(ring::stats_peers(view, &self.cores)),
+            "where" => match words.next() {
+                Some(key) => Answer::Stats(ring::stats_where(view, &self.cores, &self.options, key.as_bytes())),
+                None => Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats where KEY"))),
+            },
+            _ => Answer::Stats(ring::stats_handoff(view, &self.cores)),
+        }
+    }
+
+    /// Answers `stats handoff wait` when everything has gone where it belongs, or the time is over. On a thread of its own.
+    fn wait_handoff(&self, seconds: Option<&str>, request: &ControlRequest) -> Answer {
+        let Some(view) = self.view.clone() else { return Answer::Stats(vec![("settled".into(), "yes".into())]) };
+        let seconds = seconds.map_or(Some(WAIT_DEFAULT_S), |text| tune::number(text).filter(|&seconds| seconds <= WAIT_MAX_S));
+        let Some(seconds) = seconds else {
+            return Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats handoff wait [SECONDS], at most 3600")));
+        };
+        let (cores, core, ticket, framing) = (self.cores.clone(), request.core, request.ticket, request.framing);
+        let run = move || {
+            let settled = ring::wait_handoff(&cores, Duration::from_secs(seconds.into()));
+            let mut lines = ring::stats_handoff(&view, &cores);
+            lines.push(("settled".into(), if settled { "yes" } else { "no" }.into()));
+            reply_to(&cores, core, ticket, framing, &Reply::Stats(&lines), false);
+        };
+        match std::thread::Builder::new().name("pbcache-wait".into()).spawn(run) {
+            Ok(_) => Answer::Later,
+            Err(_) => Answer::Reply(Reply::Error(Error::Line("SERVER_ERROR no thread to wait on"))),
+        }
     }
 
     fn settings(&self) -> Lines {
         stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity, self.tuning_wanting)
     }
 
-    fn stats(&mut self, group: &[u8]) -> Answer {
+    fn stats(&mut self, group: &[u8], request: &ControlRequest) -> Answer {
         let mut words = tune::words(group);
         match words.next().unwrap_or("") {
             "" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
@@ -187,6 +259,8 @@ impl Control {
             "items" => Answer::Stats(stats::items(&self.figures())),
             "slabs" => Answer::Stats(stats::slabs(&self.figures(), self.memory.arena.segment_bytes() as u64)),
             "shards" => Answer::Stats(stats::shards(&self.figures(), &self.options)),
+            "handoff" if group.starts_with(b"handoff wait") => self.wait_handoff(words.nth(1), request),
+            name @ ("ring" | "peers" | "handoff" | "where") => self.ring_stats(name, &group[name.len().min(group.len())..]),
             "sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
             "conns" => Answer::Stats(stats::conns(&sockets::list())),
             "extstore" => Answer::Stats(Lines::new()),

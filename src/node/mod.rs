@@ -13,6 +13,7 @@ pub mod host;
 pub mod options;
 pub mod preflight;
 pub mod process;
+pub mod ring;
 pub mod signals;
 pub mod sockets;
 pub mod stats;
@@ -28,6 +29,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use self::control::{Control, Cores, Memory};
 use self::options::Options;
+use self::ring::RingPlan;
 use crate::arena::Arena;
 use crate::engine;
 use crate::limits;
@@ -37,7 +39,8 @@ use crate::runtime::context::{ControlRequest, CoreState, Links, Shared};
 use crate::runtime::core::{Parts, ToCore};
 use crate::runtime::listener::Listener;
 use crate::runtime::{self, CoreOptions, Engine};
-use crate::shard::{Routes, Shard, ShardId};
+use crate::runtime::nodes::Resolve;
+use crate::shard::{Ringed, Routes, Shard, ShardId};
 
 /// Version that `version` and `stats` tell: what clients compare is memcached's, the rest is ours.
 pub const VERSION: &str = protocol::VERSION;
@@ -72,7 +75,14 @@ impl Node {
         resolve_ports(&mut options)?;
         let memory_bytes = (options.memory_mb as usize) << 20;
         let ceiling_bytes = memory_bytes.max(physical_memory_bytes());
-        let reserve_bytes = (options.cores as usize * limits::RESERVE_BYTES_PER_CORE).min(memory_bytes / 2);
+        let plan = ring::plan(&options)?;
+        if plan.is_some() && engine == Engine::Streams {
+            return Err(StartError(
+                "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --engine at auto.".into(),
+            ));
+        }
+        let handoff_bytes = plan.as_ref().map_or(0, |plan| plan.handoff_bytes);
+        let reserve_bytes = (options.cores as usize * limits::RESERVE_BYTES_PER_CORE).min(memory_bytes / 2) + handoff_bytes;
         let arena = Arena::new(memory_bytes - reserve_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let shared = Arc::new(Shared {
@@ -82,14 +92,28 @@ impl Node {
             connections_max: options.conn_limit,
         });
         let (control_sender, requests) = unbounded();
-        let starter = Starter { options: &options, arena: &arena, shared: &shared, control: control_sender, engine };
+        let resolver = plan.as_ref().map(|_| ring::start_resolver()).transpose()?;
+        let (questions, meet) = resolver.unzip();
+        let starter = Starter {
+            options: &options,
+            arena: &arena,
+            shared: &shared,
+            control: control_sender,
+            engine,
+            plan: plan.as_ref(),
+            resolver: questions,
+        };
         let (inboxes, threads) = starter.start_cores(&cpus)?;
+        drop(starter);
         let cores = Cores { inboxes, shared };
+        if let Some(meet) = meet {
+            let _ = meet.send(cores.clone());
+        }
         let listening = listening(&options);
         process::write_port_file(&options);
         let complaints = complaints(&options);
         let memory = Memory { arena, reserve_bytes };
-        let control = start_control(requests, Control::new(cores.clone(), memory, options, complaints.len()))?;
+        let control = start_control(requests, Control::new(cores.clone(), memory, options, plan.map(|plan| plan.view), complaints.len()))?;
         Ok(Self { cores, threads, control: Some(control), listening, complaints })
     }
 
@@ -140,6 +164,8 @@ struct Starter<'a> {
     shared: &'a Arc<Shared>,
     control: Sender<ControlRequest>,
     engine: Engine,
+    plan: Option<&'a RingPlan>,
+    resolver: Option<Sender<Resolve>>,
 }
 
 type Started = (Vec<Sender<ToCore>>, Vec<JoinHandle<Result<(), String>>>);
@@ -178,7 +204,10 @@ impl Starter<'_> {
             core: index,
             cores: options.cores,
             eviction_disabled: options.evictions_disabled,
-            replication: None,
+            replication: self.plan.map(|_| engine::Replication {
+                buckets: options.buckets,
+                tombstone_s: options.handoff_window_s.saturating_add(limits::TOMBSTONE_SLACK_S),
+            }),
         };
         let protocol = protocol::Options {
             item_bytes_max: options.item_bytes_max,
@@ -189,8 +218,16 @@ impl Starter<'_> {
         };
         let routes = Routes::new(options.cores, options.buckets);
         let (arena, control) = (self.arena.clone(), self.control.clone());
+        let (plan, resolver) = (self.plan.cloned(), self.resolver.clone());
         move || Parts {
-            shard: Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone())),
+            shard: Shard {
+                ring: plan
+                    .as_ref()
+                    .map(|plan| Box::new(Ringed::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
+                ..Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone()))
+            },
+            peer_setup: plan.map(|plan| plan.setup),
+            resolver,
             links,
             arena,
             protocol,

@@ -185,7 +185,17 @@ fn own_settings(options: &Options) -> Lines {
             "shard_ports" => options.shard_ports.map_or("none".into(), |base| base.to_string()),
             "buckets" => options.buckets.to_string(),
             "redudancy" => options.redundancy.to_string(),
-            "ringnode" => list(options.ringnodes.clone()),
+            "ringnode" => list(options.ringnodes.iter().map(|node| node.address.clone()).collect()),
+            "advertise" => options.advertise.clone().unwrap_or_else(|| "none".into()),
+            "node_id" => options.node_id.clone().unwrap_or_else(|| "the advertised address".into()),
+            "weight" => options.weight.unwrap_or(1).to_string(),
+            "zone" => options.zone.clone().filter(|zone| !zone.is_empty()).unwrap_or_else(|| "none".into()),
+            "ack" => format!("{:?}", options.ack).to_lowercase(),
+            "handoff_memory" => options.handoff_percent.to_string(),
+            "handoff_window" => options.handoff_window_s.to_string(),
+            "handoff_rate" => options.handoff_rate.to_string(),
+            "cluster_name" => options.cluster_name.clone(),
+            "cluster_secret_file" => if options.cluster_secret_file.is_some() { "given" } else { "none" }.into(),
             _ => return None,
         })
     };

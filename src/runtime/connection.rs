@@ -18,6 +18,7 @@ use arrayvec::ArrayVec;
 
 use super::context::Context;
 use super::message::{ReplyBytes, Ticket};
+use super::peer::Peer;
 use super::replies::Replies;
 use crate::arena::Body;
 use crate::buffer::Buffer;
@@ -25,7 +26,8 @@ use crate::command::{Command, Control, Error, Reply};
 use crate::key::Key;
 use crate::limits;
 use crate::protocol::{self, Framing, Session, Step};
-use crate::shard::{Place, Shard, ShardId};
+use crate::cluster::handshake::MAGIC;
+use crate::shard::{Origin, Place, Shard, ShardId};
 use crate::time::Instant;
 
 /// The state of one client's conversation.
@@ -48,6 +50,10 @@ pub struct Connection {
     held: usize,
     /// Since when a command waits for memory.
     starved_since: Option<Instant>,
+    /// Nothing was received so far.
+    virgin: bool,
+    /// The other side is a node.
+    peer: Option<Box<Peer>>,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
     foreign: (ShardId, u32),
 }
@@ -111,6 +117,8 @@ impl Connection {
             ended: false,
             held: 0,
             starved_since: None,
+            virgin: true,
+            peer: None,
             foreign: (ShardId(0), 0),
         }
     }
@@ -132,7 +140,7 @@ impl Connection {
 
     /// Whether every request has been answered into the output.
     pub fn is_drained(&self) -> bool {
-        self.replies.is_empty() && !self.control_pending
+        self.replies.is_empty() && !self.control_pending && self.peer.as_ref().is_none_or(|peer| peer.is_drained())
     }
 
     /// Whether it ends when it is drained.
@@ -149,6 +157,9 @@ impl Connection {
     /// The core that this conversation belongs to, if its last commands all went to one other core. Only at a request boundary
     /// with nothing pending.
     pub fn belongs_to(&self) -> Option<ShardId> {
+        if let Some(peer) = &self.peer {
+            return peer.belongs_to();
+        }
         let (core, streak) = self.foreign;
         let settled = streak >= limits::STEERING_STREAK_MIN;
         let movable = self.is_drained() && self.receiving.is_none() && !self.blocked && !self.closing;
@@ -156,13 +167,26 @@ impl Connection {
     }
 
     /// The parts that move to another core.
-    pub fn into_parts(mut self) -> (Session, Vec<u8>) {
-        (self.session, std::mem::take(&mut self.input))
+    pub fn into_parts(mut self) -> (Session, Vec<u8>, Option<Box<Peer>>) {
+        if let Some(peer) = &mut self.peer {
+            peer.arrive();
+        }
+        (self.session, std::mem::take(&mut self.input), self.peer.take())
     }
 
     /// A conversation that comes from another core.
-    pub fn from_parts(generation: u32, session: Session, input: Vec<u8>) -> Self {
-        Self { session, input, ..Self::new(generation, session.options()) }
+    pub fn from_parts(generation: u32, session: Session, input: Vec<u8>, peer: Option<Box<Peer>>) -> Self {
+        Self { session, input, peer, ..Self::new(generation, session.options()) }
+    }
+
+    /// The node on the other side, if it is one.
+    pub fn peer(&mut self) -> Option<&mut Peer> {
+        self.peer.as_deref_mut()
+    }
+
+    /// Whether this is a conversation with a node.
+    pub fn is_peer(&self) -> bool {
+        self.peer.is_some()
     }
 
     /// Keeps bytes for later, because the output of earlier ones is not out yet.
@@ -203,7 +227,7 @@ impl Connection {
 
     /// Key of the request that `fresh` begins with, if it begins one that is all there. Changes nothing.
     pub fn first_key<'a>(&self, fresh: &'a [u8]) -> Option<Key<'a>> {
-        if !self.input.is_empty() || self.receiving.is_some() || self.closing {
+        if !self.input.is_empty() || self.receiving.is_some() || self.closing || self.peer.is_some() {
             return None;
         }
         let mut session = self.session;
@@ -218,6 +242,10 @@ impl Connection {
         if self.closing {
             return Flow::Closing;
         }
+        if self.peer.is_some() || (self.virgin && fresh.first() == Some(&MAGIC[0]) && context.peer_setup.is_some()) {
+            return self.receive_peer(id, fresh, context);
+        }
+        self.virgin = false;
         if self.control_pending {
             self.hold(fresh, context);
             return Flow::Blocked;
@@ -257,6 +285,39 @@ impl Connection {
         }
         self.closing |= self.ended;
         if self.closing { Flow::Closing } else { Flow::Read }
+    }
+
+    /// As `receive`, for a node. What is to be sent goes out with `flush`.
+    #[cold]
+    fn receive_peer(&mut self, id: u32, fresh: &[u8], context: &mut Context) -> Flow {
+        let Some(setup) = context.peer_setup.clone() else { return Flow::Closing };
+        if self.peer.is_none() {
+            match Peer::accepted(&setup, context) {
+                Ok(peer) => self.peer = Some(Box::new(peer)),
+                Err(_) => {
+                    self.closing = true;
+                    return Flow::Closing;
+                }
+            }
+        }
+        let Some(peer) = &mut self.peer else { return Flow::Closing };
+        let mut input = std::mem::take(&mut self.input);
+        let flow = if input.is_empty() {
+            peer.receive((id, self.generation), fresh, &setup, context)
+        } else {
+            input.extend_from_slice(fresh);
+            peer.receive((id, self.generation), &input, &setup, context)
+        };
+        self.blocked = flow == Flow::Blocked;
+        self.count_held(context);
+        match flow {
+            Flow::Blocked if self.starved_too_long(context.now) => self.closing = true,
+            Flow::Blocked => {}
+            Flow::Read => self.starved_since = None,
+            Flow::Closing => self.closing = true,
+        }
+        self.closing |= self.ended;
+        if self.closing { Flow::Closing } else { flow }
     }
 
     /// Parses and executes from the front of `input`; returns how much was used up.
@@ -389,7 +450,14 @@ impl Connection {
         context: &mut Context,
         output: &mut Buffer,
     ) -> Outcome {
-        match context.shard.route(command.key.hash) {
+        let place = match context.shard.ring.is_some() {
+            false => context.shard.route(command.key.hash),
+            true => match context.place(command) {
+                Some(place) => place,
+                None => return self.submit(id, command, framing, context),
+            },
+        };
+        match place {
             Place::Here => {
                 self.foreign.1 = 0;
                 let reply = context.shard.execute(command, context.now);
@@ -417,6 +485,19 @@ impl Connection {
                 Outcome::Done
             }
         }
+    }
+
+    /// Hands a command over in which other nodes have a part.
+    fn submit(&mut self, id: u32, command: &Command<'_>, framing: &Framing<'_>, context: &mut Context) -> Outcome {
+        let origin = Origin::Connection(self.next_ticket(id));
+        let (now, ms) = (context.now, context.ms);
+        let Some(mut desk) = context.shard.desk(now, ms) else { return Outcome::Blocked };
+        if !desk.submit(origin, 0, command, framing.head, framing.words) {
+            return Outcome::Blocked;
+        }
+        self.replies.push_waiting();
+        self.foreign.1 = 0;
+        Outcome::Done
     }
 
     /// Whether a command has waited for memory for as long as it may.
@@ -468,7 +549,10 @@ impl Connection {
     }
 
     /// Moves the replies whose turn has come to the output.
-    pub fn flush(&mut self, output: &mut Buffer) {
+    pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
+        if let Some(peer) = &mut self.peer {
+            return peer.flush(context, output);
+        }
         match self.control_pending {
             true => self.replies.flush_ready(output),
             false => self.replies.flush(output),

@@ -12,11 +12,13 @@ use crossbeam_channel::Sender;
 use super::clock::Clock;
 use super::link::{self, Consumer, Producer};
 use super::message::{self, Ticket};
+use super::peer::PeerSetup;
 use crate::arena::Arena;
+use crate::buffer::Buffer;
 use crate::command::{Command, Control};
 use crate::limits;
 use crate::protocol::{self, Framing, Head};
-use crate::shard::{Shard, ShardId};
+use crate::shard::{Place, Shard, ShardId};
 use crate::time::Instant;
 
 /// What one core's conversations share.
@@ -29,6 +31,10 @@ pub struct Context {
     pub arena: Arc<Arena>,
     /// The time of this turn.
     pub now: Instant,
+    /// Milliseconds that never go back, for deadlines between nodes; stands still on a lone node.
+    pub ms: u64,
+    /// How to speak with other nodes; `None` on a lone node.
+    pub peer_setup: Option<Arc<PeerSetup>>,
     /// What new sessions are told.
     pub protocol: protocol::Options,
     /// Requests to the control plane.
@@ -86,6 +92,13 @@ impl From<&Control<'_>> for OwnedControl {
 }
 
 impl Context {
+    /// Where a command of a ring node is executed, if that can be at once.
+    #[inline]
+    pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
+        let (now, ms) = (self.now, self.ms);
+        self.shard.desk(now, ms)?.place(command)
+    }
+
     /// Output that one connection may make in one turn: little, once slow readers hold much of what this core has for them.
     pub fn output_bytes_max(&self) -> usize {
         if self.held_bytes.get() < limits::HELD_BYTES_SOFT {
@@ -175,13 +188,13 @@ pub struct Links {
     /// The core that is woken next when memory is wanted.
     next_nudged: usize,
     /// Per peer; `None` for the core itself.
-    peers: Box<[Option<Peer>]>,
+    peers: Box<[Option<CorePeer>]>,
     /// The states of all cores.
     pub shared: Arc<Shared>,
 }
 
 /// The four ends that join this core to one other.
-pub struct Peer {
+pub struct CorePeer {
     /// Commands and connections for the peer.
     pub requests_out: Producer,
     /// Replies to the peer's commands.
@@ -201,14 +214,14 @@ impl Links {
         let share = limits::LINKS_BYTES_PER_CORE / (2 * cores);
         let capacity = (share + 1).next_power_of_two() / 2;
         let capacity = capacity.clamp(limits::LINK_BYTES_MIN, limits::LINK_BYTES_MAX);
-        let mut peers: Vec<Vec<Option<Peer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
+        let mut peers: Vec<Vec<Option<CorePeer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
         for (a, b) in (0..cores).flat_map(|a| (a + 1..cores).map(move |b| (a, b))) {
             let (a_asks, b_hears) = link::queue(capacity);
             let (b_asks, a_hears) = link::queue(capacity);
             let (a_replies, b_gets) = link::queue(capacity);
             let (b_replies, a_gets) = link::queue(capacity);
-            peers[a][b] = Some(Peer::new(a_asks, a_replies, a_hears, a_gets));
-            peers[b][a] = Some(Peer::new(b_asks, b_replies, b_hears, b_gets));
+            peers[a][b] = Some(CorePeer::new(a_asks, a_replies, a_hears, a_gets));
+            peers[b][a] = Some(CorePeer::new(b_asks, b_replies, b_hears, b_gets));
         }
         let ids = (0..cores as u16).map(ShardId);
         ids.zip(peers).map(|(id, peers)| Links { id, next_nudged: 0, peers: peers.into(), shared: shared.clone() }).collect()
@@ -220,12 +233,12 @@ impl Links {
     }
 
     /// The ends to one other core, taken out so that the rest of the context can be used meanwhile; `put_back` returns them.
-    pub fn take(&mut self, core: usize) -> Option<Peer> {
+    pub fn take(&mut self, core: usize) -> Option<CorePeer> {
         self.peers[core].take()
     }
 
     /// See `take`.
-    pub fn put_back(&mut self, core: usize, peer: Peer) {
+    pub fn put_back(&mut self, core: usize, peer: CorePeer) {
         self.peers[core] = Some(peer);
     }
 
@@ -235,6 +248,14 @@ impl Links {
         match &mut self.peers[core.0 as usize] {
             Some(peer) => message::write_request(&mut peer.requests_out, ticket, command, framing),
             None => false,
+        }
+    }
+
+    /// Sends the bytes of a reply to the core whose client waits for it. False when that link is full.
+    pub fn reply(&mut self, core: ShardId, ticket: Ticket, reply: &mut Buffer) -> bool {
+        match &mut self.peers[core.0 as usize] {
+            Some(peer) => message::write_reply(&mut peer.replies_out, ticket, reply),
+            None => true,
         }
     }
 
@@ -280,7 +301,7 @@ impl Links {
     }
 }
 
-impl Peer {
+impl CorePeer {
     fn new(requests_out: Producer, replies_out: Producer, requests_in: Consumer, replies_in: Consumer) -> Self {
         Self { requests_out, replies_out, requests_in, replies_in, starved_since: None }
     }

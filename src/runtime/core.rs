@@ -20,15 +20,17 @@ use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
 use super::connection::{Connection, Flow};
-use super::context::{Context, ControlRequest, Links, Peer, Shared};
+use super::context::{Context, ControlRequest, CorePeer, Links, Shared};
 use super::message::{self, ReplyBytes, Ticket};
+use super::nodes::{Nodes, Resolve};
+use super::peer::{Peer, PeerSetup};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
 use crate::command::{Error, Reply};
 use crate::key::Key;
 use crate::limits;
 use crate::protocol::{self, Session};
-use crate::shard::{Shard, ShardId};
+use crate::shard::{Origin, Place, Shard, ShardId};
 
 /// A message of the control plane to a core.
 pub enum ToCore {
@@ -64,6 +66,8 @@ pub struct Handover {
     pub session: Session,
     /// Bytes received and not yet parsed.
     pub input: Vec<u8>,
+    /// The node on the other side, if it is one.
+    pub peer: Option<Box<Peer>>,
 }
 
 /// One core without its sockets.
@@ -80,6 +84,8 @@ pub struct Core {
     pub parts: Vec<(u32, u32, Sender<()>)>,
     /// Set once the control plane asked to drain.
     pub draining: bool,
+    /// What is between this core and other nodes.
+    pub nodes: Nodes,
     inbox: Receiver<ToCore>,
     generations: u32,
     scratch: Buffer,
@@ -99,20 +105,26 @@ pub struct Parts {
     pub control: Sender<ControlRequest>,
     /// From the control plane.
     pub inbox: Receiver<ToCore>,
+    /// How to speak with other nodes, if there are any.
+    pub peer_setup: Option<Arc<PeerSetup>>,
+    /// Who resolves their names.
+    pub resolver: Option<Sender<Resolve>>,
 }
 
 impl Core {
     /// A core without connections.
     pub fn new(parts: Parts) -> Self {
         let now = parts.links.shared.clock.now();
-        let Parts { shard, links, arena, protocol, control, inbox } = parts;
+        let Parts { shard, links, arena, protocol, control, inbox, peer_setup, resolver } = parts;
+        let nodes = Nodes::new(resolver);
         Self {
-            context: Context { shard, links, arena, now, protocol, control, held_bytes: Rc::default() },
+            context: Context { shard, links, arena, now, ms: 0, peer_setup, protocol, control, held_bytes: Rc::default() },
             connections: Slab::new(),
             adopted: Vec::new(),
             dirty: Vec::new(),
             parts: Vec::new(),
             draining: false,
+            nodes,
             inbox,
             generations: 0,
             scratch: Buffer::with_capacity(limits::OUTPUT_TURN_BYTES_MAX),
@@ -132,19 +144,23 @@ impl Core {
     /// Reads the clock for the turn that begins.
     pub fn begin_turn(&mut self) {
         self.context.now = self.context.links.shared.clock.now();
+        if self.context.shard.ring.is_some() {
+            self.context.ms = self.nodes.ms();
+        }
     }
 
     /// Opens a conversation; its index is free again after `close`.
-    pub fn open(&mut self, session: Option<Session>, input: Vec<u8>) -> u32 {
+    pub fn open(&mut self, session: Option<Session>, input: Vec<u8>, peer: Option<Box<Peer>>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
         let session = session.unwrap_or_else(|| Session::new(self.context.protocol));
-        self.connections.insert(Connection::from_parts(self.generations, session, input)) as u32
+        self.connections.insert(Connection::from_parts(self.generations, session, input, peer)) as u32
     }
 
     /// Ends a conversation. Replies that are still under way to it are dropped when they come.
     pub fn close(&mut self, id: u32) -> Option<Connection> {
         let mut connection = self.connections.try_remove(id as usize)?;
         connection.release(&self.context);
+        self.forget_link(&mut connection);
         Some(connection)
     }
 
@@ -152,7 +168,13 @@ impl Core {
     #[inline]
     pub fn receive(&mut self, id: u32, bytes: &[u8], output: &mut Buffer) -> Flow {
         match self.connections.get_mut(id as usize) {
-            Some(connection) => connection.receive(id, bytes, &mut self.context, output),
+            Some(connection) => {
+                let flow = connection.receive(id, bytes, &mut self.context, output);
+                if connection.is_peer() {
+                    self.dirty.push(id);
+                }
+                flow
+            }
             None => Flow::Closing,
         }
     }
@@ -173,7 +195,7 @@ impl Core {
     /// Moves the due replies of a connection to `output`.
     pub fn flush(&mut self, id: u32, output: &mut Buffer) {
         if let Some(connection) = self.connections.get_mut(id as usize) {
-            connection.flush(output);
+            connection.flush(&mut self.context, output);
         }
     }
 
@@ -184,13 +206,13 @@ impl Core {
         for index in 0..self.context.links.peers_count() {
             let Some(mut peer) = self.context.links.take(index) else { continue };
             any |= self.pull_replies(&mut peer);
-            any |= self.pull_requests(&mut peer);
+            any |= self.pull_requests(ShardId(index as u16), &mut peer);
             self.context.links.put_back(index, peer);
         }
         any
     }
 
-    fn pull_replies(&mut self, peer: &mut Peer) -> bool {
+    fn pull_replies(&mut self, peer: &mut CorePeer) -> bool {
         let mut any = false;
         while let Some((_, payload)) = peer.replies_in.peek() {
             // SAFETY: replies links carry only records of `write_reply`; each is taken once and popped below.
@@ -202,7 +224,7 @@ impl Core {
         any
     }
 
-    fn pull_requests(&mut self, peer: &mut Peer) -> bool {
+    fn pull_requests(&mut self, core: ShardId, peer: &mut CorePeer) -> bool {
         let (mut any, mut prepared) = (false, 0);
         while peer.replies_out.has_room() {
             if prepared == 0 {
@@ -217,6 +239,19 @@ impl Core {
                 // SAFETY: the other kind on this link are records of `write_request`, dropped and popped below.
                 let request = unsafe { message::read_request(payload) };
                 let context = &mut self.context;
+                if context.shard.ring.is_some() && context.place(&request.command) != Some(Place::Here) {
+                    let (now, ms) = (context.now, context.ms);
+                    let Some(mut desk) = context.shard.desk(now, ms) else { break };
+                    let origin = Origin::Core(core, request.ticket);
+                    if !desk.submit(origin, 0, &request.command, request.framing.head, request.framing.words) {
+                        break;
+                    }
+                    // SAFETY: once, and nothing borrowed from the record is used below.
+                    unsafe { message::drop_request(payload) };
+                    peer.requests_in.pop();
+                    any = true;
+                    continue;
+                }
                 let mut reply = context.shard.execute(&request.command, context.now);
                 if let Reply::Busy = reply {
                     let since = *peer.starved_since.get_or_insert(context.now);
@@ -240,7 +275,7 @@ impl Core {
     }
 
     /// Lets the engine fetch what the next commands of a peer will need. Returns how many they are.
-    fn prepare(&mut self, peer: &mut Peer) -> usize {
+    fn prepare(&mut self, peer: &mut CorePeer) -> usize {
         let requests = peer.requests_in.ahead().filter(|&(kind, _)| kind == message::REQUEST);
         let keys: ArrayVec<Key<'_>, { limits::BATCH_COMMANDS_MAX }> = requests
             .take(limits::BATCH_COMMANDS_MAX)
@@ -254,7 +289,7 @@ impl Core {
     }
 
     /// Puts a reply into the slot that waits for it, unless its connection has gone.
-    fn place(&mut self, ticket: Ticket, bytes: ReplyBytes<'_>) {
+    pub(super) fn place(&mut self, ticket: Ticket, bytes: ReplyBytes<'_>) {
         let Some(connection) = self.connections.get_mut(ticket.connection as usize) else { return };
         if connection.generation != ticket.generation {
             return;
@@ -318,7 +353,7 @@ impl Core {
 
     /// Whether something waits that a sleeping core would have to be woken for.
     pub fn has_inbound(&self) -> bool {
-        !self.inbox.is_empty() || self.context.links.has_inbound()
+        !self.inbox.is_empty() || self.context.links.has_inbound() || self.has_news_for_nodes()
     }
 
     /// The least loaded core, if it has at least two connections fewer than this one: a new connection goes there.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`link`] and [`message`] (between
-//! cores), [`listener`], [`ring`], [`park`].
+//! cores), [`peer`] (other nodes), [`listener`], [`ring`], [`park`].
 //!
 //! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
 #![allow(clippy::disallowed_methods)]
@@ -18,7 +18,9 @@ pub mod core;
 pub mod link;
 pub mod listener;
 pub mod message;
+pub mod nodes;
 pub mod park;
+pub mod peer;
 pub mod pump;
 pub mod replies;
 pub mod ring;

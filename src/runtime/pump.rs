@@ -14,15 +14,17 @@
 //! Unsafe lives here: submissions point into the turn's output, which is not touched between the push and the `enter`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
+use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::backlog::Backlog;
-use super::connection::Flow;
+use super::connection::{Connection, Flow};
 use super::context::CoreState;
 use super::core::{Core, Handover};
 use super::listener::{self, Listener};
@@ -33,6 +35,7 @@ use crate::buffer::Buffer;
 use crate::limits;
 use crate::protocol::Session;
 use crate::shard::ShardId;
+use crate::shard::peers::LinkId;
 
 /// A timer that runs on while the core waits in its own ring; glommio's tasks are late by as much. A timeout per wait would have to be
 /// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time.
@@ -69,11 +72,32 @@ struct Socket {
     /// In the list of those to be closed.
     closing: bool,
     moving_to: Option<ShardId>,
+    /// Made by this core: a link to another node, which is no client.
+    outgoing: bool,
     /// Range of this turn's output, if any.
     output: Option<(u32, u32)>,
     backlog: Option<Box<Backlog>>,
     /// Unix second of the last traffic.
     active_s: u32,
+}
+
+impl Socket {
+    fn new(fd: OwnedFd, generation: u32, active_s: u32) -> Self {
+        Self {
+            fd,
+            generation,
+            receiving: false,
+            cancelling: false,
+            single: false,
+            blocked: false,
+            closing: false,
+            moving_to: None,
+            outgoing: false,
+            output: None,
+            backlog: None,
+            active_s,
+        }
+    }
 }
 
 /// The sockets of one core and the ring that moves their bytes.
@@ -98,6 +122,8 @@ pub struct Pump {
     closers: Vec<u32>,
     /// Backlogs of closed connections whose last send has not ended.
     graveyard: Vec<(Mark, Box<Backlog>)>,
+    /// Addresses of links that are being connected: the kernel reads them until it is done.
+    calls: Vec<(Mark, Box<SockAddr>)>,
     /// Ticks since the last traffic.
     idle_ticks: u32,
     /// A tick is under way.
@@ -133,6 +159,7 @@ impl Pump {
             blocked: Vec::new(),
             closers: Vec::new(),
             graveyard: Vec::new(),
+            calls: Vec::new(),
             idle_ticks: 0,
             ticking: false,
             idle_timeout_s,
@@ -182,8 +209,9 @@ impl Pump {
         any |= self.core.pull();
         any |= self.core.pull_inbox();
         self.adopt();
-        self.flush_dirty();
         self.retry_blocked();
+        self.attend_nodes();
+        self.flush_dirty();
         let now = self.core.context.now;
         let more_upkeep = self.core.context.shard.engine.tick(now, UPKEEP_BUDGET);
         if now.seconds().0 != self.swept_s {
@@ -235,7 +263,7 @@ impl Pump {
                 self.ring.enter(0, None)?;
             } else if self.drain_deadline_ms.is_some() {
                 self.ring.enter(1, Some(WAIT_DRAINING))?;
-            } else if self.idle_ticks < IDLE_TICKS_BEFORE_PARK {
+            } else if self.idle_ticks < IDLE_TICKS_BEFORE_PARK || self.core.has_deadlines() {
                 self.arm_tick();
                 self.ring.enter(1, None)?;
             } else {
@@ -312,6 +340,7 @@ impl Pump {
             Kind::Accept => self.handle_accept(completion),
             Kind::Backlog => self.handle_backlog(mark, result),
             Kind::Doorbell => self.arm_doorbell(),
+            Kind::Connect => self.handle_connect(mark, result),
             Kind::Tick => {
                 self.ticking = false;
                 self.idle_ticks += 1;
@@ -331,7 +360,8 @@ impl Pump {
                     socket.cancelling = false;
                 }
                 // A reader that has not taken its last output gets no more: its requests wait.
-                holds = socket.backlog.is_some() || socket.blocked;
+                // Answers of other nodes are always taken: they would wait for each other's readers.
+                holds = !socket.outgoing && (socket.backlog.is_some() || socket.blocked);
                 true
             }
             _ => false,
@@ -573,6 +603,62 @@ impl Pump {
         self.core.dirty = dirty;
     }
 
+    /// Does for other nodes what this turn asks for: connects and closes links, delivers answers.
+    fn attend_nodes(&mut self) {
+        if self.core.context.shard.ring.is_none() {
+            return;
+        }
+        self.core.attend_nodes();
+        for id in std::mem::take(&mut self.core.nodes.hang_up) {
+            self.close_now(id);
+        }
+        for (link, address) in std::mem::take(&mut self.core.nodes.dial) {
+            if let Err(error) = self.dial(link, address) {
+                self.core.link_failed(link, &error.to_string());
+            }
+        }
+    }
+
+    /// Begins to connect a link.
+    fn dial(&mut self, link: LinkId, address: SocketAddr) -> io::Result<()> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        let Some(id) = self.core.open_link(link) else { return Ok(()) };
+        let generation = self.core.connections[id as usize].generation;
+        let socket = Socket { outgoing: true, ..Socket::new(socket.into(), generation, self.core.context.now.seconds().0) };
+        let fd = socket.fd.as_raw_fd();
+        self.seat(id, socket);
+        let address = Box::new(SockAddr::from(address));
+        let mark = Mark::new(Kind::Connect, generation, id);
+        let entry = opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build().user_data(mark.0);
+        // SAFETY: the address is boxed, and kept until the completion has come.
+        unsafe { self.ring.push(&entry) };
+        self.calls.push((mark, address));
+        Ok(())
+    }
+
+    fn handle_connect(&mut self, mark: Mark, result: i32) {
+        self.calls.retain(|(called, _)| *called != mark);
+        let id = mark.index();
+        let live = self.sockets.get(id as usize).and_then(Option::as_ref).is_some_and(|socket| mark.is_of(socket.generation));
+        if !live {
+            return;
+        }
+        if result < 0 {
+            return self.close_now(id);
+        }
+        self.core.link_connected(id);
+        self.arm_receive(id);
+    }
+
+    fn seat(&mut self, id: u32, socket: Socket) {
+        let index = id as usize;
+        if self.sockets.len() <= index {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        self.sockets[index] = Some(socket);
+    }
+
     fn wake_others(&mut self) {
         let ring = &mut self.ring;
         self.core.context.links.publish(|state| wake(ring, state));
@@ -610,7 +696,7 @@ impl Pump {
         let target = home.unwrap_or(self.core.id());
         self.core.shared().cores[target.0 as usize].connections.fetch_add(1, Relaxed);
         let session = Session::new(self.core.context.protocol);
-        let handover = Handover { fd, session, input: Vec::new() };
+        let handover = Handover { fd, session, input: Vec::new(), peer: None };
         match home {
             Some(core) => self.send_handover(core, handover),
             None => self.adopt_one(handover),
@@ -635,25 +721,9 @@ impl Pump {
 
     fn adopt_one(&mut self, handover: Handover) {
         let has_input = !handover.input.is_empty();
-        let id = self.core.open(Some(handover.session), handover.input);
-        let socket = Socket {
-            fd: handover.fd,
-            generation: self.core.connections[id as usize].generation,
-            receiving: false,
-            cancelling: false,
-            single: false,
-            blocked: false,
-            closing: false,
-            moving_to: None,
-            output: None,
-            backlog: None,
-            active_s: self.core.context.now.seconds().0,
-        };
-        let index = id as usize;
-        if self.sockets.len() <= index {
-            self.sockets.resize_with(index + 1, || None);
-        }
-        self.sockets[index] = Some(socket);
+        let id = self.core.open(Some(handover.session), handover.input, handover.peer);
+        let generation = self.core.connections[id as usize].generation;
+        self.seat(id, Socket::new(handover.fd, generation, self.core.context.now.seconds().0));
         if has_input {
             self.resume(id);
         } else {
@@ -677,12 +747,12 @@ impl Pump {
     fn move_to(&mut self, id: u32, core: ShardId) {
         let Some(socket) = self.sockets[id as usize].take() else { return };
         let Some(connection) = self.core.close(id) else { return };
-        let (session, input) = connection.into_parts();
+        let (session, input, peer) = connection.into_parts();
         let cores = &self.core.shared().cores;
         cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
         cores[core.0 as usize].connections.fetch_add(1, Relaxed);
         self.core.context.shard.counters.connections_moved += 1;
-        self.send_handover(core, Handover { fd: socket.fd, session, input });
+        self.send_handover(core, Handover { fd: socket.fd, session, input, peer });
     }
 
     fn sockets_generation(&self, id: u32) -> u32 {
@@ -769,8 +839,10 @@ impl Pump {
         let Some(mut socket) = self.sockets[id as usize].take() else { return };
         self.core.close(id);
         let shared = self.core.shared();
-        shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
-        shared.connections.fetch_sub(1, AcqRel);
+        if !socket.outgoing {
+            shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
+            shared.connections.fetch_sub(1, AcqRel);
+        }
         let sending = socket.backlog.as_ref().is_some_and(|backlog| backlog.sending);
         if socket.receiving || sending {
             sys::shutdown(socket.fd.as_raw_fd());
@@ -792,7 +864,8 @@ impl Pump {
         }
         for id in 0..self.sockets.len() as u32 {
             let Some(socket) = &self.sockets[id as usize] else { continue };
-            if socket.active_s.saturating_add(self.idle_timeout_s) <= now.seconds().0 {
+            let is_peer = self.core.connections.get(id as usize).is_some_and(Connection::is_peer);
+            if !is_peer && socket.active_s.saturating_add(self.idle_timeout_s) <= now.seconds().0 {
                 self.core.context.shard.counters.idle_kicks += 1;
                 self.close_now(id);
             }

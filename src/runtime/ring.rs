@@ -51,6 +51,8 @@ pub enum Kind {
     Wake,
     /// Time has passed.
     Tick,
+    /// A link to another node is connected, or not.
+    Connect,
     /// A cancellation; tells nothing.
     Cancel,
 }
@@ -75,6 +77,7 @@ impl Mark {
             4 => Kind::Doorbell,
             5 => Kind::Wake,
             6 => Kind::Tick,
+            7 => Kind::Connect,
             _ => Kind::Cancel,
         }
     }

@@ -173,7 +173,7 @@ impl Streams {
                 if listener.balanced { core.better_home() } else { None }
             };
             let session = Session::new(self.core.borrow().context.protocol);
-            self.settle(Handover { fd, session, input: Vec::new() }, home);
+            self.settle(Handover { fd, session, input: Vec::new(), peer: None }, home);
         }
     }
 
@@ -196,7 +196,7 @@ impl Streams {
     }
 
     fn adopt(self: &Rc<Self>, handover: Handover) {
-        let id = self.core.borrow_mut().open(Some(handover.session), handover.input);
+        let id = self.core.borrow_mut().open(Some(handover.session), handover.input, None);
         // SAFETY: a descriptor of our own, given to the stream for good.
         let stream = unsafe { TcpStream::from_raw_fd(handover.fd.into_raw_fd()) };
         let _ = stream.set_read_timeout((self.idle_timeout_s > 0).then(|| Duration::from_secs(self.idle_timeout_s.into())));

@@ -114,7 +114,7 @@ enum Phase {
 /// Who goes on with a request.
 enum Direction {
     Me,
-    Node(NodeIndex, LinkId),
+    Node(LinkId),
     /// Something must become known first, or a lease must end.
     Later,
 }
@@ -206,7 +206,7 @@ impl Desk<'_> {
         let (hash, hops) = (op.hash, op.hops);
         match self.direct(hash, hops) {
             Direction::Later => self.ring.parked.push(key),
-            Direction::Node(_, link) => self.forward(key, link),
+            Direction::Node(link) => self.forward(key, link),
             Direction::Me => match self.routes.core_of(hash) {
                 core if core == self.core => self.coordinate(key),
                 core => self.ring.to_cores.push((core, key)),
@@ -228,7 +228,7 @@ impl Desk<'_> {
                 return if waits && here { Direction::Later } else { Direction::Me };
             }
             match self.ring.peers.reach(node, hash, self.buckets(), self.ms) {
-                Reach::There(link) => return Direction::Node(node, link),
+                Reach::There(link) => return Direction::Node(link),
                 Reach::Unknown => return Direction::Later,
                 Reach::Away => granted_ms = granted_ms.max(self.ring.peers.node(node).granted_ms),
             }
@@ -367,13 +367,16 @@ impl Desk<'_> {
             }
             None => None,
         };
-        self.repair(key, command);
-        let Some(version) = version else { return Outcome::Done };
+        let Some(version) = version else {
+            self.repair(key, command);
+            return Outcome::Done;
+        };
         let Some(op) = self.op(key) else { return Outcome::Done };
         op.version = version;
         op.placed.clear();
         op.failed.clear();
         op.missing.clear();
+        op.found.clear();
         Outcome::Copy
     }
 

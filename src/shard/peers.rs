@@ -219,6 +219,14 @@ impl<T> Peers<T> {
         matches!(self.link(self.link_of(node, hash, buckets)).state, State::Down(_) | State::Probing(_))
     }
 
+    /// Whether no link to a node is up, and one was lost or could not be made.
+    pub fn is_lost(&self, node: NodeIndex) -> bool {
+        let links = &self.node(node).links;
+        let state = |link: &LinkId| self.link(*link).state;
+        !links.iter().any(|link| state(link) == State::Up)
+            && links.iter().any(|link| matches!(state(link), State::Down(_) | State::Probing(_)))
+    }
+
     /// Tries a link again that is away, if its pause is over.
     pub fn probe(&mut self, link: LinkId, now_ms: u64) {
         if let State::Down(until_ms) = self.link(link).state

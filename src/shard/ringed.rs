@@ -82,6 +82,8 @@ pub enum Origin {
     Core(ShardId, Ticket),
     /// Another node.
     Peer(PeerRequest),
+    /// The control plane of this node, by the number of its question.
+    Control(u64),
     /// Nobody waits.
     Nobody,
 }
@@ -251,6 +253,11 @@ impl Ringed {
             || self.peers.is_connecting()
             || self.peers.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
             || self.drops.is_busy()
+    }
+
+    /// Keeps the leases for a while, though no client asks.
+    pub fn active_now(&mut self, ms: u64) {
+        self.active_ms = ms;
     }
 
     /// Requests under way.

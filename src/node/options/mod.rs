@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use self::table::{Extended, ROWS, Takes};
 use crate::limits;
 use crate::protocol::Doors;
+use crate::shard::Ack;
 
 /// Everything a node is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +43,28 @@ pub struct Options {
     pub buckets: u32,
     /// Copies of every item.
     pub redundancy: u8,
-    /// Nodes of the ring.
-    pub ringnodes: Vec<String>,
+    /// Nodes of the ring, as configured.
+    pub ringnodes: Vec<RingNode>,
+    /// Where others reach this node.
+    pub advertise: Option<String>,
+    /// Who this node is.
+    pub node_id: Option<String>,
+    /// Its share, if given.
+    pub weight: Option<u32>,
+    /// Its zone, if given.
+    pub zone: Option<String>,
+    /// When a write is answered.
+    pub ack: Ack,
+    /// Share of the memory for hints, in percent.
+    pub handoff_percent: u8,
+    /// Life of a hint, in seconds.
+    pub handoff_window_s: u32,
+    /// Items that a core replays a second; 0 for no bound.
+    pub handoff_rate: u32,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// Where the cluster's secret is.
+    pub cluster_secret_file: Option<PathBuf>,
     /// Largest item, in bytes.
     pub item_bytes_max: u32,
     /// Most client connections.
@@ -82,6 +103,19 @@ pub struct Options {
     pub delimiter: char,
     /// What was accepted without effect; logged once at start.
     pub notices: Vec<String>,
+}
+
+/// One word of `--ringnode`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingNode {
+    /// `HOST:PORT`; the port is memcached's where none was given.
+    pub address: String,
+    /// Its share.
+    pub weight: u32,
+    /// Its zone.
+    pub zone: String,
+    /// Who it is, if not its address.
+    pub id: Option<String>,
 }
 
 /// `--engine`.
@@ -201,6 +235,16 @@ impl Values<'_> {
             buckets: self.number("buckets") as u32,
             redundancy: self.number("redudancy") as u8,
             ringnodes: self.ringnodes()?,
+            advertise: self.advertise()?,
+            node_id: self.name("node_id", 1)?,
+            weight: self.text("weight").map(|_| self.number("weight") as u32),
+            zone: self.name("zone", 0)?,
+            ack: [Ack::Live, Ack::One][self.number("ack") as usize],
+            handoff_percent: self.number("handoff_memory") as u8,
+            handoff_window_s: self.number("handoff_window") as u32,
+            handoff_rate: self.number("handoff_rate") as u32,
+            cluster_name: self.name("cluster_name", 1)?.unwrap_or_else(|| table::find("cluster_name").default.into()),
+            cluster_secret_file: self.text("cluster_secret_file").map(PathBuf::from),
             item_bytes_max: self.number("max_item_size") as u32,
             conn_limit: self.number("conn_limit") as u32,
             idle_timeout_s: self.number("idle_timeout") as u32,
@@ -288,11 +332,21 @@ impl Values<'_> {
         words.into_iter().map(|word| network(word).ok_or_else(|| wrong("incoming_ip", word))).collect()
     }
 
-    fn ringnodes(&self) -> Result<Vec<String>, Refusal> {
+    fn ringnodes(&self) -> Result<Vec<RingNode>, Refusal> {
         let words = self.list("ringnode");
-        match words.iter().find(|word| !is_ringnode(word)) {
-            Some(word) => Err(wrong("ringnode", word)),
-            None => Ok(words.into_iter().map(String::from).collect()),
+        words.into_iter().map(|word| ring_node(word).ok_or_else(|| wrong("ringnode", word))).collect()
+    }
+
+    fn advertise(&self) -> Result<Option<String>, Refusal> {
+        let Some(word) = self.text("advertise") else { return Ok(None) };
+        // Without a port it is this node's own, which is known when it listens.
+        if is_address(word) { Ok(Some(word.into())) } else { Err(wrong("advertise", word)) }
+    }
+
+    fn name(&self, option: &str, bytes_min: usize) -> Result<Option<String>, Refusal> {
+        match self.text(option) {
+            Some(text) if !is_name(text) || text.len() < bytes_min => Err(wrong(option, text)),
+            text => Ok(text.map(String::from)),
         }
     }
 
@@ -329,8 +383,45 @@ fn address(word: &str, port: u16) -> Option<SocketAddr> {
     }
 }
 
+/// A word of `--ringnode`: an address, then `/key=value` for what that node was started with.
+fn ring_node(word: &str) -> Option<RingNode> {
+    let mut parts = word.split('/');
+    let address = parts.next().filter(|address| is_address(address))?;
+    let address = with_port(address, PORT_DEFAULT);
+    let mut node = RingNode { address, weight: 1, zone: String::new(), id: None };
+    for part in parts {
+        match part.split_once('=')? {
+            ("weight", text) => node.weight = table::find("weight").bounds.read(text)? as u32,
+            ("zone", text) if is_name(text) => node.zone = text.into(),
+            ("id", text) if is_name(text) && !text.is_empty() => node.id = Some(text.into()),
+            _ => return None,
+        }
+    }
+    Some(node)
+}
+
+/// memcached's port.
+const PORT_DEFAULT: u16 = 11211;
+
+/// The address with a port: the one that it has, or this one. IPv6 addresses get brackets.
+pub fn with_port(address: &str, port: u16) -> String {
+    if address.parse::<SocketAddr>().is_ok() {
+        return address.into();
+    }
+    match address.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::from((ip, port)).to_string(),
+        Err(_) if address.rsplit_once(':').is_some() => address.into(),
+        Err(_) => format!("{address}:{port}"),
+    }
+}
+
+/// Whether a text is the name of a node, a zone or a cluster.
+fn is_name(text: &str) -> bool {
+    text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b'/')
+}
+
 /// Whether a word names a node: a host name or an address, with a port other than 0 or none.
-fn is_ringnode(word: &str) -> bool {
+fn is_address(word: &str) -> bool {
     if word.parse::<IpAddr>().is_ok() {
         return true;
     }

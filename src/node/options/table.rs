@@ -241,9 +241,39 @@ pub const ROWS: &[Row] = &[
         .also(&["redundancy"])
         .bounds(Number(1, 16))
         .doc("Copies of every item, on as many nodes; the same on all nodes."),
-    row(RING, "ringnode", Many("HOST[:PORT]"), "")
+    row(RING, "ringnode", Many("HOST[:PORT][/KEY=VALUE]"), "")
+        .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets, then /weight=, /zone= or /id= where that node has them"))
+        .doc("A node of the ring, this one too if you like: the same list on all nodes."),
+    row(RING, "advertise", One("HOST:PORT"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets"))
-        .doc("A node of the ring. Checked now, used when nodes form rings."),
+        .doc("Where other nodes reach this one; needed where --ip does not tell."),
+    row(RING, "node_id", One("ID"), "the advertised address")
+        .bounds(Form("1 to 255 printable characters without spaces, commas and slashes"))
+        .doc("Who this node is, for good: its keys follow it to another address."),
+    row(RING, "weight", One("SHARE"), "1")
+        .bounds(Number(0, 65_535))
+        .doc("Share of the keys that this node holds, against the others'."),
+    row(RING, "zone", One("NAME"), "")
+        .bounds(Form("at most 255 printable characters without spaces, commas and slashes"))
+        .doc("Nodes of one zone fail together: copies go to different zones while there are some."),
+    row(RING, "ack", One("WHEN"), "live")
+        .bounds(Words(&["live", "one"]))
+        .doc("A write is answered when every owner that is there has it, or when one has."),
+    row(RING, "handoff_memory", One("PERCENT"), "10")
+        .bounds(Number(0, 50))
+        .doc("Share of --memory_size for the keys that absent nodes lack."),
+    row(RING, "handoff_window", One("SECONDS"), "3600")
+        .bounds(Number(1, 7 * 24 * 3600))
+        .doc("How long such a key is remembered; then its part of the ring is sent whole."),
+    row(RING, "handoff_rate", One("ITEMS"), "50000")
+        .bounds(Number(0, 10_000_000))
+        .note("; 0 for no bound")
+        .doc("Items that a core sends to a returning node in a second."),
+    row(RING, "cluster_name", One("NAME"), "pbcache")
+        .bounds(Form("1 to 255 printable characters without spaces"))
+        .doc("Nodes of other clusters are refused."),
+    row(RING, "cluster_secret_file", One("FILE"), "")
+        .doc("File with a secret that all nodes of the ring must know."),
     row(LIMITS, "max_item_size", One("BYTES"), "1m")
         .short('I')
         .bounds(Size(1 << 10, limits::ITEM_BYTES_MAX as u64))

@@ -1,0 +1,407 @@
+//! This node in its ring: which nodes there are by the options, their names, what is told of them.
+//!
+//! ```text
+//!   --ringnode a --ringnode b/weight=2 --advertise a  -->  View + PeerSetup, the same on every core
+//!   core --Resolve--> thread pbcache-names --Run--> core         (names resolve anew each time that a link is made)
+//! ```
+//!
+//! Lives here: from options to a view, names, `stats ring | peers | handoff | where`. Not here: what the view leads to (`shard`).
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::StartError;
+use super::control::Cores;
+use super::options::{self, Options};
+use super::stats::Lines;
+use crate::cluster::handshake::{Identity, key_of};
+use crate::cluster::hints::Account;
+use crate::cluster::members::{Entry, View};
+use crate::key;
+use crate::ring::{NodeId, NodeIndex};
+use crate::runtime::core::{Core, ToCore};
+use crate::runtime::nodes::Resolve;
+use crate::runtime::peer::{PeerSetup, value_bytes_max};
+use crate::shard::coordinator;
+use crate::shard::peers::State;
+use crate::shard::ringed::Figures;
+use crate::shard::RingOptions;
+
+/// What every core of a ring node is given.
+#[derive(Clone)]
+pub struct RingPlan {
+    /// Who is in the ring.
+    pub view: Arc<View>,
+    /// How to speak with them.
+    pub setup: Arc<PeerSetup>,
+    /// How a core takes part.
+    pub options: RingOptions,
+    /// Memory of all hints of the node, in bytes.
+    pub handoff_bytes: usize,
+}
+
+/// The ring that the options describe; `None` for a lone node.
+///
+/// # Errors
+/// It cannot be told which of the nodes this is, or the nodes contradict each other.
+pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
+    if options.ringnodes.is_empty() {
+        return Ok(None);
+    }
+    let (entries, me) = entries(options)?;
+    if entries.len() == 1 {
+        return Ok(None);
+    }
+    let view = View::new(&entries, &me, options.buckets, usize::from(options.redundancy))
+        .map_err(|error| StartError(format!("the ring cannot be formed: {error}.")))?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| StartError(format!("the system gives no random numbers: {error}.")))?;
+    let identity = Identity {
+        cluster: options.cluster_name.clone(),
+        id: me.as_str().into(),
+        boot: u64::from_le_bytes(random) | 1,
+        view: view.ring.view().0,
+        buckets: options.buckets,
+        redundancy: options.redundancy,
+        cores: options.cores,
+        unix_ms: 0,
+        target_core: 0,
+    };
+    let setup = PeerSetup {
+        identity,
+        key: secret(options)?.map(|secret| key_of(&secret)),
+        names: view.nodes.iter().map(|node| node.entry.address.clone()).collect(),
+        value_bytes_max: value_bytes_max(options.item_bytes_max),
+    };
+    let handoff_bytes = ((options.memory_mb as usize) << 20) / 100 * usize::from(options.handoff_percent);
+    let ring_options = RingOptions {
+        ack: options.ack,
+        handoff_bytes_max: handoff_bytes / usize::from(options.cores),
+        handoff_window_ms: u64::from(options.handoff_window_s) * 1000,
+        handoff_rate: options.handoff_rate,
+        cores: options.cores,
+        mistake: None,
+    };
+    Ok(Some(RingPlan { view: Arc::new(view), setup: Arc::new(setup), options: ring_options, handoff_bytes }))
+}
+
+fn secret(options: &Options) -> Result<Option<Vec<u8>>, StartError> {
+    let Some(path) = &options.cluster_secret_file else { return Ok(None) };
+    let mut secret = std::fs::read(path)
+        .map_err(|error| StartError(format!("--cluster_secret_file {} cannot be read: {error}.", path.display())))?;
+    while secret.last().is_some_and(u8::is_ascii_whitespace) {
+        secret.pop();
+    }
+    if secret.is_empty() {
+        return Err(StartError(format!("--cluster_secret_file {} is empty; put a secret into it.", path.display())));
+    }
+    Ok(Some(secret))
+}
+
+/// All nodes, and which of them is this one.
+fn entries(options: &Options) -> Result<(Vec<Entry>, NodeId), StartError> {
+    let own_port = options.addresses.first().map_or(options.port, SocketAddr::port);
+    let mine = match &options.advertise {
+        Some(advertise) => options::with_port(advertise, own_port),
+        None => own_address(options)?,
+    };
+    let id = |text: &str| NodeId::new(text).map_err(|error| StartError(format!("{text} cannot be the id of a node: {error}.")));
+    let mut entries = Vec::new();
+    let mut me = None;
+    for node in &options.ringnodes {
+        let is_me = node.address == mine || (options.node_id.is_some() && node.id == options.node_id);
+        let configured = node.id.clone().unwrap_or_else(|| node.address.clone());
+        let mut entry = Entry { id: id(&configured)?, address: node.address.clone(), weight: node.weight, zone: node.zone.clone() };
+        if is_me {
+            if let Some(own) = &options.node_id
+                && node.id.as_ref().is_some_and(|listed| listed != own)
+            {
+                return Err(contradiction("id", &configured, "--node_id", own));
+            }
+            if options.weight.is_some_and(|weight| node.weight != 1 && weight != node.weight) {
+                return Err(contradiction("weight", &node.weight.to_string(), "--weight", "another one"));
+            }
+            entry.id = id(options.node_id.as_deref().unwrap_or(&configured))?;
+            entry.weight = options.weight.unwrap_or(node.weight);
+            entry.zone = options.zone.clone().unwrap_or(node.zone.clone());
+            me = Some(entry.id.clone());
+        }
+        if !entries.contains(&entry) {
+            entries.push(entry);
+        }
+    }
+    let me = match me {
+        Some(me) => me,
+        None => {
+            let own = id(options.node_id.as_deref().unwrap_or(&mine))?;
+            let (weight, zone) = (options.weight.unwrap_or(1), options.zone.clone().unwrap_or_default());
+            entries.push(Entry { id: own.clone(), address: mine, weight, zone });
+            own
+        }
+    };
+    Ok((entries, me))
+}
+
+fn contradiction(what: &str, listed: &str, option: &str, own: &str) -> StartError {
+    StartError(format!("--ringnode gives this node the {what} {listed}, {option} {own}; let them agree."))
+}
+
+/// Where others reach this node, where --advertise does not say: the one address that it listens on, or the one entry of the ring
+/// that is an address of this machine with its port.
+fn own_address(options: &Options) -> Result<String, StartError> {
+    let Some(listening) = options.addresses.first() else {
+        return Err(StartError("a node of a ring needs a TCP port; give --port or --ip.".into()));
+    };
+    if options.addresses.len() == 1 && !listening.ip().is_unspecified() {
+        let named = options.ringnodes.iter().find(|node| node.address == listening.to_string());
+        return Ok(named.map_or(listening.to_string(), |node| node.address.clone()));
+    }
+    let is_local = |ip: IpAddr| !ip.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok();
+    let is_this = |address: &str| {
+        let Ok(mut addresses) = address.to_socket_addrs() else { return false };
+        addresses.any(|found| options.addresses.iter().any(|own| own.port() == found.port()) && is_local(found.ip()))
+    };
+    let mut own = options.ringnodes.iter().filter(|node| is_this(&node.address));
+    match (own.next(), own.next()) {
+        (Some(node), None) => Ok(node.address.clone()),
+        _ => Err(StartError(
+            "it cannot be told which --ringnode is this node; give --advertise HOST:PORT, as the others reach it.".into(),
+        )),
+    }
+}
+
+/// Starts the thread that resolves names; `cores` come once they run.
+///
+/// # Errors
+/// No thread.
+pub fn start_resolver() -> Result<(Sender<Resolve>, Sender<Cores>), StartError> {
+    let (questions, asked): (Sender<Resolve>, Receiver<Resolve>) = unbounded();
+    let (cores_sender, cores): (Sender<Cores>, Receiver<Cores>) = bounded(1);
+    let run = move || {
+        let Ok(cores) = cores.recv() else { return };
+        // The cores hold the other end: when they are gone, so is this.
+        let Cores { inboxes, shared } = cores;
+        for Resolve { core, link, name } in asked {
+            let address = name.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+            let answer = ToCore::Run(Box::new(move |core: &mut Core| core.resolved(link, address)));
+            if inboxes[usize::from(core.0)].send(answer).is_ok() {
+                shared.cores[usize::from(core.0)].ring_doorbell();
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("pbcache-names".into())
+        .spawn(run)
+        .map_err(|error| StartError(format!("a thread cannot be started: {error}.")))?;
+    Ok((questions, cores_sender))
+}
+
+/// Flushes the whole ring, and this node's cores with it.
+pub fn flush(cores: &Cores) {
+    let clocks = cores.ask(|core| core.context.shard.engine.clock());
+    let least = clocks.into_iter().max().unwrap_or(0);
+    let (sender, receiver) = bounded(1);
+    let _ = cores.ask_one(0, move |core| {
+        let origin = core.nodes.expect(sender);
+        let (now, ms) = (core.context.now, core.context.ms);
+        if let Some(mut desk) = core.context.shard.desk(now, ms) {
+            desk.flush_ring(origin, least);
+        }
+    });
+    let bytes: Vec<u8> = receiver.recv_timeout(FLUSH_WAIT).unwrap_or_default();
+    if let Some(bytes) = bytes.first_chunk::<8>() {
+        let fence = u64::from_le_bytes(*bytes);
+        cores.ask(move |core| core.context.shard.engine.raise_fence(fence));
+    }
+}
+
+/// Longest wait for a flush of the whole ring.
+const FLUSH_WAIT: Duration = Duration::from_secs(6);
+
+/// What one core tells of the ring.
+struct Told {
+    accounts: Vec<Account>,
+    dirty: Vec<u32>,
+    oldest_ms: Vec<u64>,
+    hint_bytes: usize,
+    calm: bool,
+    figures: Figures,
+    /// Per node: links up, links that are away, requests under way, boot, view, cores, trouble.
+    nodes: Vec<(u32, u32, u32, u64, Option<u16>, String)>,
+    operations: usize,
+    sent: u64,
+    lost: u64,
+}
+
+fn tell(core: &mut Core) -> Option<Told> {
+    let (now, ms) = (core.context.now, core.context.ms);
+    let ring = core.context.shard.ring.as_ref()?;
+    let count = ring.view.nodes.len();
+    let mut nodes: Vec<_> = (0..count as u16)
+        .map(|index| {
+            let node = ring.peers.node(NodeIndex(index));
+            (0, 0, 0, node.view, node.cores, node.trouble.clone())
+        })
+        .collect();
+    for link in ring.peers.links() {
+        let link = ring.peers.link(link);
+        let node = &mut nodes[usize::from(link.node.0)];
+        node.0 += u32::from(link.state == State::Up);
+        node.1 += u32::from(matches!(link.state, State::Down(_) | State::Probing(_)));
+        node.2 += link.outstanding;
+    }
+    Some(Told {
+        accounts: (0..count).map(|node| ring.hints.target(node).account).collect(),
+        dirty: (0..count).map(|node| ring.hints.target(node).dirty_count()).collect(),
+        oldest_ms: (0..count).map(|node| ring.hints.oldest_ms(node, now)).collect(),
+        hint_bytes: ring.hints.bytes(),
+        calm: ring.peers.is_calm(ms),
+        figures: ring.figures,
+        nodes,
+        operations: ring.operations(),
+        sent: ring.peers.sent,
+        lost: ring.peers.lost,
+    })
+}
+
+/// `stats ring`: the member table.
+pub fn stats_ring(view: &View, options: &Options) -> Lines {
+    let mut lines = Lines::new();
+    let mut put = |name: String, value: String| lines.push((name, value));
+    put("nodes".into(), view.nodes.len().to_string());
+    put("buckets".into(), view.ring.buckets().to_string());
+    put("redundancy".into(), view.ring.redundancy().to_string());
+    put("view".into(), format!("{:016x}", view.ring.view().0));
+    put("cluster".into(), options.cluster_name.clone());
+    put("me".into(), view.ring.member(view.me).id.as_str().into());
+    let total: u64 = view.nodes.iter().map(|node| u64::from(node.entry.weight)).sum();
+    for (index, node) in view.nodes.iter().enumerate() {
+        put(format!("{index}:id"), node.entry.id.as_str().into());
+        put(format!("{index}:address"), node.entry.address.clone());
+        put(format!("{index}:weight"), node.entry.weight.to_string());
+        put(format!("{index}:zone"), if node.entry.zone.is_empty() { "-".into() } else { node.entry.zone.clone() });
+        put(format!("{index}:share_percent"), format!("{:.2}", 100.0 * f64::from(node.entry.weight) / total.max(1) as f64));
+    }
+    lines
+}
+
+/// `stats peers`: the links to the other nodes, all cores together.
+pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
+    let told: Vec<Told> = cores.ask(tell).into_iter().flatten().collect();
+    let mut lines = Lines::new();
+    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
+        let sum = |part: fn(&(u32, u32, u32, u64, Option<u16>, String)) -> u32| told.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
+        let (up, away, waiting) = (sum(|node| node.0), sum(|node| node.1), sum(|node| node.2));
+        let state = match (up, away) {
+            (0, 0) => "not needed yet",
+            (0, _) => "away",
+            (_, 0) => "up",
+            _ => "partly up",
+        };
+        let mut put = |name: &str, value: String| lines.push((format!("{index}:{name}"), value));
+        put("id", node.entry.id.as_str().into());
+        put("state", state.into());
+        put("links_up", up.to_string());
+        put("links_away", away.to_string());
+        put("requests_waiting", waiting.to_string());
+        let known = told.iter().map(|core| &core.nodes[index]).find(|node| node.4.is_some());
+        put("cores", known.and_then(|node| node.4).map_or("unknown".into(), |cores| cores.to_string()));
+        let same = known.map_or("unknown", |known| if known.3 == view.ring.view().0 { "yes" } else { "no" });
+        put("same_view", same.into());
+        let trouble = told.iter().map(|core| &core.nodes[index].5).find(|trouble| !trouble.is_empty());
+        put("trouble", trouble.map_or("none".into(), |trouble| trouble.clone()));
+    }
+    let mut sum = |name: &str, part: fn(&Told) -> u64| lines.push((name.into(), told.iter().map(part).sum::<u64>().to_string()));
+    sum("commands_forwarded", |core| core.figures.forwarded);
+    sum("commands_served", |core| core.figures.served);
+    sum("copies_sent", |core| core.figures.copies_sent);
+    sum("copies_taken", |core| core.figures.copies_taken);
+    sum("keys_consulted", |core| core.figures.consulted);
+    sum("copies_repaired", |core| core.figures.repaired);
+    sum("conflicts", |core| core.figures.conflicts);
+    sum("commands_failed", |core| core.figures.failed);
+    sum("requests_sent", |core| core.sent);
+    sum("links_lost", |core| core.lost);
+    sum("operations", |core| core.operations as u64);
+    lines
+}
+
+/// `stats handoff`: what others lack, by node, all cores together.
+pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
+    let told: Vec<Told> = cores.ask(tell).into_iter().flatten().collect();
+    let mut lines = Lines::new();
+    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
+        let mut account = Account::default();
+        told.iter().for_each(|core| account.add(&core.accounts[index]));
+        let mut put = |name: &str, value: String| lines.push((format!("{index}:{name}"), value));
+        put("id", node.entry.id.as_str().into());
+        put("pending", account.pending.to_string());
+        put("created", account.created.to_string());
+        put("replayed", account.replayed.to_string());
+        put("superseded", account.superseded.to_string());
+        put("expired", account.expired.to_string());
+        put("degraded", account.degraded.to_string());
+        put("rerouted", account.rerouted.to_string());
+        put("dirty_partitions", told.iter().map(|core| core.dirty[index]).max().unwrap_or(0).to_string());
+        put("oldest_ms", told.iter().map(|core| core.oldest_ms[index]).max().unwrap_or(0).to_string());
+    }
+    lines.push(("hint_bytes".into(), told.iter().map(|core| core.hint_bytes).sum::<usize>().to_string()));
+    lines.push(("items_streamed".into(), told.iter().map(|core| core.figures.streamed).sum::<u64>().to_string()));
+    lines.push(("synced".into(), if told.iter().all(|core| core.calm) { "yes" } else { "no" }.into()));
+    lines
+}
+
+/// `stats handoff wait`: waits until this node holds nothing for nodes that are there, and they hold nothing for it. True if that
+/// was reached in time.
+pub fn wait_handoff(cores: &Cores, longest: Duration) -> bool {
+    let end = Instant::now() + longest;
+    loop {
+        let settled = cores.ask(|core| {
+            let (now, ms) = (core.context.now, core.context.ms);
+            let Some(desk) = core.context.shard.desk(now, ms) else { return true };
+            // Leases are kept while somebody asks.
+            desk.ring.active_now(ms);
+            let ring = desk.ring;
+            let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
+            clean && ring.peers.is_calm(ms)
+        });
+        if settled.iter().all(|settled| *settled) {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `stats where KEY`: where a key lives, and who would answer for it now.
+pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) -> Lines {
+    let hash = key::routing_hash(key);
+    let (bucket, buckets) = (view.ring.bucket(hash), view.ring.buckets());
+    let own_core = coordinator::core_of(hash, buckets, options.cores);
+    let owners = view.ring.owners_of(bucket);
+    let away = cores.ask_one(usize::from(own_core.0), move |core| {
+        let Some(ring) = &core.context.shard.ring else { return Vec::new() };
+        let others: Vec<NodeIndex> = ring.peers.others().collect();
+        others.into_iter().filter(|&node| ring.peers.is_away(node, hash, buckets)).collect::<Vec<_>>()
+    });
+    let away = away.unwrap_or_default();
+    let id = |node: NodeIndex| view.ring.member(node).id.as_str().to_string();
+    let mut lines = Lines::new();
+    lines.push(("hash".into(), format!("{hash:016x}")));
+    lines.push(("bucket".into(), bucket.to_string()));
+    lines.push(("partition".into(), view.ring.partition(bucket).to_string()));
+    lines.push(("core_here".into(), own_core.0.to_string()));
+    for (rank, &owner) in owners.iter().enumerate() {
+        let state = if owner == view.me { "here" } else if away.contains(&owner) { "away" } else { "there" };
+        lines.push((format!("owner_{rank}"), format!("{} ({state})", id(owner))));
+    }
+    let server = view.ring.ranking(bucket).find(|node| *node == view.me || !away.contains(node));
+    lines.push(("served_by".into(), server.map_or("nobody".into(), id)));
+    lines
+}
+

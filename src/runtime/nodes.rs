@@ -1,0 +1,277 @@
+//! Between a core's part of the ring and its sockets: which connection is which link, where nodes are, answers on their way.
+//!
+//! ```text
+//!   desk.tick --> links wanted   --> address known?  yes: pump connects          no: resolver --Run--> the core
+//!             --> answers        --> slot of a connection | link to another core | output of a peer
+//!             --> links with output --> their connections are dirty, and flushed
+//! ```
+//!
+//! Lives here: the traffic between `Core` and `shard::Desk`, once a turn. Not here: sockets (`pump`), frames (`peer`), decisions (`shard`).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use super::connection::Connection;
+use super::core::Core;
+use super::message::ReplyBytes;
+use super::peer::Peer;
+use crate::buffer::Buffer;
+use crate::cluster::wire::{self, Stamp};
+use crate::command::Command;
+use crate::protocol::{Framing, Head};
+use crate::shard::handoff::RAW_ID;
+use crate::shard::peers::LinkId;
+use crate::shard::ringed::{Finished, Outbox};
+use crate::shard::{Origin, ShardId, Ticket};
+
+/// A name to be resolved for a core.
+pub struct Resolve {
+    /// Who asks.
+    pub core: ShardId,
+    /// For which link.
+    pub link: LinkId,
+    /// `HOST:PORT`.
+    pub name: String,
+}
+
+/// A core's knowledge of sockets to other nodes.
+pub struct Nodes {
+    started: Instant,
+    /// Connection of each link, with its generation.
+    sockets: Vec<Option<(u32, u32)>>,
+    /// Links whose address is known and that are to be connected.
+    pub dial: Vec<(LinkId, SocketAddr)>,
+    /// Connections to be closed.
+    pub hang_up: Vec<u32>,
+    /// Answers for clients of other cores whose link was full.
+    late: VecDeque<(ShardId, Ticket, Buffer)>,
+    resolver: Option<Sender<Resolve>>,
+    outbox: Outbox,
+    /// Questions of the control plane that wait for their answer.
+    waiters: Vec<(u64, Sender<Vec<u8>>)>,
+    waiter: u64,
+}
+
+impl Nodes {
+    /// Of a core that has no link yet.
+    pub fn new(resolver: Option<Sender<Resolve>>) -> Self {
+        Self {
+            started: Instant::now(),
+            sockets: Vec::new(),
+            dial: Vec::new(),
+            hang_up: Vec::new(),
+            late: VecDeque::new(),
+            resolver,
+            outbox: Outbox::default(),
+            waiters: Vec::new(),
+            waiter: 0,
+        }
+    }
+
+    /// Milliseconds since start. About 25 ns.
+    pub fn ms(&self) -> u64 {
+        // From 1 s on, so that "long ago" is a number.
+        self.started.elapsed().as_millis() as u64 + 1000
+    }
+
+    /// The origin of a question of the control plane; `sender` gets the answer.
+    pub fn expect(&mut self, sender: Sender<Vec<u8>>) -> Origin {
+        self.waiter += 1;
+        self.waiters.push((self.waiter, sender));
+        Origin::Control(self.waiter)
+    }
+
+    fn socket_of(&mut self, link: LinkId) -> &mut Option<(u32, u32)> {
+        let index = link.0 as usize;
+        if self.sockets.len() <= index {
+            self.sockets.resize(index + 1, None);
+        }
+        &mut self.sockets[index]
+    }
+}
+
+impl Core {
+    /// What other nodes have to do with this turn. Once a turn, before dirty connections are flushed.
+    pub fn attend_nodes(&mut self) {
+        let (now, ms) = (self.context.now, self.context.ms);
+        let Some(mut desk) = self.context.shard.desk(now, ms) else { return };
+        desk.tick();
+        let ring = desk.ring;
+        let wanted = std::mem::take(&mut ring.peers.wanted);
+        let unwanted = std::mem::take(&mut ring.peers.unwanted);
+        let ready = std::mem::take(&mut ring.peers.ready);
+        let outbox = std::mem::replace(&mut ring.outbox, std::mem::take(&mut self.nodes.outbox));
+        for link in unwanted {
+            if let Some((id, _)) = self.nodes.socket_of(link).take() {
+                self.nodes.hang_up.push(id);
+            }
+        }
+        wanted.into_iter().for_each(|link| self.find(link));
+        for link in ready {
+            if let Some((id, _)) = *self.nodes.socket_of(link) {
+                self.dirty.push(id);
+            }
+        }
+        self.deliver(outbox);
+        self.pass_on();
+    }
+
+    /// Whether something for another node waits for this turn's end.
+    pub fn has_news_for_nodes(&self) -> bool {
+        let Some(ring) = &self.context.shard.ring else { return false };
+        !self.nodes.dial.is_empty()
+            || !self.nodes.hang_up.is_empty()
+            || !ring.peers.wanted.is_empty()
+            || !ring.peers.unwanted.is_empty()
+            || !ring.peers.ready.is_empty()
+            || !ring.outbox.finished.is_empty()
+            || !ring.to_cores.is_empty()
+    }
+
+    /// Whether the clock matters: the core may wait, but not sleep.
+    pub fn has_deadlines(&self) -> bool {
+        !self.nodes.late.is_empty() || self.context.shard.ring.as_ref().is_some_and(|ring| ring.is_busy(self.context.ms))
+    }
+
+    /// Finds out where a link goes.
+    fn find(&mut self, link: LinkId) {
+        let (Some(setup), Some(ring)) = (&self.context.peer_setup, &self.context.shard.ring) else { return };
+        let name = &setup.names[usize::from(ring.peers.link(link).node.0)];
+        match (name.parse::<SocketAddr>(), &self.nodes.resolver) {
+            (Ok(address), _) => self.nodes.dial.push((link, address)),
+            (Err(_), Some(resolver)) => {
+                let resolve = Resolve { core: self.id(), link, name: name.clone() };
+                let _ = resolver.send(resolve);
+            }
+            (Err(_), None) => self.link_failed(link, "its name does not resolve"),
+        }
+    }
+
+    /// A name was resolved, or not.
+    pub fn resolved(&mut self, link: LinkId, address: Option<SocketAddr>) {
+        match address {
+            Some(address) => self.nodes.dial.push((link, address)),
+            None => self.link_failed(link, "its name does not resolve"),
+        }
+    }
+
+    /// A link could not be made.
+    pub fn link_failed(&mut self, link: LinkId, why: &str) {
+        let (now, ms) = (self.context.now, self.context.ms);
+        if let Some(mut desk) = self.context.shard.desk(now, ms) {
+            let node = desk.ring.peers.link(link).node;
+            if desk.ring.peers.node(node).trouble != why {
+                log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
+            }
+            desk.link_down(link, why);
+        }
+    }
+
+    /// A conversation for a link that is about to be connected.
+    pub fn open_link(&mut self, link: LinkId) -> Option<u32> {
+        let setup = self.context.peer_setup.clone()?;
+        let id = self.open(None, Vec::new(), Some(Box::new(Peer::dialing(link, &setup))));
+        let generation = self.connections[id as usize].generation;
+        *self.nodes.socket_of(link) = Some((id, generation));
+        Some(id)
+    }
+
+    /// The socket of a link is connected.
+    pub fn link_connected(&mut self, id: u32) {
+        let Some(setup) = self.context.peer_setup.clone() else { return };
+        if let Some(peer) = self.connections.get_mut(id as usize).and_then(Connection::peer) {
+            let _ = peer.connected(&setup, &self.context);
+            self.dirty.push(id);
+        }
+    }
+
+    /// The connection of a link is gone.
+    pub(super) fn forget_link(&mut self, connection: &mut Connection) {
+        let generation = connection.generation;
+        let Some(link) = connection.peer().and_then(|peer| peer.link()) else { return };
+        let socket = self.nodes.socket_of(link);
+        if socket.is_some_and(|(_, held)| held == generation) {
+            *socket = None;
+            self.link_failed(link, "the connection is closed");
+        }
+    }
+
+    /// Puts answers where they belong.
+    fn deliver(&mut self, mut outbox: Outbox) {
+        let stamp = self.stamp();
+        let bytes = std::mem::take(&mut outbox.bytes);
+        for Finished { origin, bytes: range, carried } in outbox.finished.drain(..) {
+            let inline = &bytes[range];
+            match origin {
+                Origin::Connection(ticket) => match carried {
+                    Some(buffer) => self.place(ticket, ReplyBytes::Carried(buffer)),
+                    None => self.place(ticket, ReplyBytes::Inline(inline)),
+                },
+                Origin::Core(core, ticket) => {
+                    let mut reply = carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
+                    if !self.nodes.late.is_empty() || !self.context.links.reply(core, ticket, &mut reply) {
+                        self.nodes.late.push_back((core, ticket, reply));
+                    }
+                }
+                Origin::Peer(request) => {
+                    let Some(connection) = self.connections.get_mut(request.connection as usize) else { continue };
+                    if connection.generation != request.generation {
+                        continue;
+                    }
+                    let Some(peer) = connection.peer() else { continue };
+                    let mut reply = carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
+                    peer.answer(|output| match request.id {
+                        RAW_ID => output.append(&mut reply),
+                        id => wire::write_reply(output, id, stamp, &mut reply),
+                    });
+                    self.dirty.push(request.connection);
+                }
+                Origin::Control(number) => {
+                    if let Some(index) = self.nodes.waiters.iter().position(|(waiter, _)| *waiter == number) {
+                        let _ = self.nodes.waiters.swap_remove(index).1.send(inline.to_vec());
+                    }
+                }
+                Origin::Nobody => {}
+            }
+        }
+        outbox.bytes = bytes;
+        outbox.clear();
+        self.nodes.outbox = outbox;
+        while let Some((core, ticket, mut reply)) = self.nodes.late.pop_front() {
+            if !self.context.links.reply(core, ticket, &mut reply) {
+                self.nodes.late.push_front((core, ticket, reply));
+                break;
+            }
+        }
+    }
+
+    fn stamp(&self) -> Stamp {
+        let engine = &self.context.shard.engine;
+        Stamp { clock: engine.clock(), fence: engine.fence() }
+    }
+
+    /// Sends requests to the core of this node that must go on with them.
+    fn pass_on(&mut self) {
+        let (now, ms) = (self.context.now, self.context.ms);
+        let Some(desk) = self.context.shard.desk(now, ms) else { return };
+        let moves: Vec<_> = std::mem::take(&mut desk.ring.to_cores);
+        for (core, key) in moves {
+            let Some(mut desk) = self.context.shard.desk(now, ms) else { return };
+            let Some((origin, meta, value)) = desk.surrender(key) else { continue };
+            let Ok(execute) = wire::read_execute(&meta, value.as_value()) else { continue };
+            let Some(head) = Head::from_bytes(&execute.framing) else { continue };
+            let (framing, command): (_, Command<'_>) = (Framing { head, words: execute.words }, execute.command);
+            let sent = match origin {
+                Origin::Connection(ticket) => self.context.links.request(core, ticket, &command, &framing),
+                _ => true,
+            };
+            let hash = command.key.hash;
+            if !sent && let Some(mut desk) = self.context.shard.desk(now, ms) {
+                desk.take_back(origin, hash, meta, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! A conversation with a core of another node: handshake, then frames in both directions.
+//!
+//! ```text
+//!   accepted:  first byte 0xb5 --> Greeting --> In: frames are requests   --> Desk::serve    --> responses, in any order
+//!   made:      connected       --> Calling  --> Out: our requests, frames are responses      --> Desk::response
+//! ```
+//!
+//! Output of both is collected and sent once a turn. A value above `limits::INLINE_VALUE_BYTES_MAX` is received into memory of its
+//! own; while there is none, the conversation is blocked.
+//!
+//! Lives here: bytes to frames, handshakes with the machine's randomness. Not here: what a frame means (`shard`), sockets (`pump`).
+
+use std::sync::Arc;
+
+use super::connection::Flow;
+use super::context::Context;
+use crate::arena::{Arena, Body};
+use crate::buffer::Buffer;
+use crate::cluster::handshake::{Accepting, Connecting, Identity, Local, NONCE_BYTES, Progress};
+use crate::cluster::wire::{self, Frame, Garbled, HEAD_BYTES, Head};
+use crate::command::Value;
+use crate::limits;
+use crate::ring::NodeIndex;
+use crate::shard::peers::LinkId;
+use crate::shard::{PeerRequest, ShardId};
+
+/// What a core must know to speak with other nodes.
+#[derive(Clone, Debug)]
+pub struct PeerSetup {
+    /// Who this node is; clock and target core are filled in when it says so.
+    pub identity: Identity,
+    /// Of the secret.
+    pub key: Option<[u8; 32]>,
+    /// Where each node of the view is, as configured.
+    pub names: Vec<String>,
+    /// Largest value that a frame may carry, in bytes.
+    pub value_bytes_max: usize,
+}
+
+impl PeerSetup {
+    fn local(&self, context: &Context, target_core: u16) -> Result<Local, String> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce).map_err(|error| format!("the system gives no random numbers: {error}."))?;
+        let identity = Identity { unix_ms: context.now.unix_ms, target_core, ..self.identity.clone() };
+        Ok(Local { identity, key: self.key, nonce })
+    }
+}
+
+/// A conversation with another node.
+pub struct Peer {
+    side: Side,
+    decoder: Decoder,
+    /// What goes out with the next flush.
+    output: Buffer,
+}
+
+enum Side {
+    /// Accepted; who it is is not known yet.
+    Greeting(Box<Accepting>),
+    /// Accepted, and known.
+    In {
+        node: Option<NodeIndex>,
+        /// The core that it is for, if that is not this one.
+        elsewhere: Option<ShardId>,
+    },
+    /// Being made by this core; not connected yet.
+    Dialing(LinkId),
+    /// Connected; the handshake goes on.
+    Calling(LinkId, Box<Connecting>),
+    /// One of our links.
+    Out(LinkId),
+    /// Over.
+    Ended,
+}
+
+impl Peer {
+    /// The conversation of a connection whose first byte was a peer's.
+    ///
+    /// # Errors
+    /// No random numbers.
+    pub fn accepted(setup: &PeerSetup, context: &Context) -> Result<Self, String> {
+        let accepting = Accepting::new(setup.local(context, context.shard.id.0)?);
+        Ok(Self::new(Side::Greeting(Box::new(accepting)), setup))
+    }
+
+    /// The conversation of a link that is being made.
+    pub fn dialing(link: LinkId, setup: &PeerSetup) -> Self {
+        Self::new(Side::Dialing(link), setup)
+    }
+
+    fn new(side: Side, setup: &PeerSetup) -> Self {
+        Self { side, decoder: Decoder::new(setup.value_bytes_max), output: Buffer::default() }
+    }
+
+    /// The socket is connected: says hello.
+    ///
+    /// # Errors
+    /// No random numbers.
+    pub fn connected(&mut self, setup: &PeerSetup, context: &Context) -> Result<(), String> {
+        let Side::Dialing(link) = self.side else { return Ok(()) };
+        let target = context.shard.ring.as_ref().map_or(0, |ring| ring.peers.link(link).core);
+        let connecting = Connecting::new(setup.local(context, target)?, &mut self.output.bytes);
+        self.side = Side::Calling(link, Box::new(connecting));
+        Ok(())
+    }
+
+    /// The link that this conversation is, or is to become.
+    pub fn link(&self) -> Option<LinkId> {
+        match self.side {
+            Side::Dialing(link) | Side::Calling(link, _) | Side::Out(link) => Some(link),
+            Side::Greeting(_) | Side::In { .. } | Side::Ended => None,
+        }
+    }
+
+    /// The core that an accepted conversation is for, once it is known.
+    pub fn belongs_to(&self) -> Option<ShardId> {
+        match self.side {
+            Side::In { elsewhere, .. } if self.output.total_bytes() == 0 && self.decoder.is_empty() => elsewhere,
+            _ => None,
+        }
+    }
+
+    /// The conversation has come to its core.
+    pub fn arrive(&mut self) {
+        if let Side::In { elsewhere, .. } = &mut self.side {
+            *elsewhere = None;
+        }
+    }
+
+    /// Whether everything was flushed.
+    pub fn is_drained(&self) -> bool {
+        self.output.total_bytes() == 0
+    }
+
+    /// Handles received bytes. What is to be sent waits for `flush`.
+    pub fn receive(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Flow {
+        match self.handle(at, fresh, setup, context) {
+            Ok(false) => Flow::Read,
+            Ok(true) => Flow::Blocked,
+            Err(why) => {
+                self.end(&why, context);
+                Flow::Closing
+            }
+        }
+    }
+
+    fn handle(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Result<bool, String> {
+        let ended = match &mut self.side {
+            Side::Greeting(accepting) => {
+                self.decoder.pending.extend_from_slice(fresh);
+                let Progress::Done(identity) = accepting.feed(&mut self.decoder.pending, &mut self.output.bytes)? else {
+                    return Ok(false);
+                };
+                let (now, ms) = (context.now, context.ms);
+                let node = context.shard.desk(now, ms).and_then(|mut desk| desk.greeted(&identity));
+                self.warn_of_view(&identity, setup);
+                let core = ShardId(identity.target_core);
+                let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
+                self.side = Side::In { node, elsewhere };
+                true
+            }
+            Side::Calling(link, connecting) => {
+                self.decoder.pending.extend_from_slice(fresh);
+                let Progress::Done(identity) = connecting.feed(&mut self.decoder.pending, &mut self.output.bytes)? else {
+                    return Ok(false);
+                };
+                let link = *link;
+                self.check_callee(link, &identity, context)?;
+                self.side = Side::Out(link);
+                let (now, ms) = (context.now, context.ms);
+                if let Some(mut desk) = context.shard.desk(now, ms) {
+                    desk.link_up(link, &identity);
+                }
+                true
+            }
+            Side::Dialing(_) | Side::Ended => return Ok(false),
+            Side::In { .. } | Side::Out(_) => false,
+        };
+        let fresh = if ended { &[] } else { fresh };
+        self.frames(at, fresh, context)
+    }
+
+    fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
+        let Self { side, decoder, output } = self;
+        let (now, ms, arena) = (context.now, context.ms, context.arena.clone());
+        let Some(mut desk) = context.shard.desk(now, ms) else { return Ok(false) };
+        let blocked = decoder.feed(fresh, &arena, &mut |frame| match side {
+            Side::In { node, .. } => {
+                let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node };
+                desk.serve(from, frame, output)
+            }
+            Side::Out(link) => desk.response(*link, frame),
+            _ => Err(Garbled("a frame before the handshake")),
+        });
+        blocked.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
+    }
+
+    /// Whether the node that answered is the one that was called.
+    fn check_callee(&self, link: LinkId, identity: &Identity, context: &Context) -> Result<(), String> {
+        let Some(ring) = &context.shard.ring else { return Ok(()) };
+        let expected = &ring.view.nodes[usize::from(ring.peers.link(link).node.0)].entry;
+        if expected.id.as_str() == identity.id {
+            return Ok(());
+        }
+        Err(format!(
+            "{} answers as {}, not as {}; name it so in --ringnode (`/id=`), or check the address.",
+            expected.address, identity.id, expected.id
+        ))
+    }
+
+    /// Two views are no error: nodes may be configured one after the other.
+    fn warn_of_view(&self, identity: &Identity, setup: &PeerSetup) {
+        if identity.view != setup.identity.view {
+            log::debug!("{} has another list of nodes than this one (view {:x}, here {:x})", identity.id, identity.view, setup.identity.view);
+        }
+    }
+
+    fn end(&mut self, why: &str, context: &mut Context) {
+        let link = self.link();
+        let (now, ms) = (context.now, context.ms);
+        self.side = Side::Ended;
+        match (link, context.shard.desk(now, ms)) {
+            (Some(link), Some(mut desk)) => {
+                let node = desk.ring.peers.link(link).node;
+                if desk.ring.peers.node(node).trouble != why {
+                    log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
+                }
+                desk.link_down(link, why);
+            }
+            _ => log::warn!("a node was refused: {why}"),
+        }
+    }
+
+    /// Moves what is to be sent to `output`.
+    pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
+        output.append(&mut self.output);
+        if let (Side::Out(link), Some(ring)) = (&self.side, &mut context.shard.ring) {
+            ring.peers.take_output(*link, output);
+        }
+    }
+
+    /// Adds an answer that has become ready, to be flushed.
+    pub fn answer(&mut self, write: impl FnOnce(&mut Buffer)) {
+        write(&mut self.output);
+    }
+}
+
+/// From bytes to frames.
+struct Decoder {
+    /// Received and not parsed.
+    pending: Vec<u8>,
+    large: Option<Large>,
+    value_bytes_max: usize,
+}
+
+/// A frame whose large value is on its way.
+struct Large {
+    head: Head,
+    meta: Vec<u8>,
+    body: Body,
+    filled: usize,
+}
+
+impl Decoder {
+    fn new(value_bytes_max: usize) -> Self {
+        Self { pending: Vec::new(), large: None, value_bytes_max }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.large.is_none()
+    }
+
+    /// Calls `handle` with each whole frame. True if it is blocked: no memory for a large value.
+    fn feed(
+        &mut self,
+        fresh: &[u8],
+        arena: &Arc<Arena>,
+        handle: &mut impl FnMut(&Frame<'_>) -> Result<(), Garbled>,
+    ) -> Result<bool, Garbled> {
+        if self.pending.is_empty() {
+            let (used, blocked) = self.advance(fresh, arena, handle)?;
+            self.pending.extend_from_slice(&fresh[used..]);
+            return Ok(blocked);
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.extend_from_slice(fresh);
+        let (used, blocked) = self.advance(&pending, arena, handle)?;
+        pending.drain(..used);
+        if pending.capacity() > limits::INPUT_UNCOUNTED_BYTES && pending.len() < pending.capacity() / 4 {
+            pending.shrink_to_fit();
+        }
+        self.pending = pending;
+        Ok(blocked)
+    }
+
+    fn advance(
+        &mut self,
+        mut input: &[u8],
+        arena: &Arc<Arena>,
+        handle: &mut impl FnMut(&Frame<'_>) -> Result<(), Garbled>,
+    ) -> Result<(usize, bool), Garbled> {
+        let length = input.len();
+        loop {
+            if let Some(large) = &mut self.large {
+                let count = input.len().min(large.head.value_bytes - large.filled);
+                large.body.write(large.filled, &input[..count]);
+                large.filled += count;
+                input = &input[count..];
+                if large.filled < large.head.value_bytes {
+                    return Ok((length - input.len(), false));
+                }
+                let Some(Large { head, meta, body, .. }) = self.large.take() else { return Ok((length - input.len(), false)) };
+                let body = Arc::new(body);
+                handle(&Frame { head, meta: &meta, value: Value::Body(&body) })?;
+            }
+            let Some(head) = input.first_chunk::<HEAD_BYTES>() else { return Ok((length - input.len(), false)) };
+            let head = Head::read(head, self.value_bytes_max)?;
+            let Some(meta) = input.get(HEAD_BYTES..HEAD_BYTES + head.meta_bytes) else {
+                return Ok((length - input.len(), false));
+            };
+            if head.value_bytes > limits::INLINE_VALUE_BYTES_MAX {
+                let Some(body) = Body::lease(arena, head.value_bytes) else {
+                    arena.want(head.value_bytes + arena.segment_bytes());
+                    return Ok((length - input.len(), true));
+                };
+                self.large = Some(Large { head, meta: meta.to_vec(), body, filled: 0 });
+                input = &input[HEAD_BYTES + head.meta_bytes..];
+                continue;
+            }
+            let Some(value) = input.get(HEAD_BYTES + head.meta_bytes..head.frame_bytes()) else {
+                return Ok((length - input.len(), false));
+            };
+            handle(&Frame { head, meta, value: Value::Bytes(value) })?;
+            input = &input[head.frame_bytes()..];
+        }
+    }
+}
+
+/// Largest value of a frame on a node with this `--max_item_size`.
+pub fn value_bytes_max(item_bytes_max: u32) -> usize {
+    item_bytes_max as usize + wire::VALUE_BYTES_SLACK
+}
