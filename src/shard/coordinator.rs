@@ -57,12 +57,25 @@ pub enum What {
     Sync,
     /// A flush: round 1 or 2.
     Fence(OpKey),
-    /// A hint: its key and the version sent.
-    Replay(NodeIndex, Box<[u8]>, u64),
-    /// An item of a dirty partition: its key and the version sent.
-    Stream(NodeIndex, Box<[u8]>, u64),
+    /// A hint.
+    Replay(Sent),
+    /// An item of a dirty partition.
+    Stream(Sent),
     /// The announcement of a dirty partition.
-    Begin(NodeIndex),
+    Begin(NodeIndex, u32),
+}
+
+/// An item under way to a node that lacks it.
+#[derive(Debug)]
+pub struct Sent {
+    /// The node.
+    pub node: NodeIndex,
+    /// The key.
+    pub key: Box<[u8]>,
+    /// The version sent.
+    pub version: u64,
+    /// See `Handoff::era`.
+    pub era: u32,
 }
 
 /// A request under way.
@@ -572,9 +585,9 @@ impl Desk<'_> {
             What::Copy(key, node) => return self.copied(key, node, frame),
             What::Fence(key) => return self.fenced(key, frame),
             What::Repair | What::Sync => {}
-            What::Replay(node, key, version) => return self.replayed(node, &key, version, frame, awaited.sent_ms),
-            What::Stream(node, key, version) => return self.streamed(node, &key, version, frame, awaited.sent_ms),
-            What::Begin(node) => self.begun(node, frame.head.kind == Kind::Done),
+            What::Replay(sent) => return self.replayed(&sent, frame, awaited.sent_ms),
+            What::Stream(sent) => return self.streamed(&sent, frame, awaited.sent_ms),
+            What::Begin(node, era) => self.begun(node, era, frame.head.kind == Kind::Done),
         }
         Ok(())
     }
@@ -735,8 +748,15 @@ impl Desk<'_> {
             }
             What::Fence(key) => self.unfenced(key),
             What::Repair | What::Sync => {}
-            What::Replay(node, key, _) => self.ring.hints.again(usize::from(node.0), &key),
-            What::Stream(node, ..) | What::Begin(node) => self.break_off(node),
+            What::Replay(sent) => {
+                self.ring.hints.again(usize::from(sent.node.0), &sent.key);
+                self.undelivered(sent.node, sent.era);
+            }
+            What::Stream(sent) => {
+                self.fail_transfer(sent.node);
+                self.undelivered(sent.node, sent.era);
+            }
+            What::Begin(node, era) => self.begun(node, era, false),
         }
     }
 

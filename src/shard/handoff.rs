@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use super::peers::{LinkId, Reach};
 use super::ringed::{Desk, Mistake, Origin, PeerRequest};
-use super::coordinator::What;
+use super::coordinator::{Sent, What};
 use super::serve::REPLAYED;
 use crate::buffer::Buffer;
 use crate::cluster::hints::End;
@@ -37,6 +37,8 @@ pub const TICK_MS: u64 = 10;
 /// What is under way to one node.
 #[derive(Debug, Default)]
 pub struct Handoff {
+    /// Raised when everything under way is given up: what comes of it later does not count.
+    era: u32,
     outstanding: u32,
     window: u32,
     /// Items that may be sent now, in thousandths.
@@ -188,7 +190,8 @@ impl Desk<'_> {
             // What was here and has gone is a miss everywhere, not what the owner had before.
             let gone = self.engine.tombstone(plain, hint.version, now);
             let replica = self.engine.copy_of(&plain, now).unwrap_or(gone);
-            let what = What::Replay(node, key.clone(), replica.version);
+            let era = self.ring.handoffs[index].era;
+            let what = What::Replay(Sent { node, key: key.clone(), version: replica.version, era });
             self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
                 wire::write_replica(&replica, false, &[], output);
             });
@@ -210,9 +213,17 @@ impl Desk<'_> {
         handoff.tokens = handoff.tokens.saturating_sub(1000);
     }
 
-    fn received(&mut self, index: usize, sent_ms: u64, taken: bool) {
-        let handoff = &mut self.ring.handoffs[index];
-        handoff.outstanding = handoff.outstanding.saturating_sub(1);
+    /// One less is under way.
+    pub(super) fn undelivered(&mut self, node: NodeIndex, era: u32) {
+        let handoff = &mut self.ring.handoffs[usize::from(node.0)];
+        if handoff.era == era {
+            handoff.outstanding -= 1;
+        }
+    }
+
+    fn received(&mut self, sent: &Sent, sent_ms: u64, taken: bool) {
+        self.undelivered(sent.node, sent.era);
+        let handoff = &mut self.ring.handoffs[usize::from(sent.node.0)];
         let slow = !taken || self.ms - sent_ms.min(self.ms) > limits::REPLAY_SLOW_MS;
         handoff.window = match slow {
             true => (handoff.window / 2).max(limits::REPLAY_WINDOW_MIN),
@@ -221,17 +232,11 @@ impl Desk<'_> {
     }
 
     /// A hint has arrived, or not.
-    pub(super) fn replayed(
-        &mut self,
-        node: NodeIndex,
-        key: &[u8],
-        version: u64,
-        frame: &Frame<'_>,
-        sent_ms: u64,
-    ) -> Result<(), Garbled> {
+    pub(super) fn replayed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
+        let Sent { node, ref key, version, .. } = *sent;
         let index = usize::from(node.0);
         let done = if frame.head.kind == Kind::PutDone { PutDone::read(frame.meta)? } else { PutDone::Busy };
-        self.received(index, sent_ms, done != PutDone::Busy);
+        self.received(sent, sent_ms, done != PutDone::Busy);
         match done {
             PutDone::Busy => self.ring.hints.again(index, key),
             PutDone::Taken | PutDone::Kept(_) => {
@@ -298,6 +303,7 @@ impl Desk<'_> {
             .filter_map(|partition| Some((partition, target.dirty_version(partition)?)))
             .collect();
         let mut announced = 0;
+        let era = self.ring.handoffs[index].era;
         let (stamp, ms) = (self.stamp(), self.ms);
         for (&partition, &version) in marks.iter().filter(|(_, version)| **version > 0) {
             let first = self.ring.view.ring.buckets_of(partition).start;
@@ -315,7 +321,7 @@ impl Desk<'_> {
             }
             for link in links {
                 announced += 1;
-                self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::EMPTY, What::Begin(node), ms, |output| {
+                self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::EMPTY, What::Begin(node, era), ms, |output| {
                     output.extend_from_slice(&partition.to_le_bytes());
                     output.extend_from_slice(&version.to_le_bytes());
                 });
@@ -351,7 +357,8 @@ impl Desk<'_> {
             };
             let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
             let Some(replica) = self.engine.copy_of(&plain, now) else { continue };
-            let what = What::Stream(node, key.clone(), replica.version);
+            let era = self.ring.handoffs[usize::from(node.0)].era;
+            let what = What::Stream(Sent { node, key: key.clone(), version: replica.version, era });
             self.ring.figures.streamed += 1;
             self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
                 wire::write_replica(&replica, true, &[], output);
@@ -361,38 +368,35 @@ impl Desk<'_> {
         next
     }
 
-    fn fail_transfer(&mut self, node: NodeIndex) {
+    pub(super) fn fail_transfer(&mut self, node: NodeIndex) {
         if let Some(transfer) = &mut self.ring.handoffs[usize::from(node.0)].transfer {
             transfer.failed = true;
         }
     }
 
     /// An item of a dirty partition has arrived, or not.
-    pub(super) fn streamed(
-        &mut self,
-        node: NodeIndex,
-        key: &[u8],
-        version: u64,
-        frame: &Frame<'_>,
-        sent_ms: u64,
-    ) -> Result<(), Garbled> {
+    pub(super) fn streamed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
         let done = if frame.head.kind == Kind::PutDone { PutDone::read(frame.meta)? } else { PutDone::Busy };
-        self.received(usize::from(node.0), sent_ms, done != PutDone::Busy);
+        self.received(sent, sent_ms, done != PutDone::Busy);
         if done == PutDone::Busy {
-            self.fail_transfer(node);
+            self.fail_transfer(sent.node);
         }
-        let _ = (key, version);
-        self.replay(node);
+        self.replay(sent.node);
         Ok(())
     }
 
     /// A partition has been cleared there, or the announcement was refused.
-    pub(super) fn begun(&mut self, node: NodeIndex, cleared: bool) {
-        if let Some(transfer) = &mut self.ring.handoffs[usize::from(node.0)].transfer {
+    pub(super) fn begun(&mut self, node: NodeIndex, era: u32, cleared: bool) {
+        let handoff = &mut self.ring.handoffs[usize::from(node.0)];
+        if let Some(transfer) = &mut handoff.transfer
+            && handoff.era == era
+        {
             transfer.announced = transfer.announced.saturating_sub(1);
             transfer.failed |= !cleared;
         }
-        self.replay(node);
+        if cleared {
+            self.replay(node);
+        }
     }
 
     /// The walk is over and everything has arrived: the partitions are clean, but for what was marked meanwhile.
@@ -436,6 +440,7 @@ impl Desk<'_> {
     /// What was under way to a node is lost.
     pub(super) fn break_off(&mut self, node: NodeIndex) {
         let handoff = &mut self.ring.handoffs[usize::from(node.0)];
+        handoff.era += 1;
         (handoff.outstanding, handoff.transfer, handoff.window) = (0, None, limits::REPLAY_WINDOW_MIN);
     }
 

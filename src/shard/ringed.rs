@@ -260,6 +260,11 @@ impl Ringed {
         self.active_ms = ms;
     }
 
+    /// Whether old items are being dropped because another node has announced so.
+    pub fn is_dropping(&self) -> bool {
+        self.drops.is_busy()
+    }
+
     /// Requests under way.
     pub fn operations(&self) -> usize {
         self.ops.len()

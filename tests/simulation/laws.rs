@@ -1,0 +1,205 @@
+//! What must hold whatever happened.
+//!
+//! Lives here: the laws, each by name. Not here: what leads up to them (`main`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pbcache::key::{self, Key};
+use pbcache::ring::NodeIndex;
+
+use super::clients::{Asked, Clients, Record, Told};
+use super::world::World;
+
+/// What a node has of a key in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Copy {
+    version: u64,
+    tombstone: bool,
+    value: Vec<u8>,
+    flags: u32,
+    expiry: u32,
+}
+
+/// Everything that is broken, a sentence each that begins with the name of the law.
+pub fn check(world: &mut World, clients: &Clients, evicts: bool) -> Vec<String> {
+    let mut broken = std::mem::take(&mut world.broken);
+    let keys: BTreeSet<String> =
+        clients.history.iter().map(|record| record.key.clone()).filter(|key| !key.is_empty()).collect();
+    for key in &keys {
+        owners_agree(world, key, evicts, &mut broken);
+        nothing_is_lost(world, clients, key, evicts, &mut broken);
+    }
+    nothing_flushed_returns(world, clients, &mut broken);
+    values_keep_to_their_keys(clients, &mut broken);
+    versions_rise(clients, &mut broken);
+    counts_are_linear(clients, evicts, &mut broken);
+    comparisons_win_once(clients, &mut broken);
+    errors_are_rare(clients, &mut broken);
+    broken
+}
+
+/// What a node has of a key that a client could read, or that says that it was deleted.
+fn copy_at(world: &mut World, node: usize, key: &str) -> Option<Copy> {
+    let now = world.clock(node);
+    let key = Key::new(key.as_bytes());
+    let core = world.nodes[node].cores.iter().position(|core| core.routes.core_of(key.hash) == core.id)?;
+    let copy = world.nodes[node].cores[core].engine.copy_of(&key, now)?;
+    Some(Copy {
+        version: copy.version,
+        tombstone: copy.tombstone,
+        value: copy.value.to_vec(),
+        flags: copy.client_flags,
+        expiry: copy.expiry.0,
+    })
+}
+
+fn owners_of(world: &World, key: &str) -> Vec<usize> {
+    let ring = &world.nodes[0].cores[0].ring.as_ref().unwrap().view.ring;
+    ring.owners(key::routing_hash(key.as_bytes())).iter().map(|&NodeIndex(node)| usize::from(node)).collect()
+}
+
+/// `owners-agree`: after healing, all owners of a key have the same, byte for byte, and nobody else has anything.
+fn owners_agree(world: &mut World, key: &str, evicts: bool, broken: &mut Vec<String>) {
+    let owners = owners_of(world, key);
+    let copies: Vec<Option<Copy>> = owners.iter().map(|&owner| copy_at(world, owner, key)).collect();
+    // A tombstone says what absence says, and which of the two is there may depend on memory and time.
+    let readable = |copy: &Option<Copy>| copy.clone().filter(|copy| !copy.tombstone);
+    let there: Vec<Copy> = copies.iter().filter_map(readable).collect();
+    let same = there.windows(2).all(|pair| pair[0] == pair[1]);
+    if !same || (!evicts && !there.is_empty() && there.len() != copies.len()) {
+        broken.push(format!("owners-agree: {key} is {copies:?} at its owners {owners:?}"));
+    }
+    for node in (0..world.nodes.len()).filter(|node| !owners.contains(node)) {
+        if let Some(copy) = copy_at(world, node, key).filter(|copy| !copy.tombstone) {
+            broken.push(format!("owners-agree: node {node} still has {key} ({}), which it does not own", copy.version));
+        }
+    }
+}
+
+/// `nothing-lost`: what was acknowledged is there, or something newer, or it was deleted or flushed later; and what was deleted does
+/// not return.
+fn nothing_is_lost(world: &mut World, clients: &Clients, key: &str, evicts: bool, broken: &mut Vec<String>) {
+    let Some(&acknowledged) = clients.acknowledged.get(key) else { return };
+    let owners = owners_of(world, key);
+    let copies: Vec<Option<Copy>> = owners.iter().map(|&owner| copy_at(world, owner, key)).collect();
+    for (owner, copy) in owners.iter().zip(&copies) {
+        match copy {
+            Some(copy) if copy.version >= acknowledged => {}
+            Some(copy) if copy.tombstone => {}
+            Some(copy) => broken.push(format!(
+                "nothing-lost: owner {owner} has {key} with version {}, older than the acknowledged {acknowledged}",
+                copy.version
+            )),
+            None if evicts || acknowledged < clients.flushed => {}
+            None => {
+                let fence = fences_at(world, *owner, key);
+                let deleted = clients.history.iter().any(|record| record.key == key && record.asked == Asked::Delete);
+                if fence < acknowledged && !deleted {
+                    broken.push(format!("nothing-lost: owner {owner} has nothing of {key}, acknowledged as {acknowledged}"));
+                }
+            }
+        }
+    }
+}
+
+fn fences_at(world: &World, node: usize, key: &str) -> u64 {
+    let hash = key::routing_hash(key.as_bytes());
+    let partition = key::partition_of(key::bucket_of(hash, world.plan.buckets), world.plan.buckets);
+    let engines = world.nodes[node].cores.iter().map(|core| &core.engine);
+    engines.map(|engine| engine.fence().max(engine.partition_fence(partition))).max().unwrap_or(0)
+}
+
+/// `flush-stays`: nothing from before an acknowledged flush is on any node.
+fn nothing_flushed_returns(world: &mut World, clients: &Clients, broken: &mut Vec<String>) {
+    for node in 0..world.nodes.len() {
+        for core in &world.nodes[node].cores {
+            if core.engine.fence() < clients.flushed {
+                broken.push(format!("flush-stays: node {node} has the fence {}, acknowledged {}", core.engine.fence(), clients.flushed));
+            }
+        }
+    }
+}
+
+/// `own-values`: a value names its key, and was written by somebody.
+fn values_keep_to_their_keys(clients: &Clients, broken: &mut Vec<String>) {
+    let mut written: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for record in &clients.history {
+        if let Asked::Set { value } | Asked::Compare { value, .. } = &record.asked {
+            written.entry(&record.key).or_default().insert(value);
+        }
+    }
+    for record in &clients.history {
+        let Some(Told::Value(_, value)) = &record.told else { continue };
+        if !written.get(record.key.as_str()).is_some_and(|values| values.contains(value.as_str())) {
+            broken.push(format!("own-values: {} was read as {value}", record.key));
+        }
+    }
+}
+
+/// `versions-rise`: within a calm period, a client that reads a key after an answer about it never sees an older version.
+fn versions_rise(clients: &Clients, broken: &mut Vec<String>) {
+    let mut seen: BTreeMap<(u32, &str), Vec<(u64, u64)>> = BTreeMap::new();
+    let mut records: Vec<&Record> = clients.history.iter().filter(|record| record.calm.is_some() && record.ended.is_some()).collect();
+    records.sort_by_key(|record| record.ended);
+    for record in &records {
+        let version = match &record.told {
+            Some(Told::Value(version, _) | Told::Stored(version)) => *version,
+            _ => continue,
+        };
+        let before = seen.entry((record.calm.unwrap(), &record.key)).or_default();
+        let known = before.iter().filter(|(ended, _)| *ended < record.begun).map(|(_, version)| *version).max();
+        if known.is_some_and(|known| version < known) {
+            broken.push(format!("versions-rise: {} went back from {known:?} to {version} at {:?}", record.key, record.ended));
+        }
+        before.push((record.ended.unwrap(), version));
+    }
+}
+
+/// `counts-linear`: within a calm period no number of a counter is given twice, and later ones are greater.
+fn counts_are_linear(clients: &Clients, evicts: bool, broken: &mut Vec<String>) {
+    let flushed = |from: u64, to: u64| {
+        clients.history.iter().any(|record| {
+            record.asked == Asked::Flush && record.begun <= to && record.ended.is_none_or(|ended| ended >= from)
+        })
+    };
+    let mut counts: BTreeMap<(u32, &str), Vec<(u64, u64, u64)>> = BTreeMap::new();
+    for record in &clients.history {
+        if let (Some(calm), Some(Told::Number(number)), Some(ended)) = (record.calm, &record.told, record.ended) {
+            counts.entry((calm, &record.key)).or_default().push((record.begun, ended, *number));
+        }
+    }
+    for ((_, key), mut numbers) in counts {
+        numbers.sort();
+        for (index, a) in numbers.iter().enumerate() {
+            for b in &numbers[index + 1..] {
+                let backwards = a.1 < b.0 && b.2 <= a.2;
+                if (a.2 == b.2 || backwards) && !evicts && !flushed(a.0, b.1) {
+                    broken.push(format!("counts-linear: {key} gave {a:?} and then {b:?} (begun, ended, number)"));
+                }
+            }
+        }
+    }
+}
+
+/// `cas-once`: within a calm period a version is replaced by at most one comparison.
+fn comparisons_win_once(clients: &Clients, broken: &mut Vec<String>) {
+    let mut won = BTreeSet::new();
+    for record in &clients.history {
+        if let (Some(calm), Asked::Compare { expected, .. }, Some(Told::Stored(_))) = (record.calm, &record.asked, &record.told)
+            && !won.insert((calm, record.key.clone(), *expected))
+        {
+            broken.push(format!("cas-once: two comparisons of {} with {expected} were stored", record.key));
+        }
+    }
+}
+
+/// `no-errors`: within a calm period every request is answered, and none with an error.
+fn errors_are_rare(clients: &Clients, broken: &mut Vec<String>) {
+    for record in &clients.history {
+        if record.calm.is_some()
+            && let Some(Told::Failed(text)) = &record.told
+        {
+            broken.push(format!("no-errors: {:?} of {} at {} was answered with {text:?}", record.asked, record.key, record.begun));
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Rings of whole shards under virtual time, with faults from a seed, and the laws that must hold in the end.
+//!
+//! ```text
+//!   calm -> fault (partition, pause, crash, breaks, ..) -> heal -> settle -> calm -> .. -> stop clients -> drain -> laws
+//! ```
+//!
+//! `SIMULATION_SEED=n` replays one seed; `SIMULATION_SEEDS=n` tries as many. A failing seed names itself.
+//!
+//! Lives here: which faults come when, and the negative controls. Not here: machinery (`world`), clients (`clients`), laws (`laws`).
+
+mod clients;
+mod laws;
+mod world;
+
+use pbcache::shard::{Ack, Mistake};
+
+use clients::Clients;
+use world::{Plan, World};
+
+/// Seeds of a normal run.
+const SEEDS_COUNT: u64 = 1000;
+
+/// SplitMix64.
+pub struct Random(u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+    }
+}
+
+/// The run that a seed stands for.
+fn plan(seed: u64) -> (Plan, bool) {
+    let mut random = Random(seed);
+    let nodes = 3 + random.below(if seed % 10 == 0 { 7 } else { 3 }) as usize;
+    let redundancy = 1 + random.below(3) as usize;
+    let evicts = random.below(5) == 0;
+    let plan = Plan {
+        nodes,
+        cores: (0..nodes).map(|_| 1 + random.below(3) as u16).collect(),
+        redundancy,
+        buckets: [64, 1000, 10_000_000][random.below(3) as usize],
+        memory_bytes: if evicts { 2 << 20 } else { 16 << 20 },
+        handoff_bytes: if random.below(4) == 0 { 600 } else { 1 << 20 },
+        window_ms: if random.below(4) == 0 { 2000 } else { 3_600_000 },
+        skew_ms: (0..nodes).map(|_| random.below(10_000) as i64 - 5000).collect(),
+        weights: (0..nodes).map(|_| 1 + random.below(3) as u32).collect(),
+        zones: random.below(4) as usize,
+        mistake: None,
+        reap_early: false,
+        views_differ: false,
+        ack: Ack::Live,
+    };
+    (plan, evicts)
+}
+
+/// Runs one seed; what is broken.
+fn run(seed: u64, change: impl FnOnce(&mut Plan)) -> Vec<String> {
+    let (mut plan, evicts) = plan(seed);
+    change(&mut plan);
+    let mut world = World::new(plan, seed);
+    let value_bytes = if evicts { 3000 } else { 20 };
+    let keys = if evicts { 400 } else { 30 };
+    let mut clients = Clients::new(4, keys, value_bytes, seed % 3 == 0);
+    (0..clients.clients.len()).for_each(|client| world.wake_client(client, 10 + client as u64));
+    let mut calm = 0;
+    for episode in 0..3 {
+        // What was said before a fault may come after it: calm begins when all is settled and nothing is under way.
+        settle(&mut world, &mut clients, &mut Vec::new());
+        calm += 1;
+        clients.calm = Some(calm);
+        let end = world.now + 800;
+        advance(&mut world, &mut clients, end);
+        clients.calm = None;
+        fault(&mut world, &mut clients, seed, episode);
+    }
+    let mut broken = Vec::new();
+    settle(&mut world, &mut clients, &mut broken);
+    clients.stopped = true;
+    let end = world.now + clients::PATIENCE_MS + 2000;
+    while !clients.are_idle() && world.now < end {
+        let next = world.now + 100;
+        advance(&mut world, &mut clients, next);
+    }
+    settle(&mut world, &mut clients, &mut broken);
+    broken.extend(laws::check(&mut world, &clients, evicts));
+    broken
+}
+
+/// Lets the world go on with its clients.
+fn advance(world: &mut World, clients: &mut Clients, end: u64) {
+    while world.step(end) {
+        for (client, number, bytes) in std::mem::take(&mut world.answers) {
+            clients.answer(world, client, number, &bytes);
+        }
+        for client in std::mem::take(&mut world.due) {
+            clients.act(world, client);
+        }
+    }
+}
+
+/// Waits until nobody holds anything for anybody.
+fn settle(world: &mut World, clients: &mut Clients, broken: &mut Vec<String>) {
+    let end = world.now + 30_000;
+    let paused = std::mem::replace(&mut clients.stopped, true);
+    while world.now < end {
+        world.stir();
+        let next = world.now + 100;
+        advance(world, clients, next);
+        if clients.are_idle() && world.is_settled() {
+            break;
+        }
+    }
+    if !world.is_settled() {
+        broken.push(format!("hints-drain: the ring does not settle in 30 s: {}", world.unsettled()));
+    }
+    clients.stopped = paused;
+    if !paused {
+        (0..clients.clients.len()).for_each(|client| world.wake_client(client, world.now + 1));
+    }
+}
+
+/// One fault, from its beginning to its end.
+fn fault(world: &mut World, clients: &mut Clients, seed: u64, episode: u64) {
+    let nodes = world.nodes.len();
+    let victim = world.random.below(nodes as u64) as usize;
+    let kind = world.random.below(6);
+    // With one copy a crash loses what it may lose.
+    let may_crash = world.plan.redundancy > 1;
+    let length = 200 + world.random.below(4000);
+    let end = world.now + length;
+    match kind {
+        0 | 1 if may_crash => {
+            world.crash(victim);
+            advance(world, clients, end);
+            world.restart(victim);
+        }
+        0 | 1 | 2 => {
+            world.nodes[victim].paused_until = end;
+            advance(world, clients, end);
+        }
+        3 => {
+            // A part of the ring is cut off from the rest, both ways or one way.
+            let one_way = world.random.below(2) == 0;
+            let side: Vec<bool> = (0..nodes).map(|_| world.random.below(2) == 0).collect();
+            for a in 0..nodes {
+                for b in 0..nodes {
+                    world.cut[a][b] = a != b && side[a] != side[b] && (!one_way || side[a]);
+                }
+            }
+            advance(world, clients, end);
+        }
+        4 => {
+            world.jitter_ms = 60;
+            for step in 0..20 {
+                world.break_link();
+                let next = world.now + length / 20;
+                advance(world, clients, next.max(world.now + step));
+            }
+        }
+        _ => {
+            // Several at once.
+            world.cut[victim] = (0..nodes).map(|node| node != victim && world.random.below(2) == 0).collect();
+            let other = (victim + 1 + episode as usize) % nodes;
+            if other != victim {
+                world.nodes[other].paused_until = world.now + length / 2;
+            }
+            advance(world, clients, end);
+        }
+    }
+    let _ = seed;
+    world.jitter_ms = 2;
+    world.cut.iter_mut().for_each(|row| row.fill(false));
+}
+
+fn seeds() -> Box<dyn Iterator<Item = u64>> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match (number("SIMULATION_SEED"), number("SIMULATION_SEEDS")) {
+        (Some(seed), _) => Box::new(std::iter::once(seed)),
+        (None, count) => Box::new(0..count.unwrap_or(SEEDS_COUNT)),
+    }
+}
+
+#[test]
+fn the_laws_hold_for_every_seed() {
+    let seeds: Vec<u64> = seeds().collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
+    let failures = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (seeds, failures) = (&seeds, &failures);
+            scope.spawn(move || {
+                for &seed in seeds.iter().skip(thread).step_by(threads) {
+                    let result = std::panic::catch_unwind(|| run(seed, |_| {}));
+                    let broken = result.unwrap_or_else(|_| vec!["a panic".into()]);
+                    if !broken.is_empty() {
+                        failures.lock().unwrap().push((seed, broken));
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    for (seed, broken) in failures.iter().take(12) {
+        println!("SIMULATION_SEED={seed}");
+        broken.iter().take(4).for_each(|sentence| println!("    {sentence}"));
+    }
+    assert!(failures.is_empty(), "{} of {} seeds break a law", failures.len(), seeds.len());
+}
+
+/// A planted mistake must be caught, by the law that is there for it.
+fn is_caught(law: &str, change: impl Fn(&mut Plan)) {
+    let caught = (0..400).any(|seed| run(seed, &change).iter().any(|sentence| sentence.starts_with(law)));
+    assert!(caught, "no seed breaks the law {law}");
+}
+
+#[test]
+fn an_answer_before_the_copies_is_caught() {
+    is_caught("nothing-lost", |plan| plan.mistake = Some(Mistake::AckBeforeCopies));
+}
+
+#[test]
+fn hints_that_are_not_kept_are_caught() {
+    is_caught("owners-agree", |plan| plan.mistake = Some(Mistake::NoHints));
+}
+
+#[test]
+fn hints_without_a_version_are_caught() {
+    is_caught("owners-agree", |plan| plan.mistake = Some(Mistake::HintWithoutVersion));
+}
+
+#[test]
+fn a_replay_to_somebody_else_is_caught() {
+    is_caught("owners-agree", |plan| plan.mistake = Some(Mistake::ReplayElsewhere));
+}
+
+#[test]
+fn a_fence_that_is_not_heard_is_caught() {
+    is_caught("flush-stays", |plan| plan.mistake = Some(Mistake::FenceSkipped));
+}
+
+#[test]
+fn a_tombstone_that_goes_early_is_caught() {
+    is_caught("nothing-lost", |plan| plan.reap_early = true);
+}
+
+#[test]
+fn doubt_that_is_not_felt_is_caught() {
+    is_caught("versions-rise", |plan| plan.mistake = Some(Mistake::NoDoubt));
+}
+
+#[test]
+fn views_that_differ_by_a_rounding_are_caught() {
+    is_caught("owners-agree", |plan| plan.views_differ = true);
+}

@@ -1,0 +1,586 @@
+//! Nodes of several cores, a network and a clock, all of them made up: whole shards under virtual time.
+//!
+//! ```text
+//!   events by time:  tick of a node | bytes of a link | a link is made, refused or broken | a client acts | a fault begins or ends
+//! ```
+//!
+//! A link is what TCP gives: bytes in order, or a break. Loss is a pause (what was sent comes later) that ends in a break where it lasts;
+//! duplicates cannot happen within it. Links overtake each other freely. Frames pass as bytes, so that the codec is part of it.
+//!
+//! Lives here: the machinery. Not here: what clients do (`clients`), what must hold (`laws`), which faults come (`main`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use pbcache::arena::Arena;
+use pbcache::buffer::Buffer;
+use pbcache::cluster::handshake::Identity;
+use pbcache::cluster::members::{Entry, View};
+use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Stamp};
+use pbcache::command::{Command, Reply, Value};
+use pbcache::engine::{Engine, Options, Replication};
+use pbcache::protocol::{self, Framing};
+use pbcache::ring::{NodeId, NodeIndex};
+use pbcache::shard::handoff::RAW_ID;
+use pbcache::shard::peers::LinkId;
+use pbcache::shard::{Ack, Desk, Mistake, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
+use pbcache::time::Instant;
+
+use super::Random;
+
+/// Virtual time begins here, in Unix milliseconds.
+pub const EPOCH_MS: u64 = 1_800_000_000_000;
+
+/// How a run is made up.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub nodes: usize,
+    pub cores: Vec<u16>,
+    pub redundancy: usize,
+    pub buckets: u32,
+    pub memory_bytes: usize,
+    pub handoff_bytes: usize,
+    pub window_ms: u64,
+    pub skew_ms: Vec<i64>,
+    pub weights: Vec<u32>,
+    pub zones: usize,
+    pub mistake: Option<Mistake>,
+    pub reap_early: bool,
+    pub views_differ: bool,
+    pub ack: Ack,
+}
+
+/// One node.
+pub struct Node {
+    pub cores: Vec<Shard>,
+    pub alive: bool,
+    /// Nothing runs before this time.
+    pub paused_until: u64,
+    pub boot: u64,
+    pub skew_ms: i64,
+    view: Arc<View>,
+}
+
+/// One direction of one link, as TCP keeps it.
+#[derive(Default)]
+struct Pipe {
+    /// When what was sent last arrives.
+    last_at: u64,
+}
+
+/// A connection between two cores of different nodes.
+struct Connection {
+    from: (usize, u16),
+    link: LinkId,
+    to: (usize, u16),
+    generation: u32,
+    open: bool,
+    /// What is on its way, both ways; kept while the network is cut.
+    there: Pipe,
+    back: Pipe,
+    node: Option<NodeIndex>,
+}
+
+enum Event {
+    Tick(usize),
+    Connected(usize),
+    Refused(usize),
+    Broken(usize),
+    Bytes { connection: usize, back: bool, bytes: Vec<u8> },
+    Client(usize),
+}
+
+/// Everything.
+pub struct World {
+    pub plan: Plan,
+    pub now: u64,
+    pub nodes: Vec<Node>,
+    pub random: Random,
+    /// `cut[a][b]`: nothing that a sends reaches b.
+    pub cut: Vec<Vec<bool>>,
+    /// Added to every delay, at most, in milliseconds.
+    pub jitter_ms: u64,
+    connections: Vec<Connection>,
+    events: BinaryHeap<Reverse<(u64, u64)>>,
+    payloads: BTreeMap<u64, Event>,
+    sequence: u64,
+    /// Answers for clients: client, its request, bytes.
+    pub answers: Vec<(usize, u32, Vec<u8>)>,
+    /// Clients that are due.
+    pub due: Vec<usize>,
+    /// Where the last request of each link of a (node, core, link) goes.
+    open_links: BTreeMap<(usize, u16, u32), usize>,
+    /// What a check found.
+    pub broken: Vec<String>,
+}
+
+impl World {
+    pub fn new(plan: Plan, seed: u64) -> Self {
+        let random = Random(seed ^ 0x5bd1_e995_97f4_a7c5);
+        let mut world = Self {
+            now: 0,
+            nodes: Vec::new(),
+            random,
+            cut: vec![vec![false; plan.nodes]; plan.nodes],
+            jitter_ms: 2,
+            connections: Vec::new(),
+            events: BinaryHeap::new(),
+            payloads: BTreeMap::new(),
+            sequence: 0,
+            answers: Vec::new(),
+            due: Vec::new(),
+            open_links: BTreeMap::new(),
+            broken: Vec::new(),
+            plan,
+        };
+        for node in 0..world.plan.nodes {
+            let made = world.make(node, seed);
+            world.nodes.push(made);
+            world.at(1 + node as u64, Event::Tick(node));
+        }
+        world
+    }
+
+    fn make(&mut self, node: usize, seed: u64) -> Node {
+        let plan = &self.plan;
+        let id = |index: usize| NodeId::new(&format!("node-{index}")).unwrap();
+        let entry = |index: usize| Entry {
+            id: id(index),
+            address: format!("10.0.0.{index}:11211"),
+            // Weights that one node has rounded otherwise than the next: what floats would do.
+            weight: plan.weights[index] * 1000 + if plan.views_differ { (node * 7 + index * 3) as u32 % 400 } else { 0 },
+            zone: if plan.zones == 0 { String::new() } else { format!("zone-{}", index % plan.zones) },
+        };
+        let entries: Vec<Entry> = (0..plan.nodes).map(entry).collect();
+        let view = Arc::new(View::new(&entries, &id(node), plan.buckets, plan.redundancy).unwrap());
+        let cores = plan.cores[node];
+        let arena = Arena::new(plan.memory_bytes, plan.memory_bytes, usize::from(cores)).unwrap();
+        let tombstone_s = if plan.reap_early { 0 } else { plan.window_ms as u32 / 1000 + 600 };
+        let core = |core: u16| {
+            let options = Options {
+                item_bytes_max: 1 << 17,
+                core,
+                cores,
+                eviction_disabled: false,
+                replication: Some(Replication { buckets: plan.buckets, tombstone_s }),
+            };
+            let ring = RingOptions {
+                ack: plan.ack,
+                handoff_bytes_max: plan.handoff_bytes / usize::from(cores),
+                handoff_window_ms: plan.window_ms,
+                handoff_rate: 0,
+                cores,
+                mistake: plan.mistake,
+            };
+            let engine = Engine::with_secret(options, arena.clone(), [seed, u64::from(core)]);
+            let mut shard = Shard::new(ShardId(core), Routes::new(cores, plan.buckets), engine);
+            shard.ring = Some(Box::new(Ringed::new(view.clone(), ShardId(core), ring)));
+            shard
+        };
+        let shards = (0..cores).map(core).collect();
+        let boot = self.random.next() | 1;
+        Node { cores: shards, alive: true, paused_until: 0, boot, skew_ms: self.plan.skew_ms[node], view }
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.sequence += 1;
+        self.events.push(Reverse((time, self.sequence)));
+        self.payloads.insert(self.sequence, event);
+    }
+
+    /// Has a client act at a time.
+    pub fn wake_client(&mut self, client: usize, time: u64) {
+        self.at(time.max(self.now), Event::Client(client));
+    }
+
+    /// Runs until something is for the clients, or the time is over. False when it is over.
+    pub fn step(&mut self, end: u64) -> bool {
+        while self.answers.is_empty() && self.due.is_empty() {
+            let Some(&Reverse((time, sequence))) = self.events.peek() else { return false };
+            if time > end {
+                self.now = end;
+                return false;
+            }
+            self.events.pop();
+            self.now = self.now.max(time);
+            if let Some(event) = self.payloads.remove(&sequence) {
+                self.handle(event);
+            }
+        }
+        true
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick(node) => self.tick(node),
+            Event::Client(client) => self.due.push(client),
+            Event::Connected(connection) => self.connected(connection),
+            Event::Refused(connection) => self.end(connection, "refused"),
+            Event::Broken(connection) => self.end(connection, "broken"),
+            Event::Bytes { connection, back, bytes } => self.arrive(connection, back, bytes),
+        }
+    }
+
+    fn runs(&self, node: usize) -> bool {
+        self.nodes[node].alive && self.nodes[node].paused_until <= self.now
+    }
+
+    fn tick(&mut self, node: usize) {
+        let resumed = self.nodes[node].paused_until.max(self.now + 10);
+        let next = if self.runs(node) { self.now + 10 } else { resumed };
+        self.at(next, Event::Tick(node));
+        if !self.runs(node) {
+            return;
+        }
+        for core in 0..self.nodes[node].cores.len() {
+            self.with_desk(node, core, |desk| {
+                desk.tick();
+                desk.engine.tick(desk.now, 64);
+            });
+            let shard = &self.nodes[node].cores[core];
+            let ring = shard.ring.as_ref().unwrap();
+            for other in ring.peers.others() {
+                let account = ring.hints.target(usize::from(other.0)).account;
+                if !account.balances() {
+                    self.broken.push(format!("hints of node {node} for {} do not balance: {account:?}", other.0));
+                }
+            }
+        }
+    }
+
+    /// The time as a node sees it.
+    pub fn clock(&self, node: usize) -> Instant {
+        Instant { unix_ms: (EPOCH_MS + self.now).saturating_add_signed(self.nodes[node].skew_ms) }
+    }
+
+    /// Runs something on one core, and moves what came of it.
+    pub fn with_desk<T>(&mut self, node: usize, core: usize, run: impl FnOnce(&mut Desk<'_>) -> T) -> T {
+        let (now, ms) = (self.clock(node), self.now + 1000);
+        let result = run(&mut self.nodes[node].cores[core].desk(now, ms).unwrap());
+        self.drain(node, core);
+        result
+    }
+
+    fn drain(&mut self, node: usize, core: usize) {
+        loop {
+            let shard = &mut self.nodes[node].cores[core];
+            let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence() };
+            let ring = shard.ring.as_mut().unwrap();
+            let finished = std::mem::take(&mut ring.outbox.finished);
+            let bytes = std::mem::take(&mut ring.outbox.bytes);
+            let to_cores = std::mem::take(&mut ring.to_cores);
+            let wanted = std::mem::take(&mut ring.peers.wanted);
+            let unwanted = std::mem::take(&mut ring.peers.unwanted);
+            let ready = std::mem::take(&mut ring.peers.ready);
+            if finished.is_empty() && to_cores.is_empty() && wanted.is_empty() && unwanted.is_empty() && ready.is_empty() {
+                return;
+            }
+            for link in unwanted {
+                if let Some(connection) = self.open_links.remove(&(node, core as u16, link.0)) {
+                    self.connections[connection].open = false;
+                }
+            }
+            for link in wanted {
+                self.connect(node, core as u16, link);
+            }
+            for link in ready {
+                let mut output = Buffer::default();
+                self.nodes[node].cores[core].ring.as_mut().unwrap().peers.take_output(link, &mut output);
+                if let Some(&connection) = self.open_links.get(&(node, core as u16, link.0)) {
+                    self.send(connection, false, output.flatten());
+                }
+            }
+            for answer in finished {
+                let body = match answer.carried {
+                    Some(buffer) => buffer.flatten(),
+                    None => bytes[answer.bytes].to_vec(),
+                };
+                match answer.origin {
+                    Origin::Connection(ticket) | Origin::Core(_, ticket) => {
+                        self.answers.push((ticket.connection as usize, ticket.slot, body));
+                    }
+                    Origin::Peer(request) => {
+                        let mut output = Buffer::default();
+                        let mut reply = Buffer { bytes: body, bodies: Vec::new() };
+                        match request.id {
+                            RAW_ID => output.append(&mut reply),
+                            id => wire::write_reply(&mut output, id, stamp, &mut reply),
+                        }
+                        let connection = request.connection as usize;
+                        if self.connections[connection].generation == request.generation {
+                            self.send(connection, true, output.flatten());
+                        }
+                    }
+                    Origin::Control(_) | Origin::Nobody => {}
+                }
+            }
+            for (target, key) in to_cores {
+                let (now, ms) = (self.clock(node), self.now + 1000);
+                let Some(mut desk) = self.nodes[node].cores[core].desk(now, ms) else { continue };
+                let Some((origin, meta, value)) = desk.surrender(key) else { continue };
+                let execute = wire::read_execute(&meta, value.as_value()).unwrap();
+                let head = protocol::Head::from_bytes(&execute.framing).unwrap();
+                if let Origin::Connection(ticket) = origin {
+                    let origin = Origin::Core(ShardId(core as u16), ticket);
+                    self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
+                }
+            }
+        }
+    }
+
+    /// Gives a command to a core, as the runtime would.
+    pub fn execute(&mut self, node: usize, core: usize, origin: Origin, command: &Command<'_>, framing: &Framing<'_>) {
+        let place = self.with_desk(node, core, |desk| desk.place(command));
+        match place {
+            Some(Place::Core(target)) => {
+                let Origin::Connection(ticket) = origin else { panic!("a command came to the wrong core") };
+                let origin = Origin::Core(ShardId(core as u16), ticket);
+                self.execute(node, usize::from(target.0), origin, command, framing);
+            }
+            Some(Place::Here) => {
+                let now = self.clock(node);
+                let mut output = Buffer::default();
+                let reply = self.nodes[node].cores[core].engine.execute(command, now);
+                let reply = if let Reply::Busy = reply { Reply::Error(pbcache::command::Error::OutOfMemory) } else { reply };
+                protocol::encode(framing, command.key.bytes, &reply, &mut output);
+                if let Origin::Connection(ticket) | Origin::Core(_, ticket) = origin {
+                    self.answers.push((ticket.connection as usize, ticket.slot, output.flatten()));
+                }
+            }
+            None => {
+                let taken = self.with_desk(node, core, |desk| desk.submit(origin, 0, command, framing.head, framing.words));
+                assert!(taken, "too much under way for so few clients");
+            }
+        }
+    }
+
+    /// A client's request at a node.
+    pub fn request(&mut self, node: usize, core: usize, client: usize, number: u32, text: &[u8]) {
+        let mut session = protocol::Session::new(protocol::Options::default());
+        match session.step(text) {
+            protocol::Step::Command { command, framing, .. } => {
+                let ticket = Ticket { connection: client as u32, generation: 0, slot: number };
+                self.execute(node, core, Origin::Connection(ticket), &command, &framing);
+            }
+            step => panic!("not a command: {step:?}"),
+        }
+    }
+
+    /// `flush_all` at a node, as its control plane does it. The answer is the fence.
+    pub fn flush(&mut self, node: usize, client: usize, number: u32) {
+        let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or(0);
+        let ticket = Ticket { connection: client as u32, generation: 0, slot: number };
+        self.with_desk(node, 0, |desk| desk.flush_ring(Origin::Connection(ticket), least));
+    }
+
+    /// The second half of a flush: all cores of the node hear of the fence.
+    pub fn raise_fences(&mut self, node: usize, fence: u64) {
+        self.nodes[node].cores.iter_mut().for_each(|core| core.engine.raise_fence(fence));
+    }
+
+    fn identity(&self, node: usize) -> Identity {
+        Identity {
+            cluster: "sim".into(),
+            id: self.nodes[node].view.ring.member(self.nodes[node].view.me).id.as_str().into(),
+            boot: self.nodes[node].boot,
+            view: self.nodes[node].view.ring.view().0,
+            buckets: self.plan.buckets,
+            redundancy: self.plan.redundancy as u8,
+            cores: self.plan.cores[node],
+            unix_ms: self.clock(node).unix_ms,
+            target_core: 0,
+        }
+    }
+
+    fn delay(&mut self) -> u64 {
+        1 + self.random.below(1 + self.jitter_ms)
+    }
+
+    fn connect(&mut self, node: usize, core: u16, link: LinkId) {
+        let wanted = self.nodes[node].cores[usize::from(core)].ring.as_ref().unwrap().peers.link(link);
+        // Members are sorted by id, and ids of one digit sort as their numbers do.
+        let to = (usize::from(wanted.node.0), wanted.core);
+        let connection = self.connections.len();
+        self.connections.push(Connection {
+            from: (node, core),
+            link,
+            to,
+            generation: connection as u32,
+            open: true,
+            there: Pipe::default(),
+            back: Pipe::default(),
+            node: None,
+        });
+        self.open_links.insert((node, core, link.0), connection);
+        let delay = 2 * self.delay();
+        let event = if self.nodes[to.0].alive { Event::Connected(connection) } else { Event::Refused(connection) };
+        self.at(self.now + delay, event);
+    }
+
+    /// The handshake is over, unless somebody does not hear.
+    fn connected(&mut self, connection: usize) {
+        let Connection { from, to, link, open, .. } = self.connections[connection];
+        if !open || !self.nodes[from.0].alive {
+            return;
+        }
+        if !self.nodes[to.0].alive {
+            return self.end(connection, "refused");
+        }
+        if self.cut[from.0][to.0] || self.cut[to.0][from.0] || !self.runs(to.0) || !self.runs(from.0) {
+            // Tried again until somebody gives up.
+            self.at(self.now + 50, Event::Connected(connection));
+            return;
+        }
+        let (caller, callee) = (self.identity(from.0), self.identity(to.0));
+        let node = self.with_desk(to.0, usize::from(to.1), |desk| desk.greeted(&caller));
+        self.connections[connection].node = node;
+        self.with_desk(from.0, usize::from(from.1), |desk| desk.link_up(link, &callee));
+    }
+
+    fn send(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
+        if bytes.is_empty() || !self.connections[connection].open {
+            return;
+        }
+        let delay = self.delay();
+        let pipe = if back { &mut self.connections[connection].back } else { &mut self.connections[connection].there };
+        let at = (self.now + delay).max(pipe.last_at);
+        pipe.last_at = at;
+        self.at(at, Event::Bytes { connection, back, bytes });
+    }
+
+    fn arrive(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
+        let Connection { from, to, link, open, generation, node, .. } = self.connections[connection];
+        let (source, target) = if back { (to, from) } else { (from, to) };
+        if !open || !self.nodes[target.0].alive {
+            return;
+        }
+        if self.cut[source.0][target.0] || !self.runs(target.0) {
+            // In order: what comes later waits for this, by its pipe.
+            let again = self.now + 20;
+            let pipe = if back { &mut self.connections[connection].back } else { &mut self.connections[connection].there };
+            pipe.last_at = pipe.last_at.max(again);
+            self.at(again, Event::Bytes { connection, back, bytes });
+            return;
+        }
+        let mut input = &bytes[..];
+        let mut output = Buffer::default();
+        while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
+            let head = Head::read(head, 1 << 20).expect("a node made it");
+            let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
+            let (value, rest) = rest.split_at(head.value_bytes);
+            let frame = Frame { head, meta, value: Value::Bytes(value) };
+            let result = match back {
+                true => self.with_desk(target.0, usize::from(target.1), |desk| desk.response(link, &frame)),
+                false => {
+                    let from = PeerRequest { connection: connection as u32, generation, id: head.id, node };
+                    self.with_desk(target.0, usize::from(target.1), |desk| desk.serve(from, &frame, &mut output))
+                }
+            };
+            if let Err(garbled) = result {
+                self.broken.push(format!("node {} cannot read node {}: {}", target.0, source.0, garbled.0));
+            }
+            input = rest;
+        }
+        assert!(input.is_empty(), "whole frames");
+        if !back {
+            self.send(connection, true, output.flatten());
+        }
+    }
+
+    /// A link ends; its side that made it hears so.
+    fn end(&mut self, connection: usize, why: &str) {
+        let Connection { from, link, open, .. } = self.connections[connection];
+        if !open {
+            return;
+        }
+        self.connections[connection].open = false;
+        let key = (from.0, from.1, link.0);
+        if self.open_links.get(&key) == Some(&connection) {
+            self.open_links.remove(&key);
+        }
+        if self.nodes[from.0].alive {
+            self.with_desk(from.0, usize::from(from.1), |desk| desk.link_down(link, why));
+        }
+    }
+
+    /// A node dies with its memory. Its links break for the others a moment later.
+    pub fn crash(&mut self, node: usize) {
+        self.nodes[node].alive = false;
+        for connection in 0..self.connections.len() {
+            let Connection { from, to, open, .. } = self.connections[connection];
+            if !open {
+                continue;
+            }
+            if from.0 == node {
+                self.connections[connection].open = false;
+                self.open_links.remove(&(from.0, from.1, self.connections[connection].link.0));
+            } else if to.0 == node {
+                let delay = self.delay();
+                self.at(self.now + delay, Event::Broken(connection));
+            }
+        }
+    }
+
+    /// A node that died starts again, empty.
+    pub fn restart(&mut self, node: usize) {
+        let seed = self.random.next();
+        let skew_ms = self.nodes[node].skew_ms;
+        self.nodes[node] = self.make(node, seed);
+        self.nodes[node].skew_ms = skew_ms;
+    }
+
+    /// A link of a node breaks, as a router that restarts would do it.
+    pub fn break_link(&mut self) {
+        let open: Vec<usize> = (0..self.connections.len()).filter(|&index| self.connections[index].open).collect();
+        if !open.is_empty() {
+            let index = open[self.random.below(open.len() as u64) as usize];
+            self.at(self.now + 1, Event::Broken(index));
+        }
+    }
+
+    /// Whether nobody holds anything for anybody, and everybody has everybody's word.
+    pub fn is_settled(&self) -> bool {
+        self.nodes.iter().filter(|node| node.alive).all(|node| {
+            node.cores.iter().all(|core| {
+                let ring = core.ring.as_ref().unwrap();
+                let clean = ring.peers.others().all(|other| ring.hints.is_clean(usize::from(other.0)));
+                clean && ring.peers.is_calm(self.now + 1000) && ring.operations() == 0 && !ring.is_dropping()
+            })
+        })
+    }
+
+    /// Who is not settled, and why.
+    pub fn unsettled(&self) -> String {
+        let mut reasons = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for (core, shard) in node.cores.iter().enumerate() {
+                let ring = shard.ring.as_ref().unwrap();
+                for other in ring.peers.others() {
+                    let target = ring.hints.target(usize::from(other.0));
+                    if !ring.hints.is_clean(usize::from(other.0)) {
+                        let (pending, dirty) = (target.pending(), target.dirty_count());
+                        reasons.push(format!("{index}.{core} has {pending} hints, {dirty} dirty for {}", other.0));
+                    }
+                }
+                if !ring.peers.is_calm(self.now + 1000) {
+                    let links = ring.peers.links().map(|link| ring.peers.link(link));
+                    let states: Vec<String> =
+                        links.map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding)).collect();
+                    reasons.push(format!("{index}.{core} is not calm: {}", states.join(", ")));
+                }
+                if ring.operations() > 0 || ring.is_dropping() {
+                    reasons.push(format!("{index}.{core} has {} operations", ring.operations()));
+                }
+            }
+        }
+        reasons.join("; ")
+    }
+
+    /// Keeps everybody asking for words, as `stats handoff wait` does.
+    pub fn stir(&mut self) {
+        for node in &mut self.nodes {
+            node.cores.iter_mut().for_each(|core| core.ring.as_mut().unwrap().active_now(self.now + 1000));
+        }
+    }
+}
