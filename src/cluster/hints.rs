@@ -91,6 +91,8 @@ pub struct Target {
     /// By partition: 0 for clean, else 1 + the greatest version that was not kept as a hint.
     dirty: Box<[u64]>,
     dirty_count: u32,
+    /// Items evicted here before the first of its dirty partitions was marked: if no more were since, all of them is still here.
+    pub evicted_before: u64,
     /// What happened.
     pub account: Account,
 }
@@ -217,6 +219,11 @@ impl Hints {
     /// Marks one partition.
     pub fn mark(&mut self, node: usize, partition: u32, version: u64) {
         self.targets[node].mark(partition, version);
+    }
+
+    /// Takes note of how many items were evicted so far. Often enough: what is evicted between a mark and the note before it is not seen.
+    pub fn note_evicted(&mut self, evicted: u64) {
+        self.targets.iter_mut().filter(|target| target.dirty_count == 0).for_each(|target| target.evicted_before = evicted);
     }
 
     /// What was marked of a partition has been sent, as it stood at `version`.

@@ -43,15 +43,17 @@ pub enum Kind {
     Fence = 4,
     /// Are you there, and do you hold anything for me?
     Sync = 5,
-    /// A partition follows whole: what is older than this version and does not follow is to be dropped.
+    /// A partition follows whole: what is older than this version and does not follow is not to be trusted.
     Begin = 6,
+    /// What the sender had of a partition is lost: send it again.
+    Lost = 7,
     /// To `Execute`: bytes of the client's protocol.
     Reply = 0x81,
     /// To `Put`.
     PutDone = 0x82,
     /// To `Fetch`.
     Found = 0x83,
-    /// To `Fence`, `Sync` and `Begin`.
+    /// To `Fence`, `Sync`, `Begin` and `Lost`.
     Done = 0x85,
     /// To any: not here, not now.
     Refused = 0xff,
@@ -161,7 +163,7 @@ impl Head {
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
         use Kind::*;
-        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Reply, PutDone, Found, Done, Refused];
+        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Lost, Reply, PutDone, Found, Done, Refused];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
 
@@ -314,10 +316,17 @@ pub fn read_key(meta: &[u8]) -> Result<Key<'_>, Garbled> {
     Ok(Key::new(meta))
 }
 
-/// Reads the meta of a `Begin`: the partition and its fence.
-pub fn read_begin(meta: &[u8]) -> Result<(u32, u64), Garbled> {
+/// Writes the meta of a `Begin` or a `Lost`: a partition, the version up to which its items are doubted, and its fence.
+pub fn write_begin((partition, doubted, fence): (u32, u64, u64), output: &mut Vec<u8>) {
+    output.extend_from_slice(&partition.to_le_bytes());
+    output.extend_from_slice(&doubted.to_le_bytes());
+    output.extend_from_slice(&fence.to_le_bytes());
+}
+
+/// Reads what `write_begin` wrote.
+pub fn read_begin(meta: &[u8]) -> Result<(u32, u64, u64), Garbled> {
     let mut reader = Reader(meta);
-    let begin = (reader.u32()?, reader.u64()?);
+    let begin = (reader.u32()?, reader.u64()?, reader.u64()?);
     reader.end()?;
     if begin.0 >= crate::key::PARTITIONS_COUNT { Err(Garbled("a partition that does not exist")) } else { Ok(begin) }
 }

@@ -135,6 +135,21 @@ impl Engine {
         self.statistics.evicted
     }
 
+    /// Makes a miss of an item that may not be the newest, if it is not newer than `version`. What is left refuses older copies, and
+    /// gives way to the same item from a node that is sure. Returns whether it did.
+    pub fn doubt(&mut self, key: &Key<'_>, version: u64, now: Instant) -> bool {
+        let hash = self.index.hash(key);
+        let Some((place, location)) = self.locate(hash, key.bytes, now.seconds()) else { return false };
+        let record = self.log.record(location);
+        let own = record.version();
+        if own > version || record.is_tombstone() {
+            return false;
+        }
+        self.remove(place, location);
+        self.merge_past(&self.tombstone(*key, own - 1, now), now, true);
+        true
+    }
+
     /// Visits what would travel, tombstones included: see `walk`.
     pub fn walk_copies(
         &mut self,

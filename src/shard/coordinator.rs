@@ -63,6 +63,8 @@ pub enum What {
     Stream(Sent),
     /// The announcement of a dirty partition.
     Begin(NodeIndex, u32),
+    /// Word of a partition whose old items were dropped here.
+    Lost(NodeIndex, u32, u32),
 }
 
 /// An item under way to a node that lacks it.
@@ -520,10 +522,26 @@ impl Desk<'_> {
 
     fn finish(&mut self, key: OpKey) {
         self.answer(key);
+        self.leave(key);
         if self.op(key).is_some() {
             let op = self.ring.ops.remove(key.index as usize);
             self.keep(op.meta);
         }
+    }
+
+    /// What a command left on a node that does not own the key goes, once all owners have it.
+    fn leave(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let (hash, version) = (op.hash, op.version);
+        let me = self.me();
+        if version == 0 || self.owns(me, hash) {
+            return;
+        }
+        let (meta, value) = self.lend(key);
+        if let Ok(execute) = wire::read_execute(&meta, Value::EMPTY) {
+            with_plain_key(&execute.command, |plain| self.let_go(plain.bytes, version));
+        }
+        self.give_back(key, meta, value);
     }
 
     fn keep(&mut self, mut meta: Vec<u8>) {
@@ -588,6 +606,7 @@ impl Desk<'_> {
             What::Replay(sent) => return self.replayed(&sent, frame, awaited.sent_ms),
             What::Stream(sent) => return self.streamed(&sent, frame, awaited.sent_ms),
             What::Begin(node, era) => self.begun(node, era, frame.head.kind == Kind::Done),
+            What::Lost(node, partition, era) => self.told_lost(node, partition, era, frame.head.kind == Kind::Done),
         }
         Ok(())
     }
@@ -757,6 +776,7 @@ impl Desk<'_> {
                 self.undelivered(sent.node, sent.era);
             }
             What::Begin(node, era) => self.begun(node, era, false),
+            What::Lost(node, partition, era) => self.told_lost(node, partition, era, false),
         }
     }
 

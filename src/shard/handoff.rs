@@ -13,11 +13,13 @@
 //! Lives here: replay, transfer, drops. Not here: the store of hints (`cluster::hints`), links (`peers`).
 //! After Cassandra's and Riak's handoff; the promises are those of the design, section 8.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use arrayvec::ArrayVec;
+
+use super::coordinator::{Sent, What};
 use super::peers::{LinkId, Reach};
 use super::ringed::{Desk, Mistake, Origin, PeerRequest};
-use super::coordinator::{Sent, What};
 use super::serve::REPLAYED;
 use crate::buffer::Buffer;
 use crate::cluster::hints::End;
@@ -44,6 +46,8 @@ pub struct Handoff {
     /// Items that may be sent now, in thousandths.
     tokens: u64,
     transfer: Option<Transfer>,
+    /// Partitions of which this core has dropped old items, and the node has not heard so.
+    lost: BTreeSet<u32>,
 }
 
 /// Dirty partitions on their way.
@@ -73,6 +77,11 @@ impl Handoff {
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.transfer.is_none()
+    }
+
+    /// Whether the node has heard of everything that was dropped here.
+    pub fn has_told(&self) -> bool {
+        self.lost.is_empty()
     }
 }
 
@@ -120,6 +129,7 @@ impl Desk<'_> {
     pub(super) fn reborn(&mut self, node: NodeIndex) {
         if self.engine.statistics().items_count > 0 {
             self.ring.hints.mark_all(usize::from(node.0), 0);
+            self.ring.hints.note_evicted(self.engine.evicted_count());
         }
         self.break_off(node);
     }
@@ -129,6 +139,7 @@ impl Desk<'_> {
         if self.ms < self.ring.ticked_ms + TICK_MS {
             return;
         }
+        self.ring.hints.note_evicted(self.engine.evicted_count());
         let passed_ms = (self.ms - self.ring.ticked_ms).min(100);
         self.ring.ticked_ms = self.ms;
         for link in self.ring.peers.overdue(self.ms) {
@@ -167,6 +178,7 @@ impl Desk<'_> {
     /// Sends what a node lacks, as much as may go.
     pub(super) fn replay(&mut self, node: NodeIndex) {
         let index = usize::from(node.0);
+        self.tell_lost(node);
         if self.ring.hints.is_clean(index) && self.ring.handoffs[index].transfer.is_none() {
             return;
         }
@@ -188,10 +200,11 @@ impl Desk<'_> {
             };
             let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
             // What was here and has gone is a miss everywhere, not what the owner had before.
-            let gone = self.engine.tombstone(plain, hint.version, now);
+            let gone = self.engine.tombstone(plain, hint.version.saturating_sub(1), now);
             let replica = self.engine.copy_of(&plain, now).unwrap_or(gone);
             let era = self.ring.handoffs[index].era;
-            let what = What::Replay(Sent { node, key: key.clone(), version: replica.version, era });
+            let version = replica.version.max(hint.version);
+            let what = What::Replay(Sent { node, key: key.clone(), version, era });
             self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
                 wire::write_replica(&replica, false, &[], output);
             });
@@ -251,7 +264,7 @@ impl Desk<'_> {
     }
 
     /// Forgets what this node held only for others, once all of them have it.
-    fn let_go(&mut self, key: &[u8], version: u64) {
+    pub(super) fn let_go(&mut self, key: &[u8], version: u64) {
         let key = Key::new(key);
         let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
         let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
@@ -260,7 +273,7 @@ impl Desk<'_> {
             let index = usize::from(owner.0);
             hints.get(index, key.bytes).is_some() || hints.target(index).dirty_version(partition).is_some()
         };
-        if !owners.contains(&self.ring.view.me) && !owners.iter().any(lacks) {
+        if !owners.is_empty() && !owners.contains(&self.ring.view.me) && !owners.iter().any(lacks) {
             self.engine.forget(&key, version, self.now);
         }
     }
@@ -302,34 +315,70 @@ impl Desk<'_> {
         let marks: BTreeMap<u32, u64> = (0..crate::key::PARTITIONS_COUNT)
             .filter_map(|partition| Some((partition, target.dirty_version(partition)?)))
             .collect();
+        // With nothing evicted, all that is newer than what the node has is still here, and follows.
+        let sure = self.engine.evicted_count() == self.ring.hints.target(index).evicted_before;
         let mut announced = 0;
         let era = self.ring.handoffs[index].era;
         let (stamp, ms) = (self.stamp(), self.ms);
-        for (&partition, &version) in marks.iter().filter(|(_, version)| **version > 0) {
-            let first = self.ring.view.ring.buckets_of(partition).start;
-            let hash = ((u128::from(first) << 64).div_ceil(u128::from(buckets))) as u64;
-            // A partition may lie on two cores there: its other part is announced to whoever has the end of it.
-            let end = self.ring.view.ring.buckets_of(partition).end.saturating_sub(1).max(first);
-            let last = ((u128::from(end) << 64).div_ceil(u128::from(buckets))) as u64;
-            let mut links = arrayvec::ArrayVec::<LinkId, 2>::new();
-            for hash in [hash, last] {
-                if let Reach::There(link) = self.ring.peers.reach(node, hash, buckets, self.ms)
-                    && !links.contains(&link)
-                {
-                    links.push(link);
-                }
-            }
-            for link in links {
+        for (&partition, &version) in marks.iter().filter(|(_, version)| **version > 0 && !sure) {
+            let (version, fence) = (version - 1, self.engine.partition_fence(partition));
+            for link in self.links_of(node, partition) {
                 announced += 1;
                 self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::EMPTY, What::Begin(node, era), ms, |output| {
-                    output.extend_from_slice(&partition.to_le_bytes());
-                    output.extend_from_slice(&version.to_le_bytes());
+                    wire::write_begin((partition, version, fence), output);
                 });
             }
         }
         self.ring.handoffs[index].transfer =
             Some(Transfer { marks, announced, cursor: Some(Cursor::default()), failed: false });
         true
+    }
+
+    /// The links to the cores of a node that have a partition: it may lie on two.
+    fn links_of(&mut self, node: NodeIndex, partition: u32) -> ArrayVec<LinkId, 2> {
+        let buckets = self.buckets();
+        let range = self.ring.view.ring.buckets_of(partition);
+        let hash_of = |bucket: u32| ((u128::from(bucket) << 64).div_ceil(u128::from(buckets))) as u64;
+        let mut links = ArrayVec::new();
+        for hash in [hash_of(range.start), hash_of(range.end.saturating_sub(1).max(range.start))] {
+            if let Reach::There(link) = self.ring.peers.reach(node, hash, buckets, self.ms)
+                && !links.contains(&link)
+            {
+                links.push(link);
+            }
+        }
+        links
+    }
+
+    /// Tells a node of what was dropped here, so that it sends what it has of that.
+    fn tell_lost(&mut self, node: NodeIndex) {
+        let index = usize::from(node.0);
+        if self.ring.handoffs[index].lost.is_empty() || !self.may_send(index) {
+            return;
+        }
+        let lost = std::mem::take(&mut self.ring.handoffs[index].lost);
+        let (stamp, ms, era) = (self.stamp(), self.ms, self.ring.handoffs[index].era);
+        for partition in lost {
+            let links = self.links_of(node, partition);
+            if links.is_empty() {
+                self.ring.handoffs[index].lost.insert(partition);
+            }
+            for link in links {
+                self.ring.handoffs[index].outstanding += 1;
+                let what = What::Lost(node, partition, era);
+                self.ring.peers.request(link, (Kind::Lost, 0), stamp, Value::EMPTY, what, ms, |output| {
+                    wire::write_begin((partition, 0, 0), output);
+                });
+            }
+        }
+    }
+
+    /// A node has heard of what was dropped, or not.
+    pub(super) fn told_lost(&mut self, node: NodeIndex, partition: u32, era: u32, heard: bool) {
+        self.undelivered(node, era);
+        if !heard {
+            self.ring.handoffs[usize::from(node.0)].lost.insert(partition);
+        }
     }
 
     fn own_middle(&self) -> u64 {
@@ -467,12 +516,16 @@ impl Desk<'_> {
                 }
             });
             for (key, fence) in keys {
-                self.ring.drops.dropped += u64::from(self.engine.forget(&Key::new(&key), fence, self.now));
+                self.ring.drops.dropped += u64::from(self.engine.doubt(&Key::new(&key), fence, self.now));
             }
             self.ring.drops.cursor = next;
         }
         if self.ring.drops.cursor.is_none() {
-            for (_, _, from) in std::mem::take(&mut self.ring.drops.current) {
+            let current = std::mem::take(&mut self.ring.drops.current);
+            for node in self.ring.peers.others() {
+                self.ring.handoffs[usize::from(node.0)].lost.extend(current.iter().map(|drop| drop.0));
+            }
+            for (_, _, from) in current {
                 let mut response = Buffer::default();
                 let version = self.engine.clock();
                 wire::write(&mut response, (Kind::Done, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| {

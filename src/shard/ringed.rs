@@ -252,7 +252,7 @@ impl Ringed {
             || ms < self.active_ms + crate::limits::PEER_ACTIVE_MS
             || self.peers.is_connecting()
             || self.peers.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
-            || self.drops.is_busy()
+            || self.is_dropping()
     }
 
     /// Keeps the leases for a while, though no client asks.
@@ -262,7 +262,7 @@ impl Ringed {
 
     /// Whether old items are being dropped because another node has announced so.
     pub fn is_dropping(&self) -> bool {
-        self.drops.is_busy()
+        self.drops.is_busy() || self.handoffs.iter().any(|handoff| !handoff.has_told() || !handoff.is_idle())
     }
 
     /// Requests under way.

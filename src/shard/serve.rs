@@ -3,7 +3,7 @@
 //! ```text
 //!   EXECUTE --> at once if nobody else has a part in it, else as a request of its own; the answer follows
 //!   PUT     --> merge, keep hints for the owners that lack it           FETCH --> what the key has here, or what an owner lacks of it
-//!   SYNC    --> our word, if we hold nothing for that node              FENCE --> flush        BEGIN --> drop what is old, then say so
+//!   SYNC    --> our word, if we hold nothing for that node              FENCE --> flush        BEGIN --> doubt what is old, then say so
 //! ```
 //!
 //! Lives here: requests of peers. Not here: our own (`coordinator`), how frames come and go (`runtime::peer`).
@@ -55,9 +55,17 @@ impl Desk<'_> {
                 Ok(())
             }
             Kind::Begin => {
-                let (partition, fence) = wire::read_begin(frame.meta)?;
+                let (partition, doubted, fence) = wire::read_begin(frame.meta)?;
                 self.engine.raise_partition_fence(partition, fence);
-                self.ring.drops.add(partition, fence, from);
+                self.ring.drops.add(partition, doubted, from);
+                Ok(())
+            }
+            Kind::Lost => {
+                let (partition, ..) = wire::read_begin(frame.meta)?;
+                if let Some(node) = from.node {
+                    self.ring.hints.mark(usize::from(node.0), partition, 0);
+                }
+                self.done(from, self.engine.clock(), output);
                 Ok(())
             }
             _ => Err(Garbled("an answer where a request was expected")),
@@ -169,7 +177,8 @@ impl Desk<'_> {
     fn lacked_by(&self, node: NodeIndex, key: &Key<'_>) -> Option<u64> {
         let hint = self.ring.hints.get(usize::from(node.0), key.bytes).map(|hint| hint.version);
         let dirty = self.ring.hints.target(usize::from(node.0)).dirty_version(self.partition_of(key.hash));
-        hint.or(dirty).filter(|&version| version > 0)
+        // That version itself is what is lacking, and no reason to drop it where it has arrived by another way.
+        hint.or(dirty).and_then(|version| version.checked_sub(1)).filter(|&version| version > 0)
     }
 
     /// The flag that gives our word to a node, if it can be given: nothing is held for it, and it is not away for us.

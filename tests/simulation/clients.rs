@@ -53,6 +53,8 @@ pub struct Record {
     pub told: Option<Told>,
     /// Number of the calm period that it lies in wholly, if it does.
     pub calm: Option<u32>,
+    /// Everybody was there all the time, though perhaps not settled after the absence of one.
+    pub steady: bool,
 }
 
 pub struct Client {
@@ -72,6 +74,8 @@ pub struct Clients {
     pub value_bytes: usize,
     /// Number of the calm period, while there is one.
     pub calm: Option<u32>,
+    /// Everybody is there, and was but for one at a time.
+    pub steady: bool,
     pub flushes: bool,
     pub stopped: bool,
     serial: u64,
@@ -90,6 +94,7 @@ impl Clients {
             keys,
             value_bytes,
             calm: None,
+            steady: true,
             flushes,
             stopped: false,
             serial: 0,
@@ -141,6 +146,7 @@ impl Clients {
             ended: None,
             told: None,
             calm: self.calm,
+            steady: self.steady,
         });
         let core = world.random.below(world.nodes[node].cores.len() as u64) as usize;
         match asked {
@@ -187,6 +193,7 @@ impl Clients {
         if entry.calm != self.calm {
             entry.calm = None;
         }
+        entry.steady &= self.steady;
         match &told {
             Told::Stored(version) => {
                 let known = self.acknowledged.entry(entry.key.clone()).or_default();

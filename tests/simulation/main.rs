@@ -73,6 +73,7 @@ fn run(seed: u64, change: impl FnOnce(&mut Plan)) -> Vec<String> {
     (0..clients.clients.len()).for_each(|client| world.wake_client(client, 10 + client as u64));
     let mut calm = 0;
     for episode in 0..3 {
+        clients.steady = true;
         // What was said before a fault may come after it: calm begins when all is settled and nothing is under way.
         settle(&mut world, &mut clients, &mut Vec::new());
         calm += 1;
@@ -80,7 +81,10 @@ fn run(seed: u64, change: impl FnOnce(&mut Plan)) -> Vec<String> {
         let end = world.now + 800;
         advance(&mut world, &mut clients, end);
         clients.calm = None;
-        fault(&mut world, &mut clients, seed, episode);
+        fault(&mut world, &mut clients, episode);
+        if std::env::var_os("SIMULATION_TRACE").is_some() {
+            println!("{} healed", world.now);
+        }
     }
     let mut broken = Vec::new();
     settle(&mut world, &mut clients, &mut broken);
@@ -129,25 +133,35 @@ fn settle(world: &mut World, clients: &mut Clients, broken: &mut Vec<String>) {
 }
 
 /// One fault, from its beginning to its end.
-fn fault(world: &mut World, clients: &mut Clients, seed: u64, episode: u64) {
+fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
     let nodes = world.nodes.len();
     let victim = world.random.below(nodes as u64) as usize;
     let kind = world.random.below(6);
+    if std::env::var_os("SIMULATION_TRACE").is_some() {
+        println!("{} fault {kind} of {victim}", world.now);
+    }
     // With one copy a crash loses what it may lose.
     let may_crash = world.plan.redundancy > 1;
     let length = 200 + world.random.below(4000);
     let end = world.now + length;
     match kind {
         0 | 1 if may_crash => {
+            clients.steady = false;
             world.crash(victim);
             advance(world, clients, end);
             world.restart(victim);
+            clients.steady = true;
+            advance(world, clients, end + 500);
         }
         0 | 1 | 2 => {
+            clients.steady = false;
             world.nodes[victim].paused_until = end;
             advance(world, clients, end);
+            clients.steady = true;
+            advance(world, clients, end + 500);
         }
         3 => {
+            clients.steady = false;
             // A part of the ring is cut off from the rest, both ways or one way.
             let one_way = world.random.below(2) == 0;
             let side: Vec<bool> = (0..nodes).map(|_| world.random.below(2) == 0).collect();
@@ -159,6 +173,7 @@ fn fault(world: &mut World, clients: &mut Clients, seed: u64, episode: u64) {
             advance(world, clients, end);
         }
         4 => {
+            clients.steady = false;
             world.jitter_ms = 60;
             for step in 0..20 {
                 world.break_link();
@@ -167,6 +182,7 @@ fn fault(world: &mut World, clients: &mut Clients, seed: u64, episode: u64) {
             }
         }
         _ => {
+            clients.steady = false;
             // Several at once.
             world.cut[victim] = (0..nodes).map(|node| node != victim && world.random.below(2) == 0).collect();
             let other = (victim + 1 + episode as usize) % nodes;
@@ -176,7 +192,6 @@ fn fault(world: &mut World, clients: &mut Clients, seed: u64, episode: u64) {
             advance(world, clients, end);
         }
     }
-    let _ = seed;
     world.jitter_ms = 2;
     world.cut.iter_mut().for_each(|row| row.fill(false));
 }

@@ -111,6 +111,7 @@ pub struct World {
     pub due: Vec<usize>,
     /// Where the last request of each link of a (node, core, link) goes.
     open_links: BTreeMap<(usize, u16, u32), usize>,
+    traced: Option<String>,
     /// What a check found.
     pub broken: Vec<String>,
 }
@@ -132,6 +133,7 @@ impl World {
             due: Vec::new(),
             open_links: BTreeMap::new(),
             broken: Vec::new(),
+            traced: std::env::var("SIMULATION_TRACE").ok(),
             plan,
         };
         for node in 0..world.plan.nodes {
@@ -470,6 +472,7 @@ impl World {
             let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
             let (value, rest) = rest.split_at(head.value_bytes);
             let frame = Frame { head, meta, value: Value::Bytes(value) };
+            self.trace(source, target, &frame);
             let result = match back {
                 true => self.with_desk(target.0, usize::from(target.1), |desk| desk.response(link, &frame)),
                 false => {
@@ -485,6 +488,19 @@ impl World {
         assert!(input.is_empty(), "whole frames");
         if !back {
             self.send(connection, true, output.flatten());
+        }
+    }
+
+    /// Prints what passes about the key that `SIMULATION_TRACE` names.
+    fn trace(&self, source: (usize, u16), target: (usize, u16), frame: &Frame<'_>) {
+        let Some(key) = &self.traced else { return };
+        let about = frame.meta.windows(key.len()).any(|part| part == key.as_bytes());
+        let copy = wire::read_replica(frame.meta, frame.value).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
+        if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Lost) {
+            let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
+            let (kind, id) = (frame.head.kind, frame.head.id);
+            let done = if kind == wire::Kind::PutDone { wire::PutDone::read(frame.meta).ok() } else { None };
+            println!("{} {}.{} -> {}.{} {kind:?} {id} {copy:?} {done:?}", self.now, source.0, source.1, target.0, target.1);
         }
     }
 
