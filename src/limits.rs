@@ -129,6 +129,10 @@ pub const PEER_CONNECT_MS_MAX: u64 = 500;
 /// Silence of a node that owes an answer after which it counts as away, in milliseconds.
 pub const PEER_SILENCE_MS_MAX: u64 = 500;
 
+/// How late a command of another node may arrive and still be executed, in milliseconds: below the silence after which that node goes to
+/// another one.
+pub const PEER_LATE_MS_MAX: u64 = 400;
+
 /// How often a node is asked whether it is there while something is expected of it, in milliseconds.
 pub const PEER_PING_MS: u64 = 100;
 
@@ -161,7 +165,7 @@ pub const REPLAY_SLOW_MS: u64 = 20;
 /// Seconds that a tombstone stays beyond the window of hints: replay, skew of clocks, and some.
 pub const TOMBSTONE_SLACK_S: u32 = 600;
 
-const _: () = assert!(PEER_LEASE_MS < PEER_SILENCE_MS_MAX);
+const _: () = assert!(PEER_LEASE_MS < PEER_SILENCE_MS_MAX && PEER_LATE_MS_MAX < PEER_SILENCE_MS_MAX);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < SEGMENT_BYTES_MIN);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);

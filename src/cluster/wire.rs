@@ -1,8 +1,8 @@
 //! The bytes between two nodes: requests, each with one response, in any order.
 //!
 //! ```text
-//!   0            4             8      9       10   11   12    16      24      32
-//!   | meta bytes | value bytes | kind | flags | hops | 0 | id  | clock | fence | meta ... | value ... |      little-endian
+//!   0            4             8      9       10   11   12    16     20      28      36
+//!   | meta bytes | value bytes | kind | flags | hops | 0 | id  | sent | clock | fence | meta ... | value ... |      little-endian
 //!
 //!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags
 //!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
@@ -23,7 +23,7 @@ use crate::ring::REDUNDANCY_MAX;
 use crate::time::{Expiry, Exptime};
 
 /// Bytes of the head of a frame.
-pub const HEAD_BYTES: usize = 32;
+pub const HEAD_BYTES: usize = 36;
 /// Bytes of a framing that travels: see `protocol::Head::to_bytes`.
 pub const FRAMING_BYTES: usize = 8;
 /// Longest value of a frame beyond the largest item: a reply repeats key and words in front of it.
@@ -77,6 +77,8 @@ pub struct Head {
     pub hops: u8,
     /// Chosen by the asking side; the response repeats it.
     pub id: u32,
+    /// When it was sent: milliseconds of a clock of the sender's own, which wrap.
+    pub sent_ms: u32,
     /// Greatest version that the sender has seen.
     pub clock: u64,
     /// Version below which the sender has flushed everything.
@@ -138,7 +140,8 @@ impl Head {
         let (meta_bytes, value_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
         let kind = Kind::of(reader.u8()?).ok_or(Garbled("an unknown kind of frame"))?;
         let (flags, hops, zero) = (reader.u8()?, reader.u8()?, reader.u8()?);
-        let head = Self { meta_bytes, value_bytes, kind, flags, hops, id: reader.u32()?, clock: reader.u64()?, fence: reader.u64()? };
+        let (id, sent_ms, clock, fence) = (reader.u32()?, reader.u32()?, reader.u64()?, reader.u64()?);
+        let head = Self { meta_bytes, value_bytes, kind, flags, hops, id, sent_ms, clock, fence };
         if meta_bytes > PEER_META_BYTES_MAX || value_bytes > value_bytes_max || zero != 0 {
             return Err(Garbled("a frame beyond its bounds"));
         }
@@ -150,6 +153,7 @@ impl Head {
         output.extend_from_slice(&(self.value_bytes as u32).to_le_bytes());
         output.extend_from_slice(&[self.kind as u8, self.flags, self.hops, 0]);
         output.extend_from_slice(&self.id.to_le_bytes());
+        output.extend_from_slice(&self.sent_ms.to_le_bytes());
         output.extend_from_slice(&self.clock.to_le_bytes());
         output.extend_from_slice(&self.fence.to_le_bytes());
     }
@@ -180,7 +184,38 @@ pub struct Stamp {
     pub clock: u64,
     /// Everything below was flushed.
     pub fence: u64,
+    /// The sender's milliseconds.
+    pub sent_ms: u32,
 }
+
+/// How late the frames of one link arrive, against the least that any of them took: what was sent before this node stood still has
+/// been given up by its sender, and must not be executed any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lateness {
+    /// The last frame: what it said of its sender's clock, and that clock without wrapping.
+    last: Option<(u32, i64)>,
+    /// Our clock less theirs at the quickest frame so far, and when that was ours. Two clocks drift: it creeps up.
+    quickest: Option<(i64, u64)>,
+}
+
+impl Lateness {
+    /// Milliseconds that a frame was under way beyond the quickest one.
+    pub fn of(&mut self, sent_ms: u32, now_ms: u64) -> u64 {
+        // Their clock begins anywhere and wraps: only its steps are told.
+        let theirs = self.last.map_or(0, |(last, theirs)| theirs + i64::from(sent_ms.wrapping_sub(last) as i32));
+        self.last = Some((sent_ms, theirs));
+        let passed = now_ms as i64 - theirs;
+        let crept = |(least, since): (i64, u64)| least + (now_ms.saturating_sub(since) / DRIFT_PART) as i64;
+        let least = self.quickest.map_or(passed, crept);
+        if passed <= least {
+            self.quickest = Some((passed, now_ms));
+        }
+        (passed - least).max(0) as u64
+    }
+}
+
+/// Clocks drift by less than one part in this many.
+const DRIFT_PART: u64 = 1000;
 
 /// Appends a frame; `meta` writes what is between head and value.
 pub fn write(
@@ -192,7 +227,7 @@ pub fn write(
 ) {
     let start = output.bytes.len();
     let value_bytes = if let Value::Dropped { .. } = value { 0 } else { value.len() };
-    let mut head = Head { meta_bytes: 0, value_bytes, kind, flags, hops, id, clock: stamp.clock, fence: stamp.fence };
+    let mut head = Head { meta_bytes: 0, value_bytes, kind, flags, hops, id, sent_ms: stamp.sent_ms, clock: stamp.clock, fence: stamp.fence };
     head.write(&mut output.bytes);
     meta(&mut output.bytes);
     head.meta_bytes = output.bytes.len() - start - HEAD_BYTES;
@@ -207,8 +242,8 @@ pub fn write(
 /// Appends a `Reply` whose value is what `encode` wrote, which is moved there.
 pub fn write_reply(output: &mut Buffer, id: u32, stamp: Stamp, reply: &mut Buffer) {
     let value_bytes = reply.total_bytes();
-    let Stamp { clock, fence } = stamp;
-    let head = Head { meta_bytes: 0, value_bytes, kind: Kind::Reply, flags: 0, hops: 0, id, clock, fence };
+    let Stamp { clock, fence, sent_ms } = stamp;
+    let head = Head { meta_bytes: 0, value_bytes, kind: Kind::Reply, flags: 0, hops: 0, id, sent_ms, clock, fence };
     head.write(&mut output.bytes);
     output.append(reply);
 }
@@ -588,7 +623,7 @@ mod tests {
     #[test]
     fn heads_beyond_their_bounds_are_refused() {
         let mut buffer = Buffer::default();
-        write(&mut buffer, (Kind::Sync, 0, 0, 7), Stamp { clock: 1, fence: 2 }, Value::EMPTY, |_| {});
+        write(&mut buffer, (Kind::Sync, 0, 0, 7), Stamp { clock: 1, fence: 2, sent_ms: 3 }, Value::EMPTY, |_| {});
         let bytes: [u8; HEAD_BYTES] = buffer.bytes[..].try_into().unwrap();
         let head = Head::read(&bytes, 100).unwrap();
         assert_eq!((head.kind, head.id, head.clock, head.fence, head.frame_bytes()), (Kind::Sync, 7, 1, 2, HEAD_BYTES));
@@ -598,6 +633,20 @@ mod tests {
             let result = Head::read(&broken, 100);
             assert!(result.is_err() || at == 0, "byte {at}: {result:?}");
         }
+    }
+
+    #[test]
+    fn lateness_is_against_the_quickest_and_forgives_drift() {
+        let mut lateness = Lateness::default();
+        assert_eq!(lateness.of(1001, 1000), 0);
+        assert!(lateness.of(1002, 11_000) > 9900, "two clocks that began together");
+        let mut lateness = Lateness::default();
+        assert_eq!(lateness.of(u32::MAX - 5, 1000), 0);
+        assert_eq!(lateness.of(4, 1010), 0, "the sender's clock has wrapped");
+        assert!((490..=500).contains(&lateness.of(5, 1511)));
+        assert_eq!(lateness.of(505, 1508), 0, "one that was quicker");
+        // A day later, the sender's clock has lost 40 s: no frame is late by that.
+        assert!(lateness.of(505 + 86_360_000, 1508 + 86_400_000) < 100);
     }
 
     #[test]

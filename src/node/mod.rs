@@ -269,7 +269,7 @@ impl Starter<'_> {
 /// Checks that nobody else listens, and replaces port 0 by the one that the system gives.
 fn resolve_ports(options: &mut Options) -> Result<(), StartError> {
     for address in &mut options.addresses {
-        *address = Listener::probe_tcp(*address).map_err(|error| cannot_listen(*address, &error))?;
+        *address = probe(*address).map_err(|error| cannot_listen(*address, &error))?;
     }
     if options.port == 0 {
         options.port = options.addresses.first().map_or(0, SocketAddr::port);
@@ -284,6 +284,22 @@ fn resolve_ports(options: &mut Options) -> Result<(), StartError> {
     }
     Ok(())
 }
+
+/// Whether an address is free. A process that was killed a moment ago may hold it still: the kernel ends its rings behind its back.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let end = std::time::Instant::now() + PORT_WAIT;
+    loop {
+        match Listener::probe_tcp(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && std::time::Instant::now() < end => {
+                std::thread::sleep(PORT_WAIT / 20);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Longest wait for an address that is in use.
+const PORT_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> StartError {
     StartError(match error.kind() {

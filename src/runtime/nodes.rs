@@ -250,7 +250,7 @@ impl Core {
 
     fn stamp(&self) -> Stamp {
         let engine = &self.context.shard.engine;
-        Stamp { clock: engine.clock(), fence: engine.fence() }
+        Stamp { clock: engine.clock(), fence: engine.fence(), sent_ms: self.context.ms as u32 }
     }
 
     /// Sends requests to the core of this node that must go on with them.

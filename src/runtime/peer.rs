@@ -17,7 +17,7 @@ use super::context::Context;
 use crate::arena::{Arena, Body};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::{Accepting, Connecting, Identity, Local, NONCE_BYTES, Progress};
-use crate::cluster::wire::{self, Frame, Garbled, HEAD_BYTES, Head};
+use crate::cluster::wire::{self, Frame, Garbled, HEAD_BYTES, Head, Lateness};
 use crate::command::Value;
 use crate::limits;
 use crate::ring::NodeIndex;
@@ -62,6 +62,7 @@ enum Side {
         node: Option<NodeIndex>,
         /// The core that it is for, if that is not this one.
         elsewhere: Option<ShardId>,
+        lateness: Lateness,
     },
     /// Being made by this core; not connected yet.
     Dialing(LinkId),
@@ -156,7 +157,7 @@ impl Peer {
                 self.warn_of_view(&identity, setup);
                 let core = ShardId(identity.target_core);
                 let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
-                self.side = Side::In { node, elsewhere };
+                self.side = Side::In { node, elsewhere, lateness: Lateness::default() };
                 true
             }
             Side::Calling(link, connecting) => {
@@ -185,8 +186,9 @@ impl Peer {
         let (now, ms, arena) = (context.now, context.ms, context.arena.clone());
         let Some(mut desk) = context.shard.desk(now, ms) else { return Ok(false) };
         let blocked = decoder.feed(fresh, &arena, &mut |frame| match side {
-            Side::In { node, .. } => {
-                let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node };
+            Side::In { node, lateness, .. } => {
+                let late_ms = lateness.of(frame.head.sent_ms, ms);
+                let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, late_ms };
                 desk.serve(from, frame, output)
             }
             Side::Out(link) => desk.response(*link, frame),

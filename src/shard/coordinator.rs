@@ -787,7 +787,7 @@ impl Desk<'_> {
             let Some(op) = self.op(key) else { continue };
             match op.phase {
                 Phase::Copying => self.copy(key),
-                Phase::Fencing { .. } => {}
+                Phase::Fencing { .. } => self.send_fences(key),
                 _ => self.advance(key),
             }
         }
@@ -841,6 +841,11 @@ impl Desk<'_> {
     }
 
     fn send_fences(&mut self, key: OpKey) {
+        // Every core of every node must hear of it: how many there are must be known.
+        if self.ring.peers.meet_all(self.ms) {
+            self.ring.parked.push(key);
+            return;
+        }
         let (stamp, ms) = (self.stamp(), self.ms);
         let version = self.ring.ops[key.index as usize].version;
         let mut sent = 0;

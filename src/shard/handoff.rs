@@ -33,6 +33,8 @@ use crate::ring::NodeIndex;
 
 /// Lines of the index that one step of a walk looks at.
 const WALK_BUDGET: u32 = 32;
+/// Milliseconds without a tick after which this core takes it that it stood still.
+const STOOD_STILL_MS: u64 = 100;
 /// Milliseconds between two ticks.
 pub const TICK_MS: u64 = 10;
 
@@ -141,6 +143,10 @@ impl Desk<'_> {
         }
         self.ring.hints.note_evicted(self.engine.evicted_count());
         let passed_ms = (self.ms - self.ring.ticked_ms).min(100);
+        if passed_ms >= STOOD_STILL_MS {
+            // This node did not listen: that others were silent meanwhile means nothing.
+            self.ring.peers.forgive(self.ms);
+        }
         self.ring.ticked_ms = self.ms;
         for link in self.ring.peers.overdue(self.ms) {
             self.ring.peers.unwanted.push(link);

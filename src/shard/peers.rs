@@ -219,6 +219,21 @@ impl<T> Peers<T> {
         matches!(self.link(self.link_of(node, hash, buckets)).state, State::Down(_) | State::Probing(_))
     }
 
+    /// Whether a node that is not away has not told how many cores it has; its first link is made then.
+    pub fn meet_all(&mut self, now_ms: u64) -> bool {
+        let mut unknown = false;
+        for node in self.others() {
+            let (cores, link) = (self.node(node).cores, self.node(node).links[0]);
+            match self.link(link).state {
+                State::Idle if cores.is_none() => self.connect(link, now_ms),
+                State::Connecting(_) | State::Up if cores.is_none() => {}
+                _ => continue,
+            }
+            unknown = true;
+        }
+        unknown
+    }
+
     /// Whether no link to a node is up, and one was lost or could not be made.
     pub fn is_lost(&self, node: NodeIndex) -> bool {
         let links = &self.node(node).links;
@@ -415,6 +430,16 @@ impl<T> Peers<T> {
             State::Idle | State::Down(_) => false,
         };
         self.links().filter(|&link| is_overdue(self.link(link))).take(16).collect()
+    }
+
+    /// Counts the silence of all links from now on.
+    pub fn forgive(&mut self, now_ms: u64) {
+        for link in &mut self.links {
+            link.heard_ms = now_ms;
+            if let State::Connecting(since_ms) | State::Probing(since_ms) = &mut link.state {
+                *since_ms = now_ms;
+            }
+        }
     }
 
     /// Links to be asked whether they are there: those that owe an answer and are silent; with `active`, also those that face us.

@@ -99,6 +99,8 @@ pub struct PeerRequest {
     pub id: u32,
     /// The node, if it is in our view.
     pub node: Option<NodeIndex>,
+    /// Milliseconds that it was on its way beyond what its link needs at best.
+    pub late_ms: u64,
 }
 
 /// An answer that has become ready. Its bytes are in `Outbox::bytes`, or carried.
@@ -292,7 +294,7 @@ pub struct Desk<'a> {
 impl Desk<'_> {
     /// What every frame says.
     pub(super) fn stamp(&self) -> Stamp {
-        Stamp { clock: self.engine.clock(), fence: self.engine.fence() }
+        Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32 }
     }
 
     pub(super) fn buckets(&self) -> u32 {

@@ -17,6 +17,7 @@ use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
 use crate::command::{Replica, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
+use crate::limits;
 use crate::protocol::{self, Framing, Head};
 use crate::ring::NodeIndex;
 
@@ -75,7 +76,9 @@ impl Desk<'_> {
     fn serve_execute(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
         let execute = wire::read_execute(frame.meta, frame.value)?;
         let head = Head::from_bytes(&execute.framing).ok_or(Garbled("a framing of no door"))?;
-        if self.routes.core_of(execute.command.key.hash) != self.core {
+        // Who sent it has given it up by then, and perhaps had it executed elsewhere.
+        let too_late = from.late_ms >= limits::PEER_LATE_MS_MAX;
+        if too_late || self.routes.core_of(execute.command.key.hash) != self.core {
             self.refuse(from, output);
             return Ok(());
         }

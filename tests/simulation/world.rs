@@ -17,7 +17,7 @@ use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
 use pbcache::cluster::handshake::Identity;
 use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Stamp};
+use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Lateness, Stamp};
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
 use pbcache::protocol::{self, Framing};
@@ -80,6 +80,9 @@ struct Connection {
     there: Pipe,
     back: Pipe,
     node: Option<NodeIndex>,
+    lateness: Lateness,
+    /// Of both ends, when it was made.
+    boots: [u64; 2],
 }
 
 enum Event {
@@ -267,7 +270,8 @@ impl World {
     fn drain(&mut self, node: usize, core: usize) {
         loop {
             let shard = &mut self.nodes[node].cores[core];
-            let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence() };
+            let sent_ms = (self.now + 1000) as u32;
+            let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence(), sent_ms };
             let ring = shard.ring.as_mut().unwrap();
             let finished = std::mem::take(&mut ring.outbox.finished);
             let bytes = std::mem::take(&mut ring.outbox.bytes);
@@ -413,6 +417,8 @@ impl World {
             there: Pipe::default(),
             back: Pipe::default(),
             node: None,
+            lateness: Lateness::default(),
+            boots: [self.nodes[node].boot, self.nodes[to.0].boot],
         });
         self.open_links.insert((node, core, link.0), connection);
         let delay = 2 * self.delay();
@@ -454,7 +460,9 @@ impl World {
     fn arrive(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
         let Connection { from, to, link, open, generation, node, .. } = self.connections[connection];
         let (source, target) = if back { (to, from) } else { (from, to) };
-        if !open || !self.nodes[target.0].alive {
+        // What was sent before its sender gave up still arrives, as long as that process lived.
+        let dead = self.nodes[target.0].boot != self.connections[connection].boots[usize::from(!back)];
+        if (back && !open) || dead || !self.nodes[target.0].alive {
             return;
         }
         if self.cut[source.0][target.0] || !self.runs(target.0) {
@@ -476,7 +484,8 @@ impl World {
             let result = match back {
                 true => self.with_desk(target.0, usize::from(target.1), |desk| desk.response(link, &frame)),
                 false => {
-                    let from = PeerRequest { connection: connection as u32, generation, id: head.id, node };
+                    let late_ms = self.connections[connection].lateness.of(head.sent_ms, self.now + 1000);
+                    let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, late_ms };
                     self.with_desk(target.0, usize::from(target.1), |desk| desk.serve(from, &frame, &mut output))
                 }
             };

@@ -1,0 +1,145 @@
+//! Who does not belong to a ring, and what comes of bytes that are no frames. Nobody else is hurt.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::ring::{self, Client, PORT, Ring, value_of};
+
+/// Two nodes with options of their own; what the first says of the second after it needed it.
+fn trouble(first: &[&str], second: &[&str]) -> String {
+    let addresses = ring::addresses(2);
+    let options = |own: &[&str]| -> Vec<String> {
+        let mut all: Vec<String> = own.iter().map(|word| word.to_string()).collect();
+        addresses.iter().for_each(|address| all.extend(["--ringnode".into(), format!("{address}:{PORT}")]));
+        all
+    };
+    let mut children = [ring::start(&addresses[0], &options(first)).unwrap(), ring::start(&addresses[1], &options(second)).unwrap()];
+    let mut client = Client::new(TcpStream::connect(format!("{}:{PORT}", addresses[0])).unwrap());
+    // Whoever owns it: this node must ask the other one, and goes on alone.
+    let answer = client.set("key");
+    let index = client.stats("peers").iter().find(|(name, _)| name.ends_with(":trouble")).map(|(_, value)| value.clone());
+    let read = client.get("key");
+    children.iter_mut().for_each(|child| {
+        let _ = child.kill();
+        let _ = child.wait();
+    });
+    assert_eq!((answer.as_str(), read), ("STORED", Some(value_of("key"))), "a node alone still serves");
+    index.unwrap()
+}
+
+#[test]
+fn nodes_that_differ_refuse_each_other_and_name_it() {
+    let cases: [(&[&str], &[&str], &str); 6] = [
+        (&["--buckets", "100"], &["--buckets", "200"], "--buckets"),
+        (&["--redundancy", "2"], &["--redundancy", "1"], "--redundancy"),
+        (&["--cluster_name", "one"], &["--cluster_name", "two"], "belongs to the cluster"),
+        (&["--node_id", "same"], &["--node_id", "same"], "two nodes have the id same"),
+        (&[], &["--node_id", "other"], "answers as other"),
+        (&[], &[], "none"),
+    ];
+    for (first, second, part) in cases {
+        let said = trouble(first, second);
+        assert!(said.contains(part), "{first:?} {second:?}: {said}");
+    }
+}
+
+#[test]
+fn a_wrong_secret_is_refused_and_the_right_one_is_not() {
+    let folder = std::env::temp_dir().join(format!("pbcache-secret-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, secret: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, secret).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right", "swordfish\n"), file("wrong", "shark\n"));
+    let option = "--cluster_secret_file";
+    assert!(trouble(&[option, &right], &[option, &wrong]).contains("secret"));
+    assert!(trouble(&[option, &right], &[]).contains("secret"));
+    assert_eq!(trouble(&[option, &right], &[option, &right]), "none");
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_told_and_tried_again() {
+    let address = ring::addresses(1).remove(0);
+    let options = ["--ringnode", "no-such-node.invalid", "--ringnode", &format!("{address}:{PORT}")].map(String::from);
+    let mut child = ring::start(&address, &options).unwrap();
+    let mut client = Client::new(TcpStream::connect(format!("{address}:{PORT}")).unwrap());
+    for number in 0..50 {
+        assert_eq!(client.set(&format!("k{number}")), "STORED");
+    }
+    assert!(client.stats("peers").iter().any(|(_, value)| value.contains("does not resolve")));
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn it_must_be_clear_which_node_this_is() {
+    let options = ["--port", "21499", "--ringnode", "192.0.2.1", "--ringnode", "192.0.2.2"].map(String::from);
+    let said = ring::start("0.0.0.0", &options).map(|mut child| child.kill()).unwrap_err();
+    assert!(said.contains("--advertise HOST:PORT"), "{said}");
+}
+
+#[test]
+fn garbage_on_a_peer_link_hurts_nobody() {
+    let ring = Ring::start(3, &["--cores", "2"]);
+    let mut good = ring.connect(0);
+    assert_eq!(good.set("before"), "STORED");
+    let magic = [0xb5, b'p', b'b', b'c', b'a', b'c', b'h', b'e'];
+    let mut state = 7u64;
+    let mut noise = |length: usize| -> Vec<u8> {
+        (0..length)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 56) as u8
+            })
+            .collect()
+    };
+    for round in 0..40 {
+        let stream = TcpStream::connect(ring.id(round % 3)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut bytes = match round % 4 {
+            0 => vec![0xb5],
+            1 => magic.to_vec(),
+            2 => [&magic[..], &u32::MAX.to_le_bytes()].concat(),
+            _ => [&magic[..], &60u32.to_le_bytes(), &[1]].concat(),
+        };
+        bytes.extend(noise(round * 37));
+        let mut client = Client::new(stream);
+        client.send(&bytes);
+        if round % 4 == 2 {
+            let answer = String::from_utf8_lossy(&client.read_to_end()).into_owned();
+            assert!(answer.contains("no handshake"), "{answer}");
+        }
+    }
+    // One that stalls in the middle of a message hurts nobody either.
+    let mut stalled = Client::new(TcpStream::connect(ring.id(0)).unwrap());
+    stalled.send(&magic[..5]);
+    let start = Instant::now();
+    for number in 0..200 {
+        assert_eq!(good.set(&format!("after{number}")), "STORED");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(ring.connect(2).get("before"), Some(value_of("before")));
+}
+
+#[test]
+fn strangers_by_address_are_not_even_heard() {
+    let addresses = ring::addresses(2);
+    let node = |index: usize, incoming: &str| {
+        let mut options = vec!["--incoming_ip".to_string(), incoming.into()];
+        addresses.iter().for_each(|address| options.extend(["--ringnode".into(), format!("{address}:{PORT}")]));
+        ring::start(&addresses[index], &options).unwrap()
+    };
+    // The second admits only what nobody here has as source address; clients of the first are served all the same.
+    let mut children = [node(0, "127.0.0.0/8"), node(1, "10.1.2.3")];
+    let mut client = Client::new(TcpStream::connect(format!("{}:{PORT}", addresses[0])).unwrap());
+    for number in 0..20 {
+        assert_eq!(client.set(&format!("k{number}")), "STORED");
+    }
+    children.iter_mut().for_each(|child| {
+        let _ = child.kill();
+        let _ = child.wait();
+    });
+}
