@@ -26,8 +26,10 @@ fn core() -> Core {
         connections_max: 10,
     });
     let links = Links::mesh(&shared).remove(0);
-    let engine =
-        Engine::new(engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None }, arena.clone());
+    let engine = Engine::new(
+        engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None },
+        arena.clone(),
+    );
     Core::new(Parts {
         shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), engine),
         links,
@@ -35,6 +37,8 @@ fn core() -> Core {
         protocol: protocol::Options::default(),
         control: crossbeam_channel::unbounded().0,
         inbox: crossbeam_channel::unbounded().1,
+        peer_setup: None,
+        resolver: None,
     })
 }
 

@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use pbcache::node::options::{EngineChoice, Options, Refusal, table};
+use pbcache::node::options::{EngineChoice, Options, Refusal, RingNode, table};
 use pbcache::protocol::Doors;
+use pbcache::shard::Ack;
 
 const CPUS: usize = 4;
 
@@ -99,8 +100,27 @@ fn options_of_the_node_are_read() {
         options.incoming = ["10.0.0.0/8", "1.2.3.4/32", "fd00::/8"].map(|text| text.parse().unwrap()).to_vec();
     });
     means("--ringnode a --ringnode b.example:11212,10.0.0.1,[::1]:5,::1", |options| {
-        options.ringnodes = ["a", "b.example:11212", "10.0.0.1", "[::1]:5", "::1"].map(String::from).to_vec();
+        let address = ["a:11211", "b.example:11212", "10.0.0.1:11211", "[::1]:5", "[::1]:11211"];
+        options.ringnodes = address.map(|address| node(address, 1, "", None)).to_vec();
     });
+    means("--ringnode a/weight=3/zone=east,b/id=two", |options| {
+        options.ringnodes = vec![node("a:11211", 3, "east", None), node("b:11211", 1, "", Some("two"))];
+    });
+    means("--advertise a.example:5", |options| options.advertise = Some("a.example:5".into()));
+    means("--node_id n1 --weight 0 --zone z", |options| {
+        (options.node_id, options.weight, options.zone) = (Some("n1".into()), Some(0), Some("z".into()));
+    });
+    means("--ack one", |options| options.ack = Ack::One);
+    means("--handoff_memory 20 --handoff_window 60 --handoff_rate 0", |options| {
+        (options.handoff_percent, options.handoff_window_s, options.handoff_rate) = (20, 60, 0);
+    });
+    means("--cluster_name c --cluster_secret_file /x", |options| {
+        (options.cluster_name, options.cluster_secret_file) = ("c".into(), Some("/x".into()));
+    });
+}
+
+fn node(address: &str, weight: u32, zone: &str, id: Option<&str>) -> RingNode {
+    RingNode { address: address.into(), weight, zone: zone.into(), id: id.map(String::from) }
 }
 
 #[test]
@@ -256,6 +276,10 @@ fn bounds_are_allowed_and_one_beyond_is_not() {
         ("listen_backlog", "1", "65535", "0", "65536", ""),
         ("buckets", "1", "4294967295", "0", "4294967296", ""),
         ("redudancy", "1", "16", "0", "17", ""),
+        ("weight", "0", "65535", "-1", "65536", ""),
+        ("handoff_memory", "0", "50", "-1", "51", ""),
+        ("handoff_window", "1", "604800", "0", "604801", ""),
+        ("handoff_rate", "0", "10000000", "-1", "10000001", ""),
         ("conn_limit", "1", "1000000", "0", "1000001", ""),
         ("idle_timeout", "0", "86400", "-1", "86401", ""),
         ("max_item_size", "1k", "128m", "1023", "129m", "-m 256"),
@@ -294,10 +318,12 @@ fn a_wrong_value_is_one_sentence_with_option_value_and_range() {
         "--incoming_ip 10.0.0.0/33",
         "option --incoming_ip has the value '10.0.0.0/33'; allowed is a network such as 10.0.0.0/8 or fd00::/8, or an address.",
     );
-    for node in ["a:0", "a:70000", ":5", "a b", "-a", "a..b", "1.2.3", "[::1", "[a]:5", "a:b:c"] {
+    let attributes = ["a/weight", "a/weight=x", "a/weight=65536", "a/size=1", "a/id=", "a/zone=b c"];
+    let addresses = ["a:0", "a:70000", ":5", "a b", "-a", "a..b", "1.2.3", "[::1", "[a]:5", "a:b:c"];
+    for node in addresses.into_iter().chain(attributes) {
         let words = ["pbcache", "--ringnode", node].map(String::from);
         let sentence = format!(
-            "option --ringnode has the value '{node}'; allowed is HOST or HOST:PORT, an IPv6 address with a port in brackets."
+            "option --ringnode has the value '{node}'; allowed is HOST or HOST:PORT, an IPv6 address with a port in brackets, then /weight=, /zone= or /id= where that node has them."
         );
         assert_eq!(Options::parse(words, CPUS), Err(Refusal::Wrong(sentence)), "{node}");
     }

@@ -42,7 +42,8 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
         connections_max: 10,
     });
     let core = |(id, links): (u16, Links)| {
-        let options = engine::Options { item_bytes_max: 1 << 20, core: id, cores: count, eviction_disabled: false, replication: None };
+        let options =
+            engine::Options { item_bytes_max: 1 << 20, core: id, cores: count, eviction_disabled: false, replication: None };
         Core::new(Parts {
             shard: Shard::new(ShardId(id), Routes::new(count, 10_000_000), Engine::new(options, arena.clone())),
             links,
@@ -50,6 +51,8 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
             protocol: protocol::Options::default(),
             control: crossbeam_channel::unbounded().0,
             inbox: crossbeam_channel::unbounded().1,
+            peer_setup: None,
+            resolver: None,
         })
     };
     (0..count).zip(Links::mesh(&shared)).map(core).collect()

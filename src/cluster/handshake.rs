@@ -192,7 +192,11 @@ fn check(local: &Identity, peer: &Identity) -> Result<(), String> {
     }
     let skew_ms = local.unix_ms.abs_diff(peer.unix_ms);
     if skew_ms > PEER_CLOCK_SKEW_MS_MAX {
-        return Err(format!("the clocks of {a} and {b} differ by {} s; set them (at most {} s).", skew_ms / 1000, PEER_CLOCK_SKEW_MS_MAX / 1000));
+        return Err(format!(
+            "the clocks of {a} and {b} differ by {} s; set them (at most {} s).",
+            skew_ms / 1000,
+            PEER_CLOCK_SKEW_MS_MAX / 1000
+        ));
     }
     Ok(())
 }
@@ -344,7 +348,8 @@ mod tests {
             change(&mut b.identity);
             meet(local("a", None), b, 100)
         };
-        let cases: [(fn(&mut Identity), &str); 5] = [
+        type Change = fn(&mut Identity);
+        let cases: [(Change, &str); 5] = [
             (|b| b.buckets = 5, "--buckets 5"),
             (|b| b.redundancy = 1, "--redundancy"),
             (|b| b.cluster = "other".into(), "cluster"),

@@ -13,8 +13,6 @@
 //! After Dynamo (SOSP'07, 4.6) and the lessons of Cassandra and ScyllaDB: a hint has a version, a window that flapping does not
 //! renew, and a bound that no client feels.
 
-
-
 use std::collections::{HashMap, VecDeque};
 
 use crate::key::PARTITIONS_COUNT;

@@ -227,7 +227,17 @@ pub fn write(
 ) {
     let start = output.bytes.len();
     let value_bytes = if let Value::Dropped { .. } = value { 0 } else { value.len() };
-    let mut head = Head { meta_bytes: 0, value_bytes, kind, flags, hops, id, sent_ms: stamp.sent_ms, clock: stamp.clock, fence: stamp.fence };
+    let mut head = Head {
+        meta_bytes: 0,
+        value_bytes,
+        kind,
+        flags,
+        hops,
+        id,
+        sent_ms: stamp.sent_ms,
+        clock: stamp.clock,
+        fence: stamp.fence,
+    };
     head.write(&mut output.bytes);
     meta(&mut output.bytes);
     head.meta_bytes = output.bytes.len() - start - HEAD_BYTES;
@@ -568,13 +578,40 @@ mod tests {
         let exptime = Some(Exptime(-1));
         vec![
             Verb::Get(Get::default()),
-            Verb::Get(Get { touch: exptime, vivify: Some(Exptime(5)), recache_s: Some(30), cas_new: Some(9), meta: true, ..Get::default() }),
+            Verb::Get(Get {
+                touch: exptime,
+                vivify: Some(Exptime(5)),
+                recache_s: Some(30),
+                cas_new: Some(9),
+                meta: true,
+                ..Get::default()
+            }),
             Verb::Get(Get { peek: true, remaining_before: true, recache_before: true, ..Get::default() }),
             Verb::Store(Store { mode: StoreMode::Prepend, client_flags: 7, exptime: Exptime(100), ..Store::default() }),
-            Verb::Store(Store { compare: Some(3), cas_new: Some(4), invalidate: true, vivify: exptime, remove_on_failure: true, ..Store::default() }),
+            Verb::Store(Store {
+                compare: Some(3),
+                cas_new: Some(4),
+                invalidate: true,
+                vivify: exptime,
+                remove_on_failure: true,
+                ..Store::default()
+            }),
             Verb::Delete(Delete { compare: Some(0), cas_new: Some(2), invalidate: true, touch: exptime, drop_value: true }),
-            Verb::Arithmetic(Arithmetic { delta: u64::MAX, decrement: true, initial: 5, vivify: exptime, ..Arithmetic::default() }),
-            Verb::Arithmetic(Arithmetic { compare: Some(1), cas_new: Some(2), touch: exptime, meta: true, remaining_before: true, ..Arithmetic::default() }),
+            Verb::Arithmetic(Arithmetic {
+                delta: u64::MAX,
+                decrement: true,
+                initial: 5,
+                vivify: exptime,
+                ..Arithmetic::default()
+            }),
+            Verb::Arithmetic(Arithmetic {
+                compare: Some(1),
+                cas_new: Some(2),
+                touch: exptime,
+                meta: true,
+                remaining_before: true,
+                ..Arithmetic::default()
+            }),
             Verb::Touch(Exptime(77)),
             Verb::Inspect,
         ]
@@ -588,7 +625,10 @@ mod tests {
             write_execute(&command, [1, 2, 3, 4, 5, 6, 7, 8], b"v t Oabc", &mut meta);
             let read = read_execute(&meta, Value::Bytes(b"value")).unwrap();
             assert_eq!(read.command.verb, verb);
-            assert_eq!((read.command.key.bytes, read.words, read.framing), (&b"some key"[..], &b"v t Oabc"[..], [1, 2, 3, 4, 5, 6, 7, 8]));
+            assert_eq!(
+                (read.command.key.bytes, read.words, read.framing),
+                (&b"some key"[..], &b"v t Oabc"[..], [1, 2, 3, 4, 5, 6, 7, 8])
+            );
             for end in 0..meta.len() {
                 assert!(read_execute(&meta[..end], Value::EMPTY).is_err(), "{verb:?} cut at {end}");
             }

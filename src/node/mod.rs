@@ -38,8 +38,8 @@ use crate::runtime::clock::Clock;
 use crate::runtime::context::{ControlRequest, CoreState, Links, Shared};
 use crate::runtime::core::{Parts, ToCore};
 use crate::runtime::listener::Listener;
-use crate::runtime::{self, CoreOptions, Engine};
 use crate::runtime::nodes::Resolve;
+use crate::runtime::{self, CoreOptions, Engine};
 use crate::shard::{Ringed, Routes, Shard, ShardId};
 
 /// Version that `version` and `stats` tell: what clients compare is memcached's, the rest is ours.
@@ -78,7 +78,8 @@ impl Node {
         let plan = ring::plan(&options)?;
         if plan.is_some() && engine == Engine::Streams {
             return Err(StartError(
-                "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --engine at auto.".into(),
+                "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --engine at auto."
+                    .into(),
             ));
         }
         let handoff_bytes = plan.as_ref().map_or(0, |plan| plan.handoff_bytes);
@@ -113,7 +114,10 @@ impl Node {
         process::write_port_file(&options);
         let complaints = complaints(&options);
         let memory = Memory { arena, reserve_bytes };
-        let control = start_control(requests, Control::new(cores.clone(), memory, options, plan.map(|plan| plan.view), complaints.len()))?;
+        let control = start_control(
+            requests,
+            Control::new(cores.clone(), memory, options, plan.map(|plan| plan.view), complaints.len()),
+        )?;
         Ok(Self { cores, threads, control: Some(control), listening, complaints })
     }
 
@@ -221,9 +225,7 @@ impl Starter<'_> {
         let (plan, resolver) = (self.plan.cloned(), self.resolver.clone());
         move || Parts {
             shard: Shard {
-                ring: plan
-                    .as_ref()
-                    .map(|plan| Box::new(Ringed::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
+                ring: plan.as_ref().map(|plan| Box::new(Ringed::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
                 ..Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone()))
             },
             peer_setup: plan.map(|plan| plan.setup),

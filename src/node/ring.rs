@@ -25,10 +25,10 @@ use crate::ring::{NodeId, NodeIndex};
 use crate::runtime::core::{Core, ToCore};
 use crate::runtime::nodes::Resolve;
 use crate::runtime::peer::{PeerSetup, value_bytes_max};
+use crate::shard::RingOptions;
 use crate::shard::coordinator;
 use crate::shard::peers::State;
 use crate::shard::ringed::Figures;
-use crate::shard::RingOptions;
 
 /// What every core of a ring node is given.
 #[derive(Clone)]
@@ -114,7 +114,8 @@ fn entries(options: &Options) -> Result<(Vec<Entry>, NodeId), StartError> {
     for node in &options.ringnodes {
         let is_me = node.address == mine || (options.node_id.is_some() && node.id == options.node_id);
         let configured = node.id.clone().unwrap_or_else(|| node.address.clone());
-        let mut entry = Entry { id: id(&configured)?, address: node.address.clone(), weight: node.weight, zone: node.zone.clone() };
+        let mut entry =
+            Entry { id: id(&configured)?, address: node.address.clone(), weight: node.weight, zone: node.zone.clone() };
         if is_me {
             if let Some(own) = &options.node_id
                 && node.id.as_ref().is_some_and(|listed| listed != own)
@@ -229,11 +230,21 @@ struct Told {
     hint_bytes: usize,
     calm: bool,
     figures: Figures,
-    /// Per node: links up, links that are away, requests under way, boot, view, cores, trouble.
-    nodes: Vec<(u32, u32, u32, u64, Option<u16>, String)>,
+    nodes: Vec<ToldNode>,
     operations: usize,
     sent: u64,
     lost: u64,
+}
+
+/// What one core tells of another node.
+#[derive(Clone, Default)]
+struct ToldNode {
+    up: u32,
+    away: u32,
+    waiting: u32,
+    view: u64,
+    cores: Option<u16>,
+    trouble: String,
 }
 
 fn tell(core: &mut Core) -> Option<Told> {
@@ -243,15 +254,15 @@ fn tell(core: &mut Core) -> Option<Told> {
     let mut nodes: Vec<_> = (0..count as u16)
         .map(|index| {
             let node = ring.peers.node(NodeIndex(index));
-            (0, 0, 0, node.view, node.cores, node.trouble.clone())
+            ToldNode { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..ToldNode::default() }
         })
         .collect();
     for link in ring.peers.links() {
         let link = ring.peers.link(link);
         let node = &mut nodes[usize::from(link.node.0)];
-        node.0 += u32::from(link.state == State::Up);
-        node.1 += u32::from(matches!(link.state, State::Down(_) | State::Probing(_)));
-        node.2 += link.outstanding;
+        node.up += u32::from(link.state == State::Up);
+        node.away += u32::from(matches!(link.state, State::Down(_) | State::Probing(_)));
+        node.waiting += link.outstanding;
     }
     Some(Told {
         accounts: (0..count).map(|node| ring.hints.target(node).account).collect(),
@@ -293,8 +304,8 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
     let told: Vec<Told> = cores.ask(tell).into_iter().flatten().collect();
     let mut lines = Lines::new();
     for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
-        let sum = |part: fn(&(u32, u32, u32, u64, Option<u16>, String)) -> u32| told.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
-        let (up, away, waiting) = (sum(|node| node.0), sum(|node| node.1), sum(|node| node.2));
+        let sum = |part: fn(&ToldNode) -> u32| told.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
+        let (up, away, waiting) = (sum(|node| node.up), sum(|node| node.away), sum(|node| node.waiting));
         let state = match (up, away) {
             (0, 0) => "not needed yet",
             (0, _) => "away",
@@ -307,14 +318,15 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
         put("links_up", up.to_string());
         put("links_away", away.to_string());
         put("requests_waiting", waiting.to_string());
-        let known = told.iter().map(|core| &core.nodes[index]).find(|node| node.4.is_some());
-        put("cores", known.and_then(|node| node.4).map_or("unknown".into(), |cores| cores.to_string()));
-        let same = known.map_or("unknown", |known| if known.3 == view.ring.view().0 { "yes" } else { "no" });
+        let known = told.iter().map(|core| &core.nodes[index]).find(|node| node.cores.is_some());
+        put("cores", known.and_then(|node| node.cores).map_or("unknown".into(), |cores| cores.to_string()));
+        let same = known.map_or("unknown", |known| if known.view == view.ring.view().0 { "yes" } else { "no" });
         put("same_view", same.into());
-        let trouble = told.iter().map(|core| &core.nodes[index].5).find(|trouble| !trouble.is_empty());
+        let trouble = told.iter().map(|core| &core.nodes[index].trouble).find(|trouble| !trouble.is_empty());
         put("trouble", trouble.map_or("none".into(), |trouble| trouble.clone()));
     }
-    let mut sum = |name: &str, part: fn(&Told) -> u64| lines.push((name.into(), told.iter().map(part).sum::<u64>().to_string()));
+    let mut sum =
+        |name: &str, part: fn(&Told) -> u64| lines.push((name.into(), told.iter().map(part).sum::<u64>().to_string()));
     sum("commands_forwarded", |core| core.figures.forwarded);
     sum("commands_served", |core| core.figures.served);
     sum("copies_sent", |core| core.figures.copies_sent);
@@ -397,11 +409,16 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
     lines.push(("partition".into(), view.ring.partition(bucket).to_string()));
     lines.push(("core_here".into(), own_core.0.to_string()));
     for (rank, &owner) in owners.iter().enumerate() {
-        let state = if owner == view.me { "here" } else if away.contains(&owner) { "away" } else { "there" };
+        let state = if owner == view.me {
+            "here"
+        } else if away.contains(&owner) {
+            "away"
+        } else {
+            "there"
+        };
         lines.push((format!("owner_{rank}"), format!("{} ({state})", id(owner))));
     }
     let server = view.ring.ranking(bucket).find(|node| *node == view.me || !away.contains(node));
     lines.push(("served_by".into(), server.map_or("nobody".into(), id)));
     lines
 }
-

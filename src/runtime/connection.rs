@@ -22,11 +22,11 @@ use super::peer::Peer;
 use super::replies::Replies;
 use crate::arena::Body;
 use crate::buffer::Buffer;
+use crate::cluster::handshake::MAGIC;
 use crate::command::{Command, Control, Error, Reply};
 use crate::key::Key;
 use crate::limits;
 use crate::protocol::{self, Framing, Session, Step};
-use crate::cluster::handshake::MAGIC;
 use crate::shard::{Origin, Place, Shard, ShardId};
 use crate::time::Instant;
 

@@ -211,7 +211,8 @@ impl Core {
                     None => self.place(ticket, ReplyBytes::Inline(inline)),
                 },
                 Origin::Core(core, ticket) => {
-                    let mut reply = carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
+                    let mut reply =
+                        carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
                     if !self.nodes.late.is_empty() || !self.context.links.reply(core, ticket, &mut reply) {
                         self.nodes.late.push_back((core, ticket, reply));
                     }
@@ -222,7 +223,8 @@ impl Core {
                         continue;
                     }
                     let Some(peer) = connection.peer() else { continue };
-                    let mut reply = carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
+                    let mut reply =
+                        carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
                     peer.answer(|output| match request.id {
                         RAW_ID => output.append(&mut reply),
                         id => wire::write_reply(output, id, stamp, &mut reply),

@@ -213,7 +213,12 @@ impl Peer {
     /// Two views are no error: nodes may be configured one after the other.
     fn warn_of_view(&self, identity: &Identity, setup: &PeerSetup) {
         if identity.view != setup.identity.view {
-            log::debug!("{} has another list of nodes than this one (view {:x}, here {:x})", identity.id, identity.view, setup.identity.view);
+            log::debug!(
+                "{} has another list of nodes than this one (view {:x}, here {:x})",
+                identity.id,
+                identity.view,
+                setup.identity.view
+            );
         }
     }
 

@@ -515,7 +515,9 @@ impl Desk<'_> {
     /// The answer goes out; the request lives on if something of it is still under way.
     fn answer(&mut self, key: OpKey) {
         let ring = &mut *self.ring;
-        let Some(op) = ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial && !op.answered) else { return };
+        let Some(op) = ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial && !op.answered) else {
+            return;
+        };
         op.answered = true;
         ring.outbox.put(op.origin, &mut op.reply);
     }

@@ -425,7 +425,9 @@ impl<T> Peers<T> {
     /// Links that are overdue: silent, or not made in time. Their sockets are to be closed, and `down` called.
     pub fn overdue(&mut self, now_ms: u64) -> ArrayVec<LinkId, 16> {
         let is_overdue = |link: &Link| match link.state {
-            State::Connecting(since_ms) | State::Probing(since_ms) => now_ms - since_ms.min(now_ms) > limits::PEER_CONNECT_MS_MAX,
+            State::Connecting(since_ms) | State::Probing(since_ms) => {
+                now_ms - since_ms.min(now_ms) > limits::PEER_CONNECT_MS_MAX
+            }
             State::Up => link.outstanding > 0 && now_ms - link.heard_ms.min(now_ms) > limits::PEER_SILENCE_MS_MAX,
             State::Idle | State::Down(_) => false,
         };

@@ -109,7 +109,10 @@ impl Desk<'_> {
             self.refuse(from, output);
             return Ok(());
         }
-        if self.ring.options.mistake == Some(Mistake::HintWithoutVersion) && put.missing.is_empty() && frame.head.hops == REPLAYED {
+        if self.ring.options.mistake == Some(Mistake::HintWithoutVersion)
+            && put.missing.is_empty()
+            && frame.head.hops == REPLAYED
+        {
             put.replica.version = self.engine.new_version(self.now);
         }
         let done = match self.engine.merge_past(&put.replica, self.now, put.exempt) {

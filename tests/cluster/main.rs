@@ -141,7 +141,8 @@ fn a_node_that_stood_still_catches_up() {
     let mut errors = 0;
     for round in 0.. {
         for (number, key) in old.iter().enumerate() {
-            let told = clients[number % 2].line(&format!("set {key} 0 0 {}\r\n{key}={round}\r\n", format!("{key}={round}").len()));
+            let told =
+                clients[number % 2].line(&format!("set {key} 0 0 {}\r\n{key}={round}\r\n", format!("{key}={round}").len()));
             errors += usize::from(told != "STORED");
         }
         if Instant::now() > end {
@@ -178,7 +179,8 @@ fn with_one_copy_writes_for_an_absent_node_go_home() {
     let keys: Vec<String> = (0..400).map(|number| format!("c{number}")).collect();
     let mut client = ring.connect(0);
     keys.iter().for_each(|key| assert_eq!(client.set(key), "STORED"));
-    let own: Vec<String> = keys.iter().filter(|key| client.stat(&format!("where {key}"), "served_by") == ring.id(2)).cloned().collect();
+    let own: Vec<String> =
+        keys.iter().filter(|key| client.stat(&format!("where {key}"), "served_by") == ring.id(2)).cloned().collect();
     assert!(own.len() > 80, "{}", own.len());
     ring.signal(2, libc::SIGSTOP);
     // The first requests find out.

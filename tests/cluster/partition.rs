@@ -21,7 +21,11 @@ struct Net {
 
 fn ip(words: &str) -> Result<(), String> {
     let output = Command::new("ip").args(words.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim())) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
 }
 
 impl Net {
@@ -50,11 +54,27 @@ impl Net {
     fn start(&mut self, node: usize) -> Result<(), String> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name(node), env!("CARGO_BIN_EXE_pbcache")]);
-        command.args(["--cores", "1", "--memory_size", "32", "--redundancy", "2", "--ip", &address(node), "--port", &PORT.to_string()]);
+        command.args([
+            "--cores",
+            "1",
+            "--memory_size",
+            "32",
+            "--redundancy",
+            "2",
+            "--ip",
+            &address(node),
+            "--port",
+            &PORT.to_string(),
+        ]);
         for other in 0..self.nodes {
             command.args(["--ringnode", &format!("{}:{PORT}", address(other))]);
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|error| error.to_string())?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).map_err(|error| error.to_string())?;
         self.children.push(child);
@@ -70,7 +90,18 @@ impl Net {
     fn say(&self, node: usize, text: &str, seconds: u32) -> String {
         let script = "exec 3<>/dev/tcp/$0/$1; cat >&3; cat <&3";
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name(node), "timeout", &seconds.to_string(), "bash", "-c", script, &address(node), &PORT.to_string()]);
+        command.args([
+            "netns",
+            "exec",
+            &self.name(node),
+            "timeout",
+            &seconds.to_string(),
+            "bash",
+            "-c",
+            script,
+            &address(node),
+            &PORT.to_string(),
+        ]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(format!("{text}quit\r\n").as_bytes()).unwrap();
         String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
@@ -103,7 +134,11 @@ fn both_sides_of_a_silent_partition_go_on_and_agree_afterwards() {
     for node in 0..3 {
         net.start(node).unwrap();
     }
-    let sets = |tag: &str| (0..30).map(|number| format!("set k{number} 0 0 {}\r\n{tag}{number}\r\n", format!("{tag}{number}").len())).collect::<String>();
+    let sets = |tag: &str| {
+        (0..30)
+            .map(|number| format!("set k{number} 0 0 {}\r\n{tag}{number}\r\n", format!("{tag}{number}").len()))
+            .collect::<String>()
+    };
     let gets: String = (0..30).map(|number| format!("get k{number}\r\n")).collect();
     let count = |answer: &str, part: &str| answer.matches(part).count();
     assert_eq!(count(&net.say(0, &sets("a"), 10), "STORED"), 30);

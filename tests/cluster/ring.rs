@@ -31,7 +31,11 @@ pub fn value_of(key: &str) -> String {
 pub fn addresses(nodes: usize) -> Vec<String> {
     let ring = RINGS.fetch_add(1, Ordering::Relaxed);
     let process = std::process::id();
-    (0..nodes).map(|node| format!("127.{}.{}.{}", 64 + process % 128, process / 128 % 200 + ring % 50, 1 + node + 10 * (ring as usize % 20))).collect()
+    (0..nodes)
+        .map(|node| {
+            format!("127.{}.{}.{}", 64 + process % 128, process / 128 % 200 + ring % 50, 1 + node + 10 * (ring as usize % 20))
+        })
+        .collect()
 }
 
 /// Starts the program and waits for the line that says that it listens; without one, what it says instead.
@@ -96,7 +100,13 @@ impl Ring {
         for &node in nodes {
             let mut client = self.connect(node);
             let missing: Vec<&String> = keys.iter().filter(|key| client.get(key) != Some(value_of(key))).collect();
-            assert!(missing.is_empty(), "node {node} lacks {} of {} keys: {:?}", missing.len(), keys.len(), &missing[..missing.len().min(5)]);
+            assert!(
+                missing.is_empty(),
+                "node {node} lacks {} of {} keys: {:?}",
+                missing.len(),
+                keys.len(),
+                &missing[..missing.len().min(5)]
+            );
         }
     }
 }

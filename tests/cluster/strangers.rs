@@ -13,7 +13,8 @@ fn trouble(first: &[&str], second: &[&str]) -> String {
         addresses.iter().for_each(|address| all.extend(["--ringnode".into(), format!("{address}:{PORT}")]));
         all
     };
-    let mut children = [ring::start(&addresses[0], &options(first)).unwrap(), ring::start(&addresses[1], &options(second)).unwrap()];
+    let mut children =
+        [ring::start(&addresses[0], &options(first)).unwrap(), ring::start(&addresses[1], &options(second)).unwrap()];
     let mut client = Client::new(TcpStream::connect(format!("{}:{PORT}", addresses[0])).unwrap());
     // Whoever owns it: this node must ask the other one, and goes on alone.
     let answer = client.set("key");

@@ -123,8 +123,9 @@ impl Clients {
     }
 
     fn ask(&mut self, world: &mut World, client: usize) {
-        let alive: Vec<usize> =
-            (0..world.nodes.len()).filter(|&node| world.nodes[node].alive && world.nodes[node].paused_until <= world.now).collect();
+        let alive: Vec<usize> = (0..world.nodes.len())
+            .filter(|&node| world.nodes[node].alive && world.nodes[node].paused_until <= world.now)
+            .collect();
         if alive.is_empty() {
             return;
         }

@@ -114,7 +114,11 @@ fn nothing_flushed_returns(world: &mut World, clients: &Clients, broken: &mut Ve
     for node in 0..world.nodes.len() {
         for core in &world.nodes[node].cores {
             if core.engine.fence() < clients.flushed {
-                broken.push(format!("flush-stays: node {node} has the fence {}, acknowledged {}", core.engine.fence(), clients.flushed));
+                broken.push(format!(
+                    "flush-stays: node {node} has the fence {}, acknowledged {}",
+                    core.engine.fence(),
+                    clients.flushed
+                ));
             }
         }
     }
@@ -162,11 +166,14 @@ fn versions_rise(clients: &Clients, broken: &mut Vec<String>) {
 /// `counts-linear`: within a calm period no number of a counter is given twice, and later ones are greater.
 fn counts_are_linear(clients: &Clients, evicts: bool, broken: &mut Vec<String>) {
     let flushed = |from: u64, to: u64| {
-        clients.history.iter().any(|record| {
-            record.asked == Asked::Flush && record.begun <= to && record.ended.is_none_or(|ended| ended >= from)
-        })
+        clients
+            .history
+            .iter()
+            .any(|record| record.asked == Asked::Flush && record.begun <= to && record.ended.is_none_or(|ended| ended >= from))
     };
-    let mut counts: BTreeMap<(u32, &str), Vec<(u64, u64, u64)>> = BTreeMap::new();
+    // By period and counter: begun, ended, number.
+    type Counts<'a> = BTreeMap<(u32, &'a str), Vec<(u64, u64, u64)>>;
+    let mut counts: Counts<'_> = BTreeMap::new();
     for record in &clients.history {
         if let (Some(calm), Some(Told::Number(number)), Some(ended)) = (record.calm, &record.told, record.ended) {
             counts.entry((calm, &record.key)).or_default().push((record.begun, ended, *number));
@@ -203,7 +210,10 @@ fn errors_are_rare(clients: &Clients, broken: &mut Vec<String>) {
         if record.calm.is_some()
             && let Some(Told::Failed(text)) = &record.told
         {
-            broken.push(format!("no-errors: {:?} of {} at {} was answered with {text:?}", record.asked, record.key, record.begun));
+            broken.push(format!(
+                "no-errors: {:?} of {} at {} was answered with {text:?}",
+                record.asked, record.key, record.begun
+            ));
         }
     }
 }

@@ -24,7 +24,7 @@ const SEEDS_COUNT: u64 = 1000;
 pub struct Random(u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,14 +33,14 @@ impl Random {
     }
 
     pub fn below(&mut self, end: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(end)) >> 64) as u64
     }
 }
 
 /// The run that a seed stands for.
 fn plan(seed: u64) -> (Plan, bool) {
     let mut random = Random(seed);
-    let nodes = 3 + random.below(if seed % 10 == 0 { 7 } else { 3 }) as usize;
+    let nodes = 3 + random.below(if seed.is_multiple_of(10) { 7 } else { 3 }) as usize;
     let redundancy = 1 + random.below(3) as usize;
     let evicts = random.below(5) == 0;
     let plan = Plan {
@@ -69,7 +69,7 @@ fn run(seed: u64, change: impl FnOnce(&mut Plan)) -> Vec<String> {
     let mut world = World::new(plan, seed);
     let value_bytes = if evicts { 3000 } else { 20 };
     let keys = if evicts { 400 } else { 30 };
-    let mut clients = Clients::new(4, keys, value_bytes, seed % 3 == 0);
+    let mut clients = Clients::new(4, keys, value_bytes, seed.is_multiple_of(3));
     (0..clients.clients.len()).for_each(|client| world.wake_client(client, 10 + client as u64));
     let mut calm = 0;
     for episode in 0..3 {
@@ -153,7 +153,7 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
             clients.steady = true;
             advance(world, clients, end + 500);
         }
-        0 | 1 | 2 => {
+        0..=2 => {
             clients.steady = false;
             world.nodes[victim].paused_until = end;
             advance(world, clients, end);

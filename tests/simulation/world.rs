@@ -184,7 +184,7 @@ impl World {
             shard
         };
         let shards = (0..cores).map(core).collect();
-        let boot = self.random.next() | 1;
+        let boot = self.random.draw() | 1;
         Node { cores: shards, alive: true, paused_until: 0, boot, skew_ms: self.plan.skew_ms[node], view }
     }
 
@@ -329,7 +329,13 @@ impl World {
                 let head = protocol::Head::from_bytes(&execute.framing).unwrap();
                 if let Origin::Connection(ticket) = origin {
                     let origin = Origin::Core(ShardId(core as u16), ticket);
-                    self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
+                    self.execute(
+                        node,
+                        usize::from(target.0),
+                        origin,
+                        &execute.command,
+                        &Framing { head, words: execute.words },
+                    );
                 }
             }
         }
@@ -549,7 +555,7 @@ impl World {
 
     /// A node that died starts again, empty.
     pub fn restart(&mut self, node: usize) {
-        let seed = self.random.next();
+        let seed = self.random.draw();
         let skew_ms = self.nodes[node].skew_ms;
         self.nodes[node] = self.make(node, seed);
         self.nodes[node].skew_ms = skew_ms;
@@ -590,8 +596,9 @@ impl World {
                 }
                 if !ring.peers.is_calm(self.now + 1000) {
                     let links = ring.peers.links().map(|link| ring.peers.link(link));
-                    let states: Vec<String> =
-                        links.map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding)).collect();
+                    let states: Vec<String> = links
+                        .map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding))
+                        .collect();
                     reasons.push(format!("{index}.{core} is not calm: {}", states.join(", ")));
                 }
                 if ring.operations() > 0 || ring.is_dropping() {
