@@ -13,16 +13,16 @@
 //! whatever it believes. A command that may have been executed by a node that went away is not executed again if that could
 //! count it twice.
 //!
-//! Lives here: the life of one request. Not here: requests of others (`serve`), what is sent later (`handoff`), links (`peers`).
+//! Lives here: the life of one request. Not here: requests of others (`serve`), what is sent later (`handoff`), flushes (`flush`), links (`peers`).
 //! After Dynamo (SOSP'07, 4.5 and 4.6), with one coordinator a key: the first of its ranking that is there.
 
 use arrayvec::ArrayVec;
 
 use super::peers::{LinkId, Reach};
-use super::ringed::{Ack, Desk, Mistake, Origin, OwnedValue};
+use super::ringed::{Desk, Mistake, Origin, OwnedValue};
 use super::{Place, ShardId};
 use crate::buffer::Buffer;
-use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Frame, Garbled, Kind};
 use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
 use crate::engine::Merge;
 use crate::key::Key;
@@ -31,14 +31,14 @@ use crate::protocol::{self, Framing, Head};
 use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 
 /// Nodes that are asked for one key at most.
-const CONSULTED_MAX: usize = 32;
+pub(super) const CONSULTED_MAX: usize = 32;
 /// Emptied vectors kept.
 const SPARE_MAX: usize = 256;
 
 /// Names a request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpKey {
-    index: u32,
+    pub(super) index: u32,
     serial: u32,
 }
 
@@ -85,33 +85,33 @@ pub struct Op {
     serial: u32,
     origin: Origin,
     hops: u8,
-    hash: u64,
+    pub(super) hash: u64,
     /// The command as it travels.
     meta: Vec<u8>,
     value: OwnedValue,
     started_ms: u64,
     /// Responses awaited.
-    awaiting: u32,
-    phase: Phase,
+    pub(super) awaiting: u32,
+    pub(super) phase: Phase,
     consulted: bool,
-    conflicts: u8,
+    pub(super) conflicts: u8,
     /// Version of what the command wrote.
-    version: u64,
+    pub(super) version: u64,
     /// The answer, once the command has been executed.
-    reply: Buffer,
+    pub(super) reply: Buffer,
     answered: bool,
     /// Nodes that failed to take a copy.
-    failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
+    pub(super) failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
     /// Nodes that have the copy.
-    placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    pub(super) placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
     /// Owners that lack it.
-    missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    pub(super) missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
     /// What nodes had when they were asked.
     found: ArrayVec<(NodeIndex, u64), CONSULTED_MAX>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Not begun, or to begin again.
     New,
     /// Another node has it.
@@ -185,7 +185,15 @@ impl Desk<'_> {
         true
     }
 
-    fn insert(&mut self, origin: Origin, hops: u8, hash: u64, meta: Vec<u8>, value: OwnedValue, phase: Phase) -> OpKey {
+    pub(super) fn insert(
+        &mut self,
+        origin: Origin,
+        hops: u8,
+        hash: u64,
+        meta: Vec<u8>,
+        value: OwnedValue,
+        phase: Phase,
+    ) -> OpKey {
         self.ring.serial = self.ring.serial.wrapping_add(1);
         let serial = self.ring.serial;
         let index = self.ring.ops.insert(Op {
@@ -211,7 +219,7 @@ impl Desk<'_> {
         OpKey { index: index as u32, serial }
     }
 
-    fn op(&mut self, key: OpKey) -> Option<&mut Op> {
+    pub(super) fn op(&mut self, key: OpKey) -> Option<&mut Op> {
         self.ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial)
     }
 
@@ -331,7 +339,7 @@ impl Desk<'_> {
         Some(asked)
     }
 
-    fn fetch(&mut self, link: LinkId, command: &Command<'_>, what: What) {
+    pub(super) fn fetch(&mut self, link: LinkId, command: &Command<'_>, what: What) {
         let (stamp, ms) = (self.stamp(), self.ms);
         self.ring.figures.consulted += 1;
         let peers = &mut self.ring.peers;
@@ -341,7 +349,7 @@ impl Desk<'_> {
     }
 
     /// Executes the command on what is here.
-    fn run(&mut self, key: OpKey) {
+    pub(super) fn run(&mut self, key: OpKey) {
         let (meta, value) = self.lend(key);
         let outcome = match wire::read_execute(&meta, value.as_value()) {
             Ok(execute) => self.execute(key, &execute),
@@ -421,99 +429,8 @@ impl Desk<'_> {
         }
     }
 
-    /// Sends what the command wrote to the nodes that are to have it and do not.
-    fn copy(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let (hash, failed, before) = (op.hash, op.failed.clone(), op.missing.len());
-        let (chosen, missing) = self.choose(hash, &failed);
-        let (meta, value) = self.lend(key);
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
-            // Who has a copy already hears of the owners that have gone since.
-            if missing.len() != before {
-                self.ring.ops[key.index as usize].placed.clear();
-            }
-            self.ring.ops[key.index as usize].missing = missing.clone();
-            self.hint(&execute.command, key, &missing);
-            for (node, link) in chosen {
-                if !self.ring.ops[key.index as usize].placed.contains(&node) {
-                    self.put(key, node, link, &execute.command, &missing);
-                }
-            }
-        }
-        self.give_back(key, meta, value);
-        let early = self.ring.options.ack == Ack::One || self.ring.options.mistake == Some(Mistake::AckBeforeCopies);
-        let Some(op) = self.op(key) else { return };
-        op.phase = Phase::Copying;
-        if op.awaiting == 0 {
-            self.finish(key);
-        } else if early {
-            self.answer(key);
-        }
-    }
-
-    /// The nodes besides this one that are to have a copy, and the owners that cannot.
-    fn choose(
-        &mut self,
-        hash: u64,
-        failed: &[NodeIndex],
-    ) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
-        let (view, bucket, buckets) = (self.ring.view.clone(), self.bucket_of(hash), self.buckets());
-        let owners = self.ring.cache.owners_of(&view.ring, bucket);
-        let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
-        // This node has one whether or not its place in the ranking asks for it.
-        let wanted = view.ring.redundancy() - 1;
-        for node in view.ring.ranking(bucket).filter(|&node| node != view.me) {
-            let reach = match failed.contains(&node) {
-                true => Reach::Away,
-                false => self.ring.peers.reach(node, hash, buckets, self.ms),
-            };
-            match reach {
-                Reach::There(link) if chosen.len() < wanted || owners.contains(&node) => _ = chosen.try_push((node, link)),
-                Reach::There(_) => {}
-                Reach::Away | Reach::Unknown if owners.contains(&node) => missing.push(node),
-                Reach::Away | Reach::Unknown => {}
-            }
-            if chosen.len() >= wanted && owners.iter().all(|owner| *owner == view.me || seen(*owner, &chosen, &missing)) {
-                break;
-            }
-        }
-        (chosen, missing)
-    }
-
-    /// Keeps hints for owners that lack what was written.
-    fn hint(&mut self, command: &Command<'_>, key: OpKey, missing: &[NodeIndex]) {
-        if self.ring.options.mistake == Some(Mistake::NoHints) {
-            return;
-        }
-        let (version, partition) = (self.ring.ops[key.index as usize].version, self.partition_of(command.key.hash));
-        let (hints, now) = (&mut self.ring.hints, self.now);
-        with_plain_key(command, |key| {
-            missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
-        });
-    }
-
-    fn put(&mut self, op: OpKey, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
-        let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
-        let view = &self.ring.view;
-        let tags: ArrayVec<u64, REDUNDANCY_MAX> = match self.ring.options.mistake {
-            Some(Mistake::NoHints) => ArrayVec::new(),
-            _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].tag).collect(),
-        };
-        let (peers, engine, figures) = (&mut self.ring.peers, &mut *self.engine, &mut self.ring.figures);
-        let sent = with_plain_key(command, |key| {
-            // It may have been evicted since; then there is nothing to copy, and a hint says so.
-            let Some(replica) = engine.copy_of(key, now) else { return false };
-            figures.copies_sent += 1;
-            peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Copy(op, node), ms, |output| {
-                wire::write_replica(&replica, false, &tags, output);
-            });
-            true
-        });
-        self.ring.ops[op.index as usize].awaiting += u32::from(sent);
-    }
-
     /// The answer goes out; the request lives on if something of it is still under way.
-    fn answer(&mut self, key: OpKey) {
+    pub(super) fn answer(&mut self, key: OpKey) {
         let ring = &mut *self.ring;
         let Some(op) = ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial && !op.answered) else {
             return;
@@ -522,7 +439,7 @@ impl Desk<'_> {
         ring.outbox.put(op.origin, &mut op.reply);
     }
 
-    fn finish(&mut self, key: OpKey) {
+    pub(super) fn finish(&mut self, key: OpKey) {
         self.answer(key);
         self.leave(key);
         if self.op(key).is_some() {
@@ -546,7 +463,7 @@ impl Desk<'_> {
         self.give_back(key, meta, value);
     }
 
-    fn keep(&mut self, mut meta: Vec<u8>) {
+    pub(super) fn keep(&mut self, mut meta: Vec<u8>) {
         if self.ring.spare.len() < SPARE_MAX {
             meta.clear();
             self.ring.spare.push(meta);
@@ -569,14 +486,14 @@ impl Desk<'_> {
         self.finish(key);
     }
 
-    fn lend(&mut self, key: OpKey) -> (Vec<u8>, OwnedValue) {
+    pub(super) fn lend(&mut self, key: OpKey) -> (Vec<u8>, OwnedValue) {
         match self.op(key) {
             Some(op) => (std::mem::take(&mut op.meta), std::mem::replace(&mut op.value, OwnedValue::Bytes(Vec::new()))),
             None => (Vec::new(), OwnedValue::Bytes(Vec::new())),
         }
     }
 
-    fn give_back(&mut self, key: OpKey, meta: Vec<u8>, value: OwnedValue) {
+    pub(super) fn give_back(&mut self, key: OpKey, meta: Vec<u8>, value: OwnedValue) {
         if let Some(op) = self.op(key) {
             (op.meta, op.value) = (meta, value);
         }
@@ -667,86 +584,6 @@ impl Desk<'_> {
         }
     }
 
-    fn copied(&mut self, key: OpKey, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
-        let done = match frame.head.kind {
-            Kind::PutDone => PutDone::read(frame.meta)?,
-            _ => PutDone::Busy,
-        };
-        let Some(op) = self.op(key) else { return Ok(()) };
-        op.awaiting = op.awaiting.saturating_sub(1);
-        let version = op.version;
-        match done {
-            PutDone::Taken => _ = op.placed.try_push(node),
-            PutDone::Kept(other) if other <= version => _ = op.placed.try_push(node),
-            PutDone::Kept(other) => return self.lost_to(key, node, other),
-            PutDone::Busy => return self.uncopied(key, node),
-        }
-        if op.awaiting == 0 {
-            self.finish(key);
-        }
-        Ok(())
-    }
-
-    /// A node could not take its copy.
-    fn uncopied(&mut self, key: OpKey, node: NodeIndex) -> Result<(), Garbled> {
-        let Some(op) = self.op(key) else { return Ok(()) };
-        let _ = op.failed.try_push(node);
-        if op.phase == Phase::Copying {
-            self.copy(key);
-        }
-        Ok(())
-    }
-
-    /// A node has something newer of this key than what the command wrote.
-    fn lost_to(&mut self, key: OpKey, node: NodeIndex, other: u64) -> Result<(), Garbled> {
-        self.engine.observe(other);
-        let (meta, value) = self.lend(key);
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
-            let command = &execute.command;
-            let mine = with_plain_key(command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version));
-            let reach = self.ring.peers.reach(node, command.key.hash, self.buckets(), self.ms);
-            let op = &mut self.ring.ops[key.index as usize];
-            let newer = mine < other && op.phase == Phase::Copying && op.conflicts < limits::PEER_CONFLICTS_MAX;
-            match reach {
-                Reach::There(link) if newer => {
-                    op.conflicts += 1;
-                    op.phase = Phase::Conflict;
-                    op.awaiting += 1;
-                    self.ring.figures.conflicts += 1;
-                    self.fetch(link, command, What::Consult(key, node));
-                }
-                // A later write of ours is there already.
-                _ => _ = op.placed.try_push(node),
-            }
-        }
-        self.give_back(key, meta, value);
-        if self.op(key).is_some_and(|op| op.awaiting == 0) {
-            self.finish(key);
-        }
-        Ok(())
-    }
-
-    /// What the command lost to is here now: it is executed on that. Where it lost to a fence, what it wrote gets a newer version.
-    fn start_again(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let version = op.version;
-        op.phase = Phase::New;
-        let (meta, value) = self.lend(key);
-        let mut renewed = false;
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
-            with_plain_key(&execute.command, |plain| {
-                let still_ours = self.engine.copy_of(plain, self.now).is_some_and(|replica| replica.version == version);
-                if let Some(version) = still_ours.then(|| self.engine.renew_key(plain, self.now)).flatten() {
-                    let op = &mut self.ring.ops[key.index as usize];
-                    (op.version, renewed) = (version, true);
-                    op.placed.clear();
-                }
-            });
-        }
-        self.give_back(key, meta, value);
-        if renewed { self.copy(key) } else { self.run(key) }
-    }
-
     /// Something that was under way over a link is lost. `sent`: it may have arrived.
     pub(super) fn lost(&mut self, what: What, sent: bool) {
         match what {
@@ -829,79 +666,6 @@ impl Desk<'_> {
         self.ring.parked.push(key);
     }
 
-    /// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
-    /// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
-    /// `least` is what the cores of this node have given so far.
-    pub fn flush_ring(&mut self, origin: Origin, least: u64) {
-        let version = least.max(self.engine.new_version(self.now)) + 1;
-        let key = self.insert(origin, 0, 0, Vec::new(), OwnedValue::Bytes(Vec::new()), Phase::Fencing { round: 1 });
-        if let Some(op) = self.op(key) {
-            op.version = version;
-        }
-        self.engine.raise_fence(version);
-        self.send_fences(key);
-    }
-
-    fn send_fences(&mut self, key: OpKey) {
-        // Every core of every node must hear of it: how many there are must be known.
-        if self.ring.peers.meet_all(self.ms) {
-            self.ring.parked.push(key);
-            return;
-        }
-        let (stamp, ms) = (self.stamp(), self.ms);
-        let version = self.ring.ops[key.index as usize].version;
-        let mut sent = 0;
-        for link in self.ring.peers.links() {
-            use super::peers::State;
-            if matches!(self.ring.peers.link(link).state, State::Down(_) | State::Probing(_)) {
-                continue;
-            }
-            sent += 1;
-            self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, What::Fence(key), ms, |output| {
-                output.extend_from_slice(&version.to_le_bytes());
-            });
-        }
-        self.ring.ops[key.index as usize].awaiting += sent;
-        if sent == 0 {
-            self.end_flush(key);
-        }
-    }
-
-    fn fenced(&mut self, key: OpKey, frame: &Frame<'_>) -> Result<(), Garbled> {
-        let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta)? } else { 0 };
-        if let Some(op) = self.op(key) {
-            op.version = op.version.max(seen);
-        }
-        self.unfenced(key);
-        Ok(())
-    }
-
-    fn unfenced(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        op.awaiting = op.awaiting.saturating_sub(1);
-        if op.awaiting > 0 {
-            return;
-        }
-        match op.phase {
-            Phase::Fencing { round: 1 } => {
-                op.phase = Phase::Fencing { round: 2 };
-                let version = op.version;
-                self.engine.raise_fence(version);
-                self.send_fences(key);
-            }
-            _ => self.end_flush(key),
-        }
-    }
-
-    /// The answer of a flush is its fence, for the other cores of this node.
-    fn end_flush(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let version = op.version;
-        op.reply.clear();
-        op.reply.put(&version.to_le_bytes());
-        self.finish(key);
-    }
-
     /// Takes note of what every frame says.
     ///
     /// # Errors
@@ -928,10 +692,6 @@ enum Outcome {
 /// The shard that a request of this core would go to, for `stats where`.
 pub fn core_of(hash: u64, buckets: u32, cores: u16) -> ShardId {
     ShardId(crate::key::core_of(crate::key::bucket_of(hash, buckets), buckets, cores))
-}
-
-fn seen(owner: NodeIndex, chosen: &[(NodeIndex, LinkId)], missing: &[NodeIndex]) -> bool {
-    missing.contains(&owner) || chosen.iter().any(|(node, _)| *node == owner)
 }
 
 /// Calls `with` with the key in plain bytes.

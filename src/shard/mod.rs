@@ -14,6 +14,8 @@ use crate::metrics::Counters;
 use crate::time::Instant;
 
 pub mod coordinator;
+mod copies;
+mod flush;
 pub mod handoff;
 pub mod peers;
 pub mod ringed;

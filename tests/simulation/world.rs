@@ -22,8 +22,10 @@ use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
 use pbcache::protocol::{self, Framing};
 use pbcache::ring::{NodeId, NodeIndex};
+use pbcache::shard::coordinator::OpKey;
 use pbcache::shard::handoff::RAW_ID;
 use pbcache::shard::peers::LinkId;
+use pbcache::shard::ringed::Finished;
 use pbcache::shard::{Ack, Desk, Mistake, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
 use pbcache::time::Instant;
 
@@ -297,47 +299,45 @@ impl World {
                     self.send(connection, false, output.flatten());
                 }
             }
-            for answer in finished {
-                let body = match answer.carried {
-                    Some(buffer) => buffer.flatten(),
-                    None => bytes[answer.bytes].to_vec(),
-                };
-                match answer.origin {
-                    Origin::Connection(ticket) | Origin::Core(_, ticket) => {
-                        self.answers.push((ticket.connection as usize, ticket.slot, body));
-                    }
-                    Origin::Peer(request) => {
-                        let mut output = Buffer::default();
-                        let mut reply = Buffer { bytes: body, bodies: Vec::new() };
-                        match request.id {
-                            RAW_ID => output.append(&mut reply),
-                            id => wire::write_reply(&mut output, id, stamp, &mut reply),
-                        }
-                        let connection = request.connection as usize;
-                        if self.connections[connection].generation == request.generation {
-                            self.send(connection, true, output.flatten());
-                        }
-                    }
-                    Origin::Control(_) | Origin::Nobody => {}
+            finished.into_iter().for_each(|answer| self.deliver(answer, &bytes, stamp));
+            to_cores.into_iter().for_each(|(target, key)| self.pass_on(node, core, target, key));
+        }
+    }
+
+    fn deliver(&mut self, answer: Finished, bytes: &[u8], stamp: Stamp) {
+        let body = match answer.carried {
+            Some(buffer) => buffer.flatten(),
+            None => bytes[answer.bytes].to_vec(),
+        };
+        match answer.origin {
+            Origin::Connection(ticket) | Origin::Core(_, ticket) => {
+                self.answers.push((ticket.connection as usize, ticket.slot, body));
+            }
+            Origin::Peer(request) => {
+                let mut output = Buffer::default();
+                let mut reply = Buffer { bytes: body, bodies: Vec::new() };
+                match request.id {
+                    RAW_ID => output.append(&mut reply),
+                    id => wire::write_reply(&mut output, id, stamp, &mut reply),
+                }
+                let connection = request.connection as usize;
+                if self.connections[connection].generation == request.generation {
+                    self.send(connection, true, output.flatten());
                 }
             }
-            for (target, key) in to_cores {
-                let (now, ms) = (self.clock(node), self.now + 1000);
-                let Some(mut desk) = self.nodes[node].cores[core].desk(now, ms) else { continue };
-                let Some((origin, meta, value)) = desk.surrender(key) else { continue };
-                let execute = wire::read_execute(&meta, value.as_value()).unwrap();
-                let head = protocol::Head::from_bytes(&execute.framing).unwrap();
-                if let Origin::Connection(ticket) = origin {
-                    let origin = Origin::Core(ShardId(core as u16), ticket);
-                    self.execute(
-                        node,
-                        usize::from(target.0),
-                        origin,
-                        &execute.command,
-                        &Framing { head, words: execute.words },
-                    );
-                }
-            }
+            Origin::Control(_) | Origin::Nobody => {}
+        }
+    }
+
+    fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OpKey) {
+        let (now, ms) = (self.clock(node), self.now + 1000);
+        let Some(mut desk) = self.nodes[node].cores[core].desk(now, ms) else { return };
+        let Some((origin, meta, value)) = desk.surrender(key) else { return };
+        let execute = wire::read_execute(&meta, value.as_value()).unwrap();
+        let head = protocol::Head::from_bytes(&execute.framing).unwrap();
+        if let Origin::Connection(ticket) = origin {
+            let origin = Origin::Core(ShardId(core as u16), ticket);
+            self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
         }
     }
 

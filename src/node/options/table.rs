@@ -241,7 +241,7 @@ pub const ROWS: &[Row] = &[
         .also(&["redundancy"])
         .bounds(Number(1, 16))
         .doc("Copies of every item, on as many nodes; the same on all nodes."),
-    row(RING, "ringnode", Many("HOST[:PORT][/KEY=VALUE]"), "")
+    row(RING, "ringnode", Many("HOST[:PORT]"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets, then /weight=, /zone= or /id= where that node has them"))
         .doc("A node of the ring, this one too if you like: the same list on all nodes."),
     row(RING, "advertise", One("HOST:PORT"), "")

@@ -13,29 +13,29 @@
 //! Lives here: sockets and the order of a turn. Not here: what bytes mean (`core`, `connection`), the ring itself (`ring`).
 //! Unsafe lives here: submissions point into the turn's output, which is not touched between the push and the `enter`.
 
+mod dial;
+
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
-use socket2::{Domain, Protocol, SockAddr, Type};
+use socket2::SockAddr;
 
-use super::backlog::Backlog;
-use super::connection::{Connection, Flow};
-use super::context::CoreState;
-use super::core::{Core, Handover};
-use super::listener::{self, Listener};
-use super::park::Doorbell;
-use super::ring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Ring};
-use super::sys;
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::protocol::Session;
+use crate::runtime::backlog::Backlog;
+use crate::runtime::connection::{Connection, Flow};
+use crate::runtime::context::CoreState;
+use crate::runtime::core::{Core, Handover};
+use crate::runtime::listener::{self, Listener};
+use crate::runtime::park::Doorbell;
+use crate::runtime::ring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Ring};
+use crate::runtime::sys;
 use crate::shard::ShardId;
-use crate::shard::peers::LinkId;
 
 /// A timer that runs on while the core waits in its own ring; glommio's tasks are late by as much. A timeout per wait would have to be
 /// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time.
@@ -601,54 +601,6 @@ impl Pump {
             }
         }
         self.core.dirty = dirty;
-    }
-
-    /// Does for other nodes what this turn asks for: connects and closes links, delivers answers.
-    fn attend_nodes(&mut self) {
-        if self.core.context.shard.ring.is_none() {
-            return;
-        }
-        self.core.attend_nodes();
-        for id in std::mem::take(&mut self.core.nodes.hang_up) {
-            self.close_now(id);
-        }
-        for (link, address) in std::mem::take(&mut self.core.nodes.dial) {
-            if let Err(error) = self.dial(link, address) {
-                self.core.link_failed(link, &error.to_string());
-            }
-        }
-    }
-
-    /// Begins to connect a link.
-    fn dial(&mut self, link: LinkId, address: SocketAddr) -> io::Result<()> {
-        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_tcp_nodelay(true)?;
-        let Some(id) = self.core.open_link(link) else { return Ok(()) };
-        let generation = self.core.connections[id as usize].generation;
-        let socket = Socket { outgoing: true, ..Socket::new(socket.into(), generation, self.core.context.now.seconds().0) };
-        let fd = socket.fd.as_raw_fd();
-        self.seat(id, socket);
-        let address = Box::new(SockAddr::from(address));
-        let mark = Mark::new(Kind::Connect, generation, id);
-        let entry = opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build().user_data(mark.0);
-        // SAFETY: the address is boxed, and kept until the completion has come.
-        unsafe { self.ring.push(&entry) };
-        self.calls.push((mark, address));
-        Ok(())
-    }
-
-    fn handle_connect(&mut self, mark: Mark, result: i32) {
-        self.calls.retain(|(called, _)| *called != mark);
-        let id = mark.index();
-        let live = self.sockets.get(id as usize).and_then(Option::as_ref).is_some_and(|socket| mark.is_of(socket.generation));
-        if !live {
-            return;
-        }
-        if result < 0 {
-            return self.close_now(id);
-        }
-        self.core.link_connected(id);
-        self.arm_receive(id);
     }
 
     fn seat(&mut self, id: u32, socket: Socket) {

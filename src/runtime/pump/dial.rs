@@ -1,0 +1,69 @@
+//! Connections that this core makes: its links to cores of other nodes.
+//!
+//! ```text
+//!   Core::attend_nodes --> link, address --> socket, CONNECT --> completion: hello, receive | link failed
+//! ```
+//!
+//! Lives here: making and closing those sockets. Not here: what is said over them (`peer`), the sockets of clients (`pump`).
+//! Unsafe lives here: a submission points to an address that is kept until its completion.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use io_uring::{opcode, types};
+use socket2::{Domain, Protocol, SockAddr, Type};
+
+use super::{Pump, Socket};
+use crate::runtime::ring::{Kind, Mark};
+use crate::shard::peers::LinkId;
+
+impl Pump {
+    /// Does for other nodes what this turn asks for: connects and closes links, delivers answers.
+    pub(super) fn attend_nodes(&mut self) {
+        if self.core.context.shard.ring.is_none() {
+            return;
+        }
+        self.core.attend_nodes();
+        for id in std::mem::take(&mut self.core.nodes.hang_up) {
+            self.close_now(id);
+        }
+        for (link, address) in std::mem::take(&mut self.core.nodes.dial) {
+            if let Err(error) = self.dial(link, address) {
+                self.core.link_failed(link, &error.to_string());
+            }
+        }
+    }
+
+    /// Begins to connect a link.
+    fn dial(&mut self, link: LinkId, address: SocketAddr) -> io::Result<()> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        let Some(id) = self.core.open_link(link) else { return Ok(()) };
+        let generation = self.core.connections[id as usize].generation;
+        let socket = Socket { outgoing: true, ..Socket::new(socket.into(), generation, self.core.context.now.seconds().0) };
+        let fd = socket.fd.as_raw_fd();
+        self.seat(id, socket);
+        let address = Box::new(SockAddr::from(address));
+        let mark = Mark::new(Kind::Connect, generation, id);
+        let entry = opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build().user_data(mark.0);
+        // SAFETY: the address is boxed, and kept until the completion has come.
+        unsafe { self.ring.push(&entry) };
+        self.calls.push((mark, address));
+        Ok(())
+    }
+
+    pub(super) fn handle_connect(&mut self, mark: Mark, result: i32) {
+        self.calls.retain(|(called, _)| *called != mark);
+        let id = mark.index();
+        let live = self.sockets.get(id as usize).and_then(Option::as_ref).is_some_and(|socket| mark.is_of(socket.generation));
+        if !live {
+            return;
+        }
+        if result < 0 {
+            return self.close_now(id);
+        }
+        self.core.link_connected(id);
+        self.arm_receive(id);
+    }
+}
