@@ -83,6 +83,8 @@ struct Connection {
     back: Pipe,
     node: Option<NodeIndex>,
     lateness: Lateness,
+    /// One end lost its power: what was on its way is gone.
+    lost: bool,
     /// Of both ends, when it was made.
     boots: [u64; 2],
 }
@@ -424,6 +426,7 @@ impl World {
             back: Pipe::default(),
             node: None,
             lateness: Lateness::default(),
+            lost: false,
             boots: [self.nodes[node].boot, self.nodes[to.0].boot],
         });
         self.open_links.insert((node, core, link.0), connection);
@@ -468,7 +471,7 @@ impl World {
         let (source, target) = if back { (to, from) } else { (from, to) };
         // What was sent before its sender gave up still arrives, as long as that process lived.
         let dead = self.nodes[target.0].boot != self.connections[connection].boots[usize::from(!back)];
-        if (back && !open) || dead || !self.nodes[target.0].alive {
+        if (back && !open) || dead || self.connections[connection].lost || !self.nodes[target.0].alive {
             return;
         }
         if self.cut[source.0][target.0] || !self.runs(target.0) {
@@ -538,11 +541,14 @@ impl World {
     /// A node dies with its memory. Its links break for the others a moment later.
     pub fn crash(&mut self, node: usize) {
         self.nodes[node].alive = false;
+        // A process that is killed leaves what it has sent to the kernel; a machine without power does not.
+        let power = self.random.below(2) == 0;
         for connection in 0..self.connections.len() {
             let Connection { from, to, open, .. } = self.connections[connection];
             if !open {
                 continue;
             }
+            self.connections[connection].lost |= power && (from.0 == node || to.0 == node);
             if from.0 == node {
                 self.connections[connection].open = false;
                 self.open_links.remove(&(from.0, from.1, self.connections[connection].link.0));
