@@ -262,8 +262,8 @@ impl Core {
         let moves: Vec<_> = std::mem::take(&mut desk.ring.to_cores);
         for (core, key) in moves {
             let Some(mut desk) = self.context.shard.desk(now, ms) else { return };
-            let Some((origin, meta, value)) = desk.surrender(key) else { continue };
-            let Ok(execute) = wire::read_execute(&meta, value.as_value()) else { continue };
+            let Some((origin, held)) = desk.surrender(key) else { continue };
+            let Ok(execute) = held.execute() else { continue };
             let Some(head) = Head::from_bytes(&execute.framing) else { continue };
             let (framing, command): (_, Command<'_>) = (Framing { head, words: execute.words }, execute.command);
             let sent = match origin {
@@ -272,7 +272,7 @@ impl Core {
             };
             let hash = command.key.hash;
             if !sent && let Some(mut desk) = self.context.shard.desk(now, ms) {
-                desk.take_back(origin, hash, meta, value);
+                desk.take_back(origin, hash, held);
             }
         }
     }

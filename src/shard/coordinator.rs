@@ -19,7 +19,7 @@
 use arrayvec::ArrayVec;
 
 use super::peers::{LinkId, Reach};
-use super::ringed::{Desk, Mistake, Origin, OwnedValue};
+use super::ringed::{Desk, Held, Mistake, Origin};
 use super::{Place, ShardId};
 use crate::buffer::Buffer;
 use crate::cluster::wire::{self, Frame, Garbled, Kind};
@@ -86,28 +86,39 @@ pub struct Op {
     origin: Origin,
     hops: u8,
     pub(super) hash: u64,
-    /// The command as it travels.
-    meta: Vec<u8>,
-    value: OwnedValue,
+    held: Held,
     started_ms: u64,
     /// Responses awaited.
     pub(super) awaiting: u32,
     pub(super) phase: Phase,
     consulted: bool,
     pub(super) conflicts: u8,
-    /// Version of what the command wrote.
-    pub(super) version: u64,
-    /// The answer, once the command has been executed.
-    pub(super) reply: Buffer,
     answered: bool,
+    /// What only a request has that is coordinated here.
+    work: Option<Box<Work>>,
+}
+
+/// What becomes of a request that is coordinated here.
+#[derive(Default)]
+pub(super) struct Work {
+    /// Version of what the command wrote.
+    pub version: u64,
+    /// The answer, once the command has been executed.
+    pub reply: Buffer,
     /// Nodes that failed to take a copy.
-    pub(super) failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
+    pub failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
     /// Nodes that have the copy.
-    pub(super) placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    pub placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
     /// Owners that lack it.
-    pub(super) missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    pub missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
     /// What nodes had when they were asked.
     found: ArrayVec<(NodeIndex, u64), CONSULTED_MAX>,
+}
+
+impl Op {
+    pub(super) fn work(&mut self) -> &mut Work {
+        self.work.get_or_insert_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,27 +184,14 @@ impl Desk<'_> {
         if self.ring.ops.len() >= limits::PEER_OPERATIONS_MAX {
             return false;
         }
-        let mut meta = self.ring.spare.pop().unwrap_or_default();
-        wire::write_execute(command, framing.to_bytes(), words, &mut meta);
-        let value = match command.value {
-            Value::Bytes(bytes) => OwnedValue::Bytes(bytes.to_vec()),
-            Value::Body(body) => OwnedValue::Body(body.clone()),
-            Value::Dropped { .. } => OwnedValue::Bytes(Vec::new()),
-        };
-        let key = self.insert(origin, hops, command.key.hash, meta, value, Phase::New);
+        let mut held = self.ring.spare.pop().unwrap_or_default();
+        held.keep(command, framing, words);
+        let key = self.insert(origin, hops, command.key.hash, held, Phase::New);
         self.advance(key);
         true
     }
 
-    pub(super) fn insert(
-        &mut self,
-        origin: Origin,
-        hops: u8,
-        hash: u64,
-        meta: Vec<u8>,
-        value: OwnedValue,
-        phase: Phase,
-    ) -> OpKey {
+    pub(super) fn insert(&mut self, origin: Origin, hops: u8, hash: u64, held: Held, phase: Phase) -> OpKey {
         self.ring.serial = self.ring.serial.wrapping_add(1);
         let serial = self.ring.serial;
         let index = self.ring.ops.insert(Op {
@@ -201,20 +199,14 @@ impl Desk<'_> {
             origin,
             hops,
             hash,
-            meta,
-            value,
+            held,
             started_ms: self.ms,
             awaiting: 0,
             phase,
             consulted: false,
             conflicts: 0,
-            version: 0,
-            reply: Buffer::default(),
             answered: false,
-            failed: ArrayVec::new(),
-            placed: ArrayVec::new(),
-            missing: ArrayVec::new(),
-            found: ArrayVec::new(),
+            work: None,
         });
         OpKey { index: index as u32, serial }
     }
@@ -241,7 +233,16 @@ impl Desk<'_> {
         if hops >= HOPS_MAX {
             return Direction::Me;
         }
-        let (view, bucket) = (self.ring.view.clone(), self.bucket_of(hash));
+        let bucket = self.bucket_of(hash);
+        // Most of the time the first owner is another node, and there.
+        let ring = &mut *self.ring;
+        let first = ring.cache.owners_of(&ring.view.ring, bucket).first().copied();
+        if let Some(first) = first.filter(|&first| first != ring.view.me)
+            && let Reach::There(link) = ring.peers.reach(first, hash, ring.view.ring.buckets(), self.ms)
+        {
+            return Direction::Node(link);
+        }
+        let view = ring.view.clone();
         let mut granted_ms = 0;
         for node in view.ring.ranking(bucket) {
             if node == view.me {
@@ -269,9 +270,9 @@ impl Desk<'_> {
         let op = &mut ring.ops[key.index as usize];
         (op.phase, op.awaiting) = (Phase::Forwarded, 1);
         ring.figures.forwarded += 1;
-        let (value, meta) = (op.value.as_value(), &op.meta);
-        ring.peers.request(link, (Kind::Execute, op.hops + 1), stamp, value, What::Forward(key), ms, |output| {
-            output.extend_from_slice(meta);
+        let held = &op.held;
+        ring.peers.request(link, (Kind::Execute, op.hops + 1), stamp, held.value(), What::Forward(key), ms, |output| {
+            output.extend_from_slice(held.meta());
         });
     }
 
@@ -288,12 +289,12 @@ impl Desk<'_> {
 
     /// Asks the nodes that may hold something newer, or what is not here. False if there are such, or they must become known first.
     fn consult(&mut self, key: OpKey) -> bool {
-        let (meta, value) = self.lend(key);
-        let asked = match wire::read_execute(&meta, value.as_value()) {
+        let held = self.lend(key);
+        let asked = match held.execute() {
             Ok(execute) => self.ask(key, &execute.command),
             Err(_) => Some(0),
         };
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
         let Some(asked) = asked else {
             self.ring.parked.push(key);
             return false;
@@ -350,12 +351,12 @@ impl Desk<'_> {
 
     /// Executes the command on what is here.
     pub(super) fn run(&mut self, key: OpKey) {
-        let (meta, value) = self.lend(key);
-        let outcome = match wire::read_execute(&meta, value.as_value()) {
+        let held = self.lend(key);
+        let outcome = match held.execute() {
             Ok(execute) => self.execute(key, &execute),
             Err(_) => Outcome::Done,
         };
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
         match outcome {
             Outcome::Busy => self.ring.parked.push(key),
             Outcome::Done => self.finish(key),
@@ -376,8 +377,9 @@ impl Desk<'_> {
             }
             reply = Reply::Error(Error::OutOfMemory);
         }
-        op.reply.clear();
-        protocol::encode(&framing, command.key.bytes, &reply, &mut op.reply);
+        let work = op.work();
+        work.reply.clear();
+        protocol::encode(&framing, command.key.bytes, &reply, &mut work.reply);
         self.counters.record(&command.verb, &reply);
         let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
         let version = match self.engine.take_change() {
@@ -395,11 +397,12 @@ impl Desk<'_> {
             return Outcome::Done;
         };
         let Some(op) = self.op(key) else { return Outcome::Done };
-        op.version = version;
-        op.placed.clear();
-        op.failed.clear();
-        op.missing.clear();
-        op.found.clear();
+        let work = op.work();
+        work.version = version;
+        work.placed.clear();
+        work.failed.clear();
+        work.missing.clear();
+        work.found.clear();
         Outcome::Copy
     }
 
@@ -411,7 +414,7 @@ impl Desk<'_> {
 
     /// Sends what is here to the owners that were asked and had something older, unless the command has just changed it.
     fn repair(&mut self, key: OpKey, command: &Command<'_>) {
-        let found = std::mem::take(&mut self.ring.ops[key.index as usize].found);
+        let found = std::mem::take(&mut self.ring.ops[key.index as usize].work().found);
         for (node, version) in found {
             if !self.owns(node, command.key.hash) {
                 continue;
@@ -436,7 +439,7 @@ impl Desk<'_> {
             return;
         };
         op.answered = true;
-        ring.outbox.put(op.origin, &mut op.reply);
+        ring.outbox.put(op.origin, &mut op.work().reply);
     }
 
     pub(super) fn finish(&mut self, key: OpKey) {
@@ -444,58 +447,58 @@ impl Desk<'_> {
         self.leave(key);
         if self.op(key).is_some() {
             let op = self.ring.ops.remove(key.index as usize);
-            self.keep(op.meta);
+            self.keep(op.held);
         }
     }
 
     /// What a command left on a node that does not own the key goes, once all owners have it.
     fn leave(&mut self, key: OpKey) {
         let Some(op) = self.op(key) else { return };
-        let (hash, version) = (op.hash, op.version);
+        let (hash, version) = (op.hash, op.work.as_ref().map_or(0, |work| work.version));
         let me = self.me();
         if version == 0 || self.owns(me, hash) {
             return;
         }
-        let (meta, value) = self.lend(key);
-        if let Ok(execute) = wire::read_execute(&meta, Value::EMPTY) {
+        let held = self.lend(key);
+        if let Ok(execute) = held.execute() {
             with_plain_key(&execute.command, |plain| self.let_go(plain.bytes, version));
         }
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
     }
 
-    pub(super) fn keep(&mut self, mut meta: Vec<u8>) {
+    fn keep(&mut self, mut held: Held) {
         if self.ring.spare.len() < SPARE_MAX {
-            meta.clear();
-            self.ring.spare.push(meta);
+            held.clear();
+            self.ring.spare.push(held);
         }
     }
 
     /// Ends a request with an error.
     fn fail(&mut self, key: OpKey, error: Error) {
-        let (meta, value) = self.lend(key);
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value())
+        let held = self.lend(key);
+        if let Ok(execute) = held.execute()
             && let Some(head) = Head::from_bytes(&execute.framing)
             && let Some(op) = self.op(key)
         {
-            op.reply.clear();
+            let reply = &mut op.work().reply;
+            reply.clear();
             let framing = Framing { head, words: execute.words };
-            protocol::encode(&framing, execute.command.key.bytes, &Reply::Error(error), &mut op.reply);
+            protocol::encode(&framing, execute.command.key.bytes, &Reply::Error(error), reply);
             self.ring.figures.failed += 1;
         }
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
         self.finish(key);
     }
 
-    pub(super) fn lend(&mut self, key: OpKey) -> (Vec<u8>, OwnedValue) {
-        match self.op(key) {
-            Some(op) => (std::mem::take(&mut op.meta), std::mem::replace(&mut op.value, OwnedValue::Bytes(Vec::new()))),
-            None => (Vec::new(), OwnedValue::Bytes(Vec::new())),
-        }
+    /// Takes the command out, so that the rest can be used meanwhile; `give_back` returns it.
+    pub(super) fn lend(&mut self, key: OpKey) -> Held {
+        self.op(key).map(|op| std::mem::take(&mut op.held)).unwrap_or_default()
     }
 
-    pub(super) fn give_back(&mut self, key: OpKey, meta: Vec<u8>, value: OwnedValue) {
+    /// See `lend`.
+    pub(super) fn give_back(&mut self, key: OpKey, held: Held) {
         if let Some(op) = self.op(key) {
-            (op.meta, op.value) = (meta, value);
+            op.held = held;
         }
     }
 
@@ -537,11 +540,14 @@ impl Desk<'_> {
             self.ring.parked.push(key);
             return;
         }
-        op.reply.clear();
-        match frame.value {
-            Value::Bytes(bytes) => op.reply.put(bytes),
-            Value::Body(body) => op.reply.put_body(body.clone()),
-            Value::Dropped { .. } => {}
+        if let Value::Bytes(bytes) = frame.value
+            && !op.answered
+        {
+            let origin = op.origin;
+            op.answered = true;
+            self.ring.outbox.put_bytes(origin, bytes);
+        } else if let Value::Body(body) = frame.value {
+            op.work().reply.put_body(body.clone());
         }
         self.finish(key);
     }
@@ -565,7 +571,7 @@ impl Desk<'_> {
             }
         }
         let Some(op) = self.op(key) else { return Ok(()) };
-        let _ = op.found.try_push((node, version));
+        let _ = op.work().found.try_push((node, version));
         self.asked(key);
         Ok(())
     }
@@ -590,7 +596,7 @@ impl Desk<'_> {
             What::Forward(key) => {
                 let Some(op) = self.op(key) else { return };
                 (op.awaiting, op.phase) = (0, Phase::New);
-                let twice = wire::read_execute(&op.meta, Value::EMPTY).is_ok_and(|execute| counts_twice(&execute.command.verb));
+                let twice = op.held.execute().is_ok_and(|execute| counts_twice(&execute.command.verb));
                 if sent && twice {
                     self.fail(key, Error::Interrupted);
                 } else {
@@ -654,15 +660,15 @@ impl Desk<'_> {
     }
 
     /// Gives up a request that another core goes on with: its command and who asked.
-    pub fn surrender(&mut self, key: OpKey) -> Option<(Origin, Vec<u8>, OwnedValue)> {
+    pub fn surrender(&mut self, key: OpKey) -> Option<(Origin, Held)> {
         self.op(key)?;
         let op = self.ring.ops.remove(key.index as usize);
-        Some((op.origin, op.meta, op.value))
+        Some((op.origin, op.held))
     }
 
     /// Puts back what could not be given up just now.
-    pub fn take_back(&mut self, origin: Origin, hash: u64, meta: Vec<u8>, value: OwnedValue) {
-        let key = self.insert(origin, 0, hash, meta, value, Phase::New);
+    pub fn take_back(&mut self, origin: Origin, hash: u64, held: Held) {
+        let key = self.insert(origin, 0, hash, held, Phase::New);
         self.ring.parked.push(key);
     }
 

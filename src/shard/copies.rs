@@ -22,23 +22,24 @@ impl Desk<'_> {
     /// Sends what the command wrote to the nodes that are to have it and do not.
     pub(super) fn copy(&mut self, key: OpKey) {
         let Some(op) = self.op(key) else { return };
-        let (hash, failed, before) = (op.hash, op.failed.clone(), op.missing.len());
+        let hash = op.hash;
+        let (failed, before) = (op.work().failed.clone(), op.work().missing.len());
         let (chosen, missing) = self.choose(hash, &failed);
-        let (meta, value) = self.lend(key);
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
+        let held = self.lend(key);
+        if let Ok(execute) = held.execute() {
             // Who has a copy already hears of the owners that have gone since.
             if missing.len() != before {
-                self.ring.ops[key.index as usize].placed.clear();
+                self.ring.ops[key.index as usize].work().placed.clear();
             }
-            self.ring.ops[key.index as usize].missing = missing.clone();
+            self.ring.ops[key.index as usize].work().missing = missing.clone();
             self.hint(&execute.command, key, &missing);
             for (node, link) in chosen {
-                if !self.ring.ops[key.index as usize].placed.contains(&node) {
+                if !self.ring.ops[key.index as usize].work().placed.contains(&node) {
                     self.put(key, node, link, &execute.command, &missing);
                 }
             }
         }
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
         let early = self.ring.options.ack == Ack::One || self.ring.options.mistake == Some(Mistake::AckBeforeCopies);
         let Some(op) = self.op(key) else { return };
         op.phase = Phase::Copying;
@@ -83,7 +84,7 @@ impl Desk<'_> {
         if self.ring.options.mistake == Some(Mistake::NoHints) {
             return;
         }
-        let (version, partition) = (self.ring.ops[key.index as usize].version, self.partition_of(command.key.hash));
+        let (version, partition) = (self.ring.ops[key.index as usize].work().version, self.partition_of(command.key.hash));
         let (hints, now) = (&mut self.ring.hints, self.now);
         with_plain_key(command, |key| {
             missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
@@ -117,10 +118,10 @@ impl Desk<'_> {
         };
         let Some(op) = self.op(key) else { return Ok(()) };
         op.awaiting = op.awaiting.saturating_sub(1);
-        let version = op.version;
+        let version = op.work().version;
         match done {
-            PutDone::Taken => _ = op.placed.try_push(node),
-            PutDone::Kept(other) if other <= version => _ = op.placed.try_push(node),
+            PutDone::Taken => _ = op.work().placed.try_push(node),
+            PutDone::Kept(other) if other <= version => _ = op.work().placed.try_push(node),
             PutDone::Kept(other) => return self.lost_to(key, node, other),
             PutDone::Busy => return self.uncopied(key, node),
         }
@@ -133,7 +134,7 @@ impl Desk<'_> {
     /// A node could not take its copy.
     pub(super) fn uncopied(&mut self, key: OpKey, node: NodeIndex) -> Result<(), Garbled> {
         let Some(op) = self.op(key) else { return Ok(()) };
-        let _ = op.failed.try_push(node);
+        let _ = op.work().failed.try_push(node);
         if op.phase == Phase::Copying {
             self.copy(key);
         }
@@ -143,8 +144,8 @@ impl Desk<'_> {
     /// A node has something newer of this key than what the command wrote.
     fn lost_to(&mut self, key: OpKey, node: NodeIndex, other: u64) -> Result<(), Garbled> {
         self.engine.observe(other);
-        let (meta, value) = self.lend(key);
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
+        let held = self.lend(key);
+        if let Ok(execute) = held.execute() {
             let command = &execute.command;
             let mine = with_plain_key(command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version));
             let reach = self.ring.peers.reach(node, command.key.hash, self.buckets(), self.ms);
@@ -159,10 +160,10 @@ impl Desk<'_> {
                     self.fetch(link, command, What::Consult(key, node));
                 }
                 // A later write of ours is there already.
-                _ => _ = op.placed.try_push(node),
+                _ => _ = op.work().placed.try_push(node),
             }
         }
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
         if self.op(key).is_some_and(|op| op.awaiting == 0) {
             self.finish(key);
         }
@@ -172,21 +173,21 @@ impl Desk<'_> {
     /// What the command lost to is here now: it is executed on that. Where it lost to a fence, what it wrote gets a newer version.
     pub(super) fn start_again(&mut self, key: OpKey) {
         let Some(op) = self.op(key) else { return };
-        let version = op.version;
+        let version = op.work().version;
         op.phase = Phase::New;
-        let (meta, value) = self.lend(key);
+        let held = self.lend(key);
         let mut renewed = false;
-        if let Ok(execute) = wire::read_execute(&meta, value.as_value()) {
+        if let Ok(execute) = held.execute() {
             with_plain_key(&execute.command, |plain| {
                 let still_ours = self.engine.copy_of(plain, self.now).is_some_and(|replica| replica.version == version);
                 if let Some(version) = still_ours.then(|| self.engine.renew_key(plain, self.now)).flatten() {
                     let op = &mut self.ring.ops[key.index as usize];
-                    (op.version, renewed) = (version, true);
-                    op.placed.clear();
+                    (op.work().version, renewed) = (version, true);
+                    op.work().placed.clear();
                 }
             });
         }
-        self.give_back(key, meta, value);
+        self.give_back(key, held);
         if renewed { self.copy(key) } else { self.run(key) }
     }
 }

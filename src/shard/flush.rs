@@ -11,7 +11,7 @@
 
 use super::coordinator::{OpKey, Phase, What};
 use super::peers::State;
-use super::ringed::{Desk, Origin, OwnedValue};
+use super::ringed::{Desk, Held, Origin};
 use crate::cluster::wire::{self, Frame, Garbled, Kind};
 use crate::command::Value;
 
@@ -21,9 +21,9 @@ impl Desk<'_> {
     /// `least` is what the cores of this node have given so far.
     pub fn flush_ring(&mut self, origin: Origin, least: u64) {
         let version = least.max(self.engine.new_version(self.now)) + 1;
-        let key = self.insert(origin, 0, 0, Vec::new(), OwnedValue::Bytes(Vec::new()), Phase::Fencing { round: 1 });
+        let key = self.insert(origin, 0, 0, Held::default(), Phase::Fencing { round: 1 });
         if let Some(op) = self.op(key) {
-            op.version = version;
+            op.work().version = version;
         }
         self.engine.raise_fence(version);
         self.send_fences(key);
@@ -36,7 +36,7 @@ impl Desk<'_> {
             return;
         }
         let (stamp, ms) = (self.stamp(), self.ms);
-        let version = self.ring.ops[key.index as usize].version;
+        let version = self.ring.ops[key.index as usize].work().version;
         let mut sent = 0;
         for link in self.ring.peers.links() {
             if matches!(self.ring.peers.link(link).state, State::Down(_) | State::Probing(_)) {
@@ -56,7 +56,7 @@ impl Desk<'_> {
     pub(super) fn fenced(&mut self, key: OpKey, frame: &Frame<'_>) -> Result<(), Garbled> {
         let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta)? } else { 0 };
         if let Some(op) = self.op(key) {
-            op.version = op.version.max(seen);
+            op.work().version = op.work().version.max(seen);
         }
         self.unfenced(key);
         Ok(())
@@ -71,7 +71,7 @@ impl Desk<'_> {
         match op.phase {
             Phase::Fencing { round: 1 } => {
                 op.phase = Phase::Fencing { round: 2 };
-                let version = op.version;
+                let version = op.work().version;
                 self.engine.raise_fence(version);
                 self.send_fences(key);
             }
@@ -82,9 +82,9 @@ impl Desk<'_> {
     /// The answer of a flush is its fence, for the other cores of this node.
     fn end_flush(&mut self, key: OpKey) {
         let Some(op) = self.op(key) else { return };
-        let version = op.version;
-        op.reply.clear();
-        op.reply.put(&version.to_le_bytes());
+        let version = op.work().version;
+        op.work().reply.clear();
+        op.work().reply.put(&version.to_le_bytes());
         self.finish(key);
     }
 }

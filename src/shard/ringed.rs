@@ -21,11 +21,12 @@ use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::cluster::hints::Hints;
 use crate::cluster::members::View;
-use crate::cluster::wire::Stamp;
-use crate::command::Value;
+use crate::cluster::wire::{self, Execute, Garbled, Stamp};
+use crate::command::{Command, Value};
 use crate::engine::Engine;
 use crate::key;
 use crate::metrics::Counters;
+use crate::protocol::Head;
 use crate::ring::{NodeIndex, OwnersCache};
 use crate::time::Instant;
 
@@ -140,6 +141,13 @@ impl Outbox {
         self.finished.push(Finished { origin, bytes: start..self.bytes.len(), carried });
     }
 
+    /// Adds an answer whose bytes are elsewhere.
+    pub fn put_bytes(&mut self, origin: Origin, bytes: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.finished.push(Finished { origin, bytes: start..self.bytes.len(), carried: None });
+    }
+
     /// Forgets what was taken out.
     pub fn clear(&mut self) {
         self.finished.clear();
@@ -147,22 +155,53 @@ impl Outbox {
     }
 }
 
-/// A value that outlives its connection's buffer.
-#[derive(Clone)]
-pub enum OwnedValue {
-    /// Small.
-    Bytes(Vec<u8>),
-    /// Large, by reference.
-    Body(Arc<Body>),
+/// A command that outlives its connection's buffer: one vector, used again and again.
+#[derive(Clone, Default)]
+pub struct Held {
+    /// The command as it travels (`wire::write_execute`), then its value if that is small.
+    bytes: Vec<u8>,
+    meta_bytes: usize,
+    body: Option<Arc<Body>>,
 }
 
-impl OwnedValue {
-    /// The value as it travels.
-    pub fn as_value(&self) -> Value<'_> {
-        match self {
-            Self::Bytes(bytes) => Value::Bytes(bytes),
-            Self::Body(body) => Value::Body(body),
+impl Held {
+    /// Keeps a command in place of the one before.
+    pub fn keep(&mut self, command: &Command<'_>, framing: Head, words: &[u8]) {
+        self.clear();
+        wire::write_execute(command, framing.to_bytes(), words, &mut self.bytes);
+        self.meta_bytes = self.bytes.len();
+        match command.value {
+            Value::Bytes(bytes) => self.bytes.extend_from_slice(bytes),
+            Value::Body(body) => self.body = Some(body.clone()),
+            Value::Dropped { .. } => {}
         }
+    }
+
+    /// Forgets the command.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        (self.meta_bytes, self.body) = (0, None);
+    }
+
+    /// The command as it travels, without its value.
+    pub fn meta(&self) -> &[u8] {
+        &self.bytes[..self.meta_bytes]
+    }
+
+    /// Its value.
+    pub fn value(&self) -> Value<'_> {
+        match &self.body {
+            Some(body) => Value::Body(body),
+            None => Value::Bytes(&self.bytes[self.meta_bytes..]),
+        }
+    }
+
+    /// The command again.
+    ///
+    /// # Errors
+    /// None was kept.
+    pub fn execute(&self) -> Result<Execute<'_>, Garbled> {
+        wire::read_execute(self.meta(), self.value())
     }
 }
 
@@ -182,8 +221,8 @@ pub struct Ringed {
     pub to_cores: Vec<(ShardId, OpKey)>,
     pub(super) ops: Slab<Op>,
     pub(super) serial: u32,
-    /// Emptied vectors of requests, kept for the next ones.
-    pub(super) spare: Vec<Vec<u8>>,
+    /// Emptied commands, kept for the next ones.
+    pub(super) spare: Vec<Held>,
     /// Requests that wait for a link, a lease to end, or memory: tried again every tick.
     pub(super) parked: Vec<OpKey>,
     pub(super) handoffs: Box<[Handoff]>,

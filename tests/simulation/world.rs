@@ -334,8 +334,8 @@ impl World {
     fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OpKey) {
         let (now, ms) = (self.clock(node), self.now + 1000);
         let Some(mut desk) = self.nodes[node].cores[core].desk(now, ms) else { return };
-        let Some((origin, meta, value)) = desk.surrender(key) else { return };
-        let execute = wire::read_execute(&meta, value.as_value()).unwrap();
+        let Some((origin, held)) = desk.surrender(key) else { return };
+        let execute = held.execute().unwrap();
         let head = protocol::Head::from_bytes(&execute.framing).unwrap();
         if let Origin::Connection(ticket) = origin {
             let origin = Origin::Core(ShardId(core as u16), ticket);
