@@ -16,8 +16,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pbcache::arena::{Arena, Body};
-use pbcache::command::{Arithmetic, Command, Delete, Get, Reply, Store, StoreMode, Value, Verb};
-use pbcache::engine::{Cursor, Engine, Incoming, Merge, Options};
+use pbcache::command::{Arithmetic, Command, Delete, Get, Replica, Reply, Store, StoreMode, Value, Verb};
+use pbcache::engine::{Cursor, Engine, Merge, Options};
 use pbcache::key::Key;
 use pbcache::limits;
 use pbcache::time::{Expiry, Exptime, Instant};
@@ -257,7 +257,13 @@ impl Shards {
     fn new(seed: u64) -> Self {
         let arena = Arena::new(Self::MEMORY_BYTES, 2 * Self::MEMORY_BYTES, Self::COUNT.into()).unwrap();
         let shard = |core| {
-            let options = Options { item_bytes_max: 1 << 20, core, cores: Self::COUNT, eviction_disabled: seed % 8 == 7 };
+            let options = Options {
+                item_bytes_max: 1 << 20,
+                core,
+                cores: Self::COUNT,
+                eviction_disabled: seed % 8 == 7,
+                replication: None,
+            };
             Engine::with_secret(options, arena.clone(), [seed, u64::from(core)])
         };
         Self { engines: (0..Self::COUNT).map(shard).collect(), arena, now: Instant::from_seconds(1_700_000_000) }
@@ -278,7 +284,7 @@ impl Shards {
                 let key = any_key(random);
                 let bytes = random.bytes(50);
                 let near = (self.now.unix_ms - 5000 + random.below(10_000)) << 16 | random.below(1 << 16);
-                let incoming = Incoming {
+                let incoming = Replica {
                     key: Key::new(&key),
                     value: Value::Bytes(&bytes),
                     client_flags: random.number() as u32,
@@ -287,6 +293,7 @@ impl Shards {
                     expiry: Expiry(random.number() as u32),
                     stale: random.one_in(3),
                     token_sent: random.one_in(3),
+                    tombstone: false,
                 };
                 engine.merge(&incoming, self.now);
             }
@@ -373,8 +380,10 @@ fn whatever_comes_what_is_acknowledged_is_there_and_nothing_breaks() {
 fn a_version_that_no_clock_gives_is_not_taken() {
     let mut shards = Shards::new(0);
     let (engine, now) = (&mut shards.engines[0], shards.now);
-    for (version, expected) in [(u64::MAX, Merge::Kept), (1 << 63, Merge::Kept), ((1 << 63) - 1, Merge::Taken)] {
-        let incoming = Incoming {
+    for (version, expected) in
+        [(u64::MAX, Merge::Kept { version: 0 }), (1 << 63, Merge::Kept { version: 0 }), ((1 << 63) - 1, Merge::Taken)]
+    {
+        let incoming = Replica {
             key: Key::new(b"k"),
             value: Value::Bytes(b"v"),
             client_flags: 0,
@@ -383,6 +392,7 @@ fn a_version_that_no_clock_gives_is_not_taken() {
             expiry: Expiry::NEVER,
             stale: false,
             token_sent: false,
+            tombstone: false,
         };
         assert_eq!(engine.merge(&incoming, now), expected, "{version:#x}");
     }

@@ -145,7 +145,7 @@ impl Engine {
         if own > version || record.is_tombstone() {
             return false;
         }
-        self.remove(place, location);
+        self.remove(Found { place, location }, hash);
         self.merge_past(&self.tombstone(*key, own - 1, now), now, true);
         true
     }
