@@ -29,6 +29,13 @@
 //! [`limits::INLINE_VALUE_BYTES_MAX`] is received into leased segments ([`arena::Body`]) and stays there; a get sends it from where it
 //! lies.
 //!
+//! # In a ring
+//!
+//! Several nodes, one cache. [`shard::Desk::place`] says whether a command can be executed here at once; where other nodes have a part in
+//! it, [`shard::Desk::submit`] takes it over: it goes on to the first node of the key's ranking that is there, or is coordinated here, and what
+//! it wrote is copied ([`cluster::wire`]) or kept as a hint ([`cluster::hints`]) before it is answered. [`runtime::peer`] moves the frames. A lone node
+//! has none of this.
+//!
 //! # What is absent
 //!
 //! On the path of a local get there is no lock, no allocation, no log line, no clock reading (one per turn) and no system call

@@ -123,6 +123,12 @@ pub const PEER_WINDOW: u32 = 2048;
 /// Requests of one core that other nodes have a part in. Beyond it, clients wait.
 pub const PEER_OPERATIONS_MAX: usize = 16 << 10;
 
+/// Bytes of the commands of one core that other nodes have a part in. Beyond it, clients wait.
+pub const PEER_OPERATIONS_BYTES_MAX: usize = 8 << 20;
+
+/// Answers that wait to be sent over one link of another node, in bytes, beyond which its next requests wait.
+pub const PEER_OUTPUT_BYTES_MAX: usize = 512 << 10;
+
 /// How long a node may take to accept a link, in milliseconds.
 pub const PEER_CONNECT_MS_MAX: u64 = 500;
 

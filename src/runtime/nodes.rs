@@ -163,7 +163,7 @@ impl Core {
         let (now, ms) = (self.context.now, self.context.ms);
         if let Some(mut desk) = self.context.shard.desk(now, ms) {
             let node = desk.ring.peers.link(link).node;
-            if desk.ring.peers.node(node).trouble != why {
+            if desk.ring.peers.node(node).trouble != why && !self.draining {
                 log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
             }
             desk.link_down(link, why);

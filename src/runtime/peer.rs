@@ -186,12 +186,14 @@ impl Peer {
         let (now, ms, arena) = (context.now, context.ms, context.arena.clone());
         let Some(mut desk) = context.shard.desk(now, ms) else { return Ok(false) };
         let blocked = decoder.feed(fresh, &arena, &mut |frame| match side {
+            // A reader that does not take its answers gets no more of them.
+            Side::In { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
             Side::In { node, lateness, .. } => {
                 let late_ms = lateness.of(frame.head.sent_ms, ms);
                 let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, late_ms };
-                desk.serve(from, frame, output)
+                desk.serve(from, frame, output).map(|()| true)
             }
-            Side::Out(link) => desk.response(*link, frame),
+            Side::Out(link) => desk.response(*link, frame).map(|()| true),
             _ => Err(Garbled("a frame before the handshake")),
         });
         blocked.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
@@ -277,12 +279,12 @@ impl Decoder {
         self.pending.is_empty() && self.large.is_none()
     }
 
-    /// Calls `handle` with each whole frame. True if it is blocked: no memory for a large value.
+    /// Calls `handle` with each whole frame. True if it is blocked: no memory for a large value, or `handle` took no more.
     fn feed(
         &mut self,
         fresh: &[u8],
         arena: &Arc<Arena>,
-        handle: &mut impl FnMut(&Frame<'_>) -> Result<(), Garbled>,
+        handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, Garbled>,
     ) -> Result<bool, Garbled> {
         if self.pending.is_empty() {
             let (used, blocked) = self.advance(fresh, arena, handle)?;
@@ -304,7 +306,7 @@ impl Decoder {
         &mut self,
         mut input: &[u8],
         arena: &Arc<Arena>,
-        handle: &mut impl FnMut(&Frame<'_>) -> Result<(), Garbled>,
+        handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, Garbled>,
     ) -> Result<(usize, bool), Garbled> {
         let length = input.len();
         loop {
@@ -337,10 +339,17 @@ impl Decoder {
             let Some(value) = input.get(HEAD_BYTES + head.meta_bytes..head.frame_bytes()) else {
                 return Ok((length - input.len(), false));
             };
-            handle(&Frame { head, meta, value: Value::Bytes(value) })?;
+            if !handle(&Frame { head, meta, value: Value::Bytes(value) })? {
+                return Ok((length - input.len(), true));
+            }
             input = &input[head.frame_bytes()..];
         }
     }
+}
+
+/// Whether a value came in memory of its own: such a frame cannot be put back.
+fn is_large(frame: &Frame<'_>) -> bool {
+    matches!(frame.value, Value::Body(_))
 }
 
 /// Largest value of a frame on a node with this `--max_item_size`.

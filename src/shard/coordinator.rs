@@ -32,8 +32,9 @@ use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 
 /// Nodes that are asked for one key at most.
 pub(super) const CONSULTED_MAX: usize = 32;
-/// Emptied vectors kept.
-const SPARE_MAX: usize = 256;
+/// Emptied commands kept, and how long they may have been.
+const SPARE_MAX: usize = 1024;
+const SPARE_BYTES_MAX: usize = 2048;
 
 /// Names a request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +182,7 @@ impl Desk<'_> {
 
     /// Takes over a request; its answer will be in the outbox. False if too much is under way: ask again later.
     pub fn submit(&mut self, origin: Origin, hops: u8, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
-        if self.ring.ops.len() >= limits::PEER_OPERATIONS_MAX {
+        if self.ring.ops.len() >= limits::PEER_OPERATIONS_MAX || self.ring.held_bytes >= limits::PEER_OPERATIONS_BYTES_MAX {
             return false;
         }
         let mut held = self.ring.spare.pop().unwrap_or_default();
@@ -194,6 +195,7 @@ impl Desk<'_> {
     pub(super) fn insert(&mut self, origin: Origin, hops: u8, hash: u64, held: Held, phase: Phase) -> OpKey {
         self.ring.serial = self.ring.serial.wrapping_add(1);
         let serial = self.ring.serial;
+        self.ring.held_bytes += held.bytes_count();
         let index = self.ring.ops.insert(Op {
             serial,
             origin,
@@ -447,6 +449,7 @@ impl Desk<'_> {
         self.leave(key);
         if self.op(key).is_some() {
             let op = self.ring.ops.remove(key.index as usize);
+            self.ring.held_bytes -= op.held.bytes_count();
             self.keep(op.held);
         }
     }
@@ -467,7 +470,7 @@ impl Desk<'_> {
     }
 
     fn keep(&mut self, mut held: Held) {
-        if self.ring.spare.len() < SPARE_MAX {
+        if self.ring.spare.len() < SPARE_MAX && held.bytes_count() <= SPARE_BYTES_MAX {
             held.clear();
             self.ring.spare.push(held);
         }
@@ -663,6 +666,7 @@ impl Desk<'_> {
     pub fn surrender(&mut self, key: OpKey) -> Option<(Origin, Held)> {
         self.op(key)?;
         let op = self.ring.ops.remove(key.index as usize);
+        self.ring.held_bytes -= op.held.bytes_count();
         Some((op.origin, op.held))
     }
 

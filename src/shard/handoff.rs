@@ -73,6 +73,9 @@ pub struct Drops {
     cursor: Option<Cursor>,
     current: Vec<(u32, u64, PeerRequest)>,
     dropped: u64,
+    /// Partitions that were sent to their owners, and in which this node may hold what it does not own.
+    strange: BTreeSet<u32>,
+    strange_cursor: Option<Cursor>,
 }
 
 impl Handoff {
@@ -95,7 +98,7 @@ impl Drops {
 
     /// Whether something is to be dropped.
     pub fn is_busy(&self) -> bool {
-        !self.queue.is_empty() || self.cursor.is_some()
+        !self.queue.is_empty() || self.cursor.is_some() || !self.strange.is_empty()
     }
 
     /// Whether anything was ever dropped: what is not here may be elsewhere.
@@ -171,6 +174,7 @@ impl Desk<'_> {
             self.replay(node);
         }
         self.drop_slice();
+        self.strange_slice();
     }
 
     /// Asks for a node's word.
@@ -469,26 +473,35 @@ impl Desk<'_> {
         for (&partition, &version) in &transfer.marks {
             self.ring.hints.clean(index, partition, version);
         }
-        self.sweep_strangers(&transfer.marks);
+        // Where hints were kept, each let go of its own item.
+        let without_hints = transfer.marks.iter().filter(|(_, version)| **version > 0);
+        self.ring.drops.strange.extend(without_hints.map(|(partition, _)| *partition));
     }
 
-    /// What this node held only for others in these partitions, and which all of them have now, goes: with the next walk of evictions,
-    /// by its hint; here, at once for what has no hint.
-    fn sweep_strangers(&mut self, marks: &BTreeMap<u32, u64>) {
+    /// Lets go of a slice of what this node held only for others in partitions that were sent whole.
+    fn strange_slice(&mut self) {
+        if self.ring.drops.strange.is_empty() {
+            return;
+        }
         let (view, buckets) = (self.ring.view.clone(), self.buckets());
-        let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
-        let mut cursor = Some(Cursor::default());
-        while let Some(from) = cursor {
+        let strange = std::mem::take(&mut self.ring.drops.strange);
+        let mut cursor = Some(self.ring.drops.strange_cursor.unwrap_or_default());
+        for _ in 0..DROP_LINES / WALK_BUDGET {
+            let Some(from) = cursor else { break };
+            let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
             cursor = self.engine.walk_copies(from, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
                 let bucket = crate::key::bucket_of(replica.key.hash, buckets);
-                let strange = !view.ring.owners_of(bucket).contains(&view.me);
-                if strange && marks.contains_key(&crate::key::partition_of(bucket, buckets)) {
+                if strange.contains(&crate::key::partition_of(bucket, buckets))
+                    && !view.ring.owners_of(bucket).contains(&view.me)
+                {
                     keys.push((replica.key.bytes.into(), replica.version));
                 }
             });
+            keys.iter().for_each(|(key, version)| self.let_go(key, *version));
         }
-        for (key, version) in keys {
-            self.let_go(&key, version);
+        self.ring.drops.strange_cursor = cursor;
+        if cursor.is_some() {
+            self.ring.drops.strange.extend(strange);
         }
     }
 

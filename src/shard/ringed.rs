@@ -177,6 +177,11 @@ impl Held {
         }
     }
 
+    /// Bytes that are kept.
+    pub fn bytes_count(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Forgets the command.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -221,6 +226,8 @@ pub struct Ringed {
     pub to_cores: Vec<(ShardId, OpKey)>,
     pub(super) ops: Slab<Op>,
     pub(super) serial: u32,
+    /// Bytes of the commands under way.
+    pub(super) held_bytes: usize,
     /// Emptied commands, kept for the next ones.
     pub(super) spare: Vec<Held>,
     /// Requests that wait for a link, a lease to end, or memory: tried again every tick.
@@ -271,6 +278,7 @@ impl Ringed {
             to_cores: Vec::new(),
             ops: Slab::new(),
             serial: 0,
+            held_bytes: 0,
             spare: Vec::new(),
             parked: Vec::new(),
             handoffs: (0..nodes).map(|_| Handoff::default()).collect(),

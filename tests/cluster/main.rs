@@ -117,8 +117,10 @@ fn two_copies_outlive_a_node_and_then_another() {
         writer.join().unwrap()
     });
     assert!(writer.acknowledged.len() > 1000, "{} writes only", writer.acknowledged.len());
-    let late = writer.errors.iter().filter(|error| error.duration_since(killed) > Duration::from_secs(1)).count();
-    assert_eq!(late, 0, "errors go on after a second, {} in all", writer.errors.len());
+    // 0.6 s where nothing else goes on; a loaded machine needs longer to be sure.
+    let last = writer.errors.iter().map(|error| error.duration_since(killed)).max().unwrap_or_default();
+    assert!(last < Duration::from_secs(2), "errors go on for {last:?}, {} in all", writer.errors.len());
+    println!("{} writes, {} errors, the last one {last:?} after the kill", writer.acknowledged.len(), writer.errors.len());
     ring.expect_all(&[0, 1], &writer.acknowledged);
     // Empty, it comes back, and gets what it owns.
     ring.restart(2);

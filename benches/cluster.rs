@@ -1,0 +1,248 @@
+//! What do several nodes cost that one does not: sending a command on, a second copy, the replay of hints? Without sockets.
+//!
+//! Unit: nanoseconds of CPU time per command or item, all nodes together, and items per second of one core. Workload: nodes of one core
+//! whose frames are handed over in memory, 16 frames at a time; 100-byte values, 16-byte keys, `ITEMS` (200,000) of them.
+//!
+//! Would change our mind: sending on beyond 400 ns (with two system calls shared by 16 commands, what is left is copying), or a replay below
+//! 200,000 items a second and core.
+#![allow(clippy::disallowed_methods)] // a bench looks at the clock
+
+mod bare;
+
+use std::sync::Arc;
+
+use bare::{cpu_ns, key, setting};
+use pbcache::arena::Arena;
+use pbcache::buffer::Buffer;
+use pbcache::cluster::handshake::Identity;
+use pbcache::cluster::members::{Entry, View};
+use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Stamp};
+use pbcache::command::{Command, Get, Store, Value, Verb};
+use pbcache::engine::{Engine, Options, Replication};
+use pbcache::key::Key;
+use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
+use pbcache::ring::{NodeId, NodeIndex};
+use pbcache::shard::peers::LinkId;
+use pbcache::shard::{Ack, Desk, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
+use pbcache::time::Instant;
+
+const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
+const BUCKETS: u32 = 10_000_000;
+
+fn main() {
+    let items = setting("ITEMS", 200_000, 500);
+    println!("{:<60} {:>8}", "", "ns each");
+    let mut ring = Bench::new(3, 1);
+    ring.all(items, true);
+    report("3 nodes, 1 copy: set at one of them", items, || ring.all(items, true));
+    report("3 nodes, 1 copy: get at one of them", items, || ring.all(items, false));
+    let mut ring = Bench::new(3, 2);
+    ring.all(items, true);
+    report("3 nodes, 2 copies: set at one of them", items, || ring.all(items, true));
+    report("3 nodes, 2 copies: get at one of them", items, || ring.all(items, false));
+    ring.away(2);
+    ring.all(items, true);
+    let pending = ring.pending(2);
+    let start = cpu_ns();
+    ring.back(2);
+    let ns = (cpu_ns() - start) as f64;
+    assert_eq!(ring.pending(2), 0);
+    println!("{:<60} {:>8.1}", "replay of a hint, both nodes", ns / pending as f64);
+    println!("{:<60} {:>8.0}", "hints replayed by two busy cores in a second", pending as f64 / ns * 1e9);
+}
+
+fn report(name: &str, items: u64, mut run: impl FnMut()) {
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let start = cpu_ns();
+        run();
+        best = best.min((cpu_ns() - start) as f64 / items as f64);
+    }
+    println!("{name:<60} {best:>8.1}");
+}
+
+/// Nodes of one core each, and links without sockets.
+struct Bench {
+    nodes: Vec<Shard>,
+    away: Option<usize>,
+    ms: u64,
+    answers: u64,
+}
+
+impl Bench {
+    fn new(count: usize, redundancy: usize) -> Self {
+        let id = |node: usize| NodeId::new(&format!("node-{node}")).unwrap();
+        let entry = |node| Entry { id: id(node), address: format!("10.0.0.{node}:1"), weight: 1, zone: String::new() };
+        let entries: Vec<Entry> = (0..count).map(entry).collect();
+        let node = |node| {
+            let arena = Arena::new(256 << 20, 256 << 20, 1).unwrap();
+            let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000 });
+            let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
+            let view = Arc::new(View::new(&entries, &id(node), BUCKETS, redundancy).unwrap());
+            let options_of_ring = RingOptions {
+                ack: Ack::Live,
+                handoff_bytes_max: 256 << 20,
+                handoff_window_ms: 3_600_000,
+                handoff_rate: 0,
+                cores: 1,
+                mistake: None,
+            };
+            let mut shard = Shard::new(ShardId(0), Routes::new(1, BUCKETS), Engine::new(options, arena));
+            shard.ring = Some(Box::new(Ringed::new(view, ShardId(0), options_of_ring)));
+            shard
+        };
+        Self { nodes: (0..count).map(node).collect(), away: None, ms: 1000, answers: 0 }
+    }
+
+    fn desk(&mut self, node: usize) -> Desk<'_> {
+        self.nodes[node].desk(NOW, self.ms).unwrap()
+    }
+
+    /// Sets or gets every key at node 0, 16 at a time.
+    fn all(&mut self, items: u64, sets: bool) {
+        let mut session = Session::new(ProtocolOptions::default());
+        let Step::Command { framing, .. } = session.step(b"get k\r\n") else { unreachable!() };
+        let value = [7; 100];
+        for first in (0..items).step_by(16) {
+            let count = 16.min(items - first);
+            let done = self.answers + count;
+            for number in first..first + count {
+                let name = key(number);
+                let verb = if sets { Verb::Store(Store::default()) } else { Verb::Get(Get::default()) };
+                let value = if sets { Value::Bytes(&value) } else { Value::EMPTY };
+                let command = Command { key: Key::new(name.as_bytes()), verb, value };
+                if self.desk(0).place(&command) == Some(Place::Here) {
+                    self.nodes[0].execute(&command, NOW);
+                    self.answers += 1;
+                    continue;
+                }
+                let ticket = Ticket { connection: 0, generation: 0, slot: number as u32 };
+                assert!(self.desk(0).submit(Origin::Connection(ticket), 0, &command, framing.head, b""));
+            }
+            while self.answers < done {
+                self.exchange();
+            }
+        }
+    }
+
+    /// Moves everything that the nodes have for each other, once.
+    fn exchange(&mut self) {
+        self.ms += 1;
+        for node in 0..self.nodes.len() {
+            if self.away == Some(node) {
+                continue;
+            }
+            self.desk(node).tick();
+            let ring = self.nodes[node].ring.as_mut().unwrap();
+            self.answers += ring.outbox.finished.len() as u64;
+            ring.outbox.clear();
+            ring.peers.unwanted.clear();
+            for link in std::mem::take(&mut ring.peers.wanted) {
+                self.connect(node, link);
+            }
+            for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.ready) {
+                self.pass(node, link);
+            }
+        }
+    }
+
+    fn connect(&mut self, node: usize, link: LinkId) {
+        let to = usize::from(self.nodes[node].ring.as_ref().unwrap().peers.link(link).node.0);
+        if self.away == Some(to) {
+            return self.desk(node).link_down(link, "away");
+        }
+        let identity = |node: usize| Identity {
+            cluster: String::new(),
+            id: format!("node-{node}"),
+            boot: 1 + node as u64,
+            view: 0,
+            buckets: BUCKETS,
+            redundancy: 1,
+            cores: 1,
+            unix_ms: 0,
+            target_core: 0,
+        };
+        self.desk(to).greeted(&identity(node));
+        self.desk(node).link_up(link, &identity(to));
+    }
+
+    /// Requests there, and what can be answered at once back.
+    fn pass(&mut self, node: usize, link: LinkId) {
+        let to = usize::from(self.nodes[node].ring.as_ref().unwrap().peers.link(link).node.0);
+        let (mut requests, mut responses) = (Buffer::default(), Buffer::default());
+        self.nodes[node].ring.as_mut().unwrap().peers.take_output(link, &mut requests);
+        if self.away == Some(to) {
+            return self.desk(node).link_down(link, "away");
+        }
+        let me = NodeIndex(node as u16);
+        let mut served = Vec::new();
+        for_each(&requests.bytes, |frame| {
+            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), late_ms: 0 };
+            self.desk(to).serve(from, frame, &mut responses).unwrap();
+            served.push(frame.head.id);
+        });
+        // What waits for copies is answered when they are there: they are, after the next exchange between those two.
+        while responses_count(&responses.bytes) < served.len() {
+            self.settle(to, &mut responses);
+        }
+        for_each(&responses.bytes, |frame| self.desk(node).response(link, frame).unwrap());
+    }
+
+    /// Lets a node's own requests go through, and collects what became ready for its peers.
+    fn settle(&mut self, node: usize, responses: &mut Buffer) {
+        // A lease may have to end first.
+        self.ms += 1;
+        self.desk(node).tick();
+        for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.wanted) {
+            self.connect(node, link);
+        }
+        for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.ready) {
+            self.pass(node, link);
+        }
+        let ring = self.nodes[node].ring.as_mut().unwrap();
+        let bytes = std::mem::take(&mut ring.outbox.bytes);
+        for answer in ring.outbox.finished.drain(..) {
+            let Origin::Peer(request) = answer.origin else { continue };
+            let mut reply = Buffer { bytes: bytes[answer.bytes].to_vec(), bodies: Vec::new() };
+            wire::write_reply(responses, request.id, Stamp::default(), &mut reply);
+        }
+    }
+
+    fn away(&mut self, node: usize) {
+        self.away = Some(node);
+    }
+
+    fn pending(&self, node: usize) -> usize {
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != node);
+        others.map(|(_, shard)| shard.ring.as_ref().unwrap().hints.target(node).pending()).sum()
+    }
+
+    /// The node is there again; until nobody has anything for it.
+    fn back(&mut self, node: usize) {
+        self.away = None;
+        self.ms += 2000;
+        for _ in 0..1_000_000 {
+            if self.pending(node) == 0 {
+                return;
+            }
+            self.exchange();
+        }
+        panic!("{} hints are never replayed", self.pending(node));
+    }
+}
+
+fn for_each(mut input: &[u8], mut handle: impl FnMut(&Frame<'_>)) {
+    while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
+        let head = Head::read(head, 1 << 20).unwrap();
+        let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
+        let (value, rest) = rest.split_at(head.value_bytes);
+        handle(&Frame { head, meta, value: Value::Bytes(value) });
+        input = rest;
+    }
+}
+
+fn responses_count(bytes: &[u8]) -> usize {
+    let mut count = 0;
+    for_each(bytes, |_| count += 1);
+    count
+}
