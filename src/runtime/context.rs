@@ -254,7 +254,8 @@ impl Links {
     /// Sends the bytes of a reply to the core whose client waits for it. False when that link is full.
     pub fn reply(&mut self, core: ShardId, ticket: Ticket, reply: &mut Buffer) -> bool {
         match &mut self.peers[core.0 as usize] {
-            Some(peer) => message::write_reply(&mut peer.replies_out, ticket, reply),
+            // Asked first: a large reply that does not fit would be lost.
+            Some(peer) => peer.replies_out.has_room() && message::write_reply(&mut peer.replies_out, ticket, reply),
             None => true,
         }
     }

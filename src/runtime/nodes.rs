@@ -19,8 +19,8 @@ use super::core::Core;
 use super::message::ReplyBytes;
 use super::peer::Peer;
 use crate::buffer::Buffer;
-use crate::cluster::wire::{self, Stamp};
-use crate::command::Command;
+use crate::cluster::wire::{self, Kind, Stamp};
+use crate::command::{Command, Value};
 use crate::protocol::{Framing, Head};
 use crate::shard::handoff::RAW_ID;
 use crate::shard::peers::LinkId;
@@ -46,6 +46,8 @@ pub struct Nodes {
     pub dial: Vec<(LinkId, SocketAddr)>,
     /// Connections to be closed.
     pub hang_up: Vec<u32>,
+    /// An emptied buffer for answers on their way to other cores.
+    scratch: Buffer,
     /// Answers for clients of other cores whose link was full.
     late: VecDeque<(ShardId, Ticket, Buffer)>,
     resolver: Option<Sender<Resolve>>,
@@ -63,6 +65,7 @@ impl Nodes {
             sockets: Vec::new(),
             dial: Vec::new(),
             hang_up: Vec::new(),
+            scratch: Buffer::default(),
             late: VecDeque::new(),
             resolver,
             outbox: Outbox::default(),
@@ -211,10 +214,13 @@ impl Core {
                     None => self.place(ticket, ReplyBytes::Inline(inline)),
                 },
                 Origin::Core(core, ticket) => {
-                    let mut reply =
-                        carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
+                    let mut reply = carried.map_or_else(|| std::mem::take(&mut self.nodes.scratch), |buffer| *buffer);
+                    reply.put(inline);
                     if !self.nodes.late.is_empty() || !self.context.links.reply(core, ticket, &mut reply) {
                         self.nodes.late.push_back((core, ticket, reply));
+                    } else {
+                        reply.clear();
+                        self.nodes.scratch = reply;
                     }
                 }
                 Origin::Peer(request) => {
@@ -223,11 +229,11 @@ impl Core {
                         continue;
                     }
                     let Some(peer) = connection.peer() else { continue };
-                    let mut reply =
-                        carried.map_or_else(|| Buffer { bytes: inline.to_vec(), bodies: Vec::new() }, |buffer| *buffer);
-                    peer.answer(|output| match request.id {
-                        RAW_ID => output.append(&mut reply),
-                        id => wire::write_reply(output, id, stamp, &mut reply),
+                    peer.answer(|output| match (request.id, carried) {
+                        (RAW_ID, Some(mut frame)) => output.append(&mut frame),
+                        (RAW_ID, None) => output.put(inline),
+                        (id, Some(mut reply)) => wire::write_reply(output, id, stamp, &mut reply),
+                        (id, None) => wire::write(output, (Kind::Reply, 0, 0, id), stamp, Value::Bytes(inline), |_| {}),
                     });
                     self.dirty.push(request.connection);
                 }

@@ -473,9 +473,10 @@ impl Desk<'_> {
         for (&partition, &version) in &transfer.marks {
             self.ring.hints.clean(index, partition, version);
         }
-        // Where hints were kept, each let go of its own item.
-        let without_hints = transfer.marks.iter().filter(|(_, version)| **version > 0);
-        self.ring.drops.strange.extend(without_hints.map(|(partition, _)| *partition));
+        // Also where hints were kept: none let go of its item while the partition was dirty.
+        // The walk begins again, for those that are new.
+        self.ring.drops.strange.extend(transfer.marks.keys());
+        self.ring.drops.strange_cursor = None;
     }
 
     /// Lets go of a slice of what this node held only for others in partitions that were sent whole.

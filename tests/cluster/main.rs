@@ -222,3 +222,20 @@ fn with_one_copy_writes_for_an_absent_node_go_home() {
     assert_eq!(ring.connect(2).set("c2"), "STORED");
     assert_eq!(ring.connect(1).get("c2"), Some(value_of("c2")));
 }
+
+#[test]
+fn an_idle_ring_says_nothing() {
+    let ring = Ring::start(3, &["--cores", "2", "--redundancy", "2"]);
+    let mut client = ring.connect(0);
+    for number in 0..100 {
+        assert_eq!(client.set(&format!("k{number}")), "STORED");
+    }
+    // Words are kept fresh for a second after the last request.
+    std::thread::sleep(Duration::from_secs(3));
+    let sent = |client: &mut Client| client.stat("peers", "requests_sent").parse::<u64>().unwrap();
+    let before = (0..3).map(|node| sent(&mut ring.connect(node))).sum::<u64>();
+    std::thread::sleep(Duration::from_secs(2));
+    let after = (0..3).map(|node| sent(&mut ring.connect(node))).sum::<u64>();
+    assert_eq!(after, before, "requests between nodes while nobody asks for anything");
+    assert_eq!(client.get("k1"), Some(value_of("k1")), "and it wakes up again");
+}

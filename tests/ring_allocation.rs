@@ -1,0 +1,143 @@
+//! No allocation per command that is sent on to another node, counted by the allocator itself.
+//!
+//! ```text
+//!   node 0: place, submit (rank, stamp, frame) --> node 1: serve --> node 0: response --> outbox      0 allocations
+//! ```
+//!
+//! Lives here: two nodes whose frames are handed over in memory. Not here: sockets, copies (one entry each, from the heap).
+
+mod counting;
+
+use std::sync::Arc;
+
+use pbcache::arena::Arena;
+use pbcache::buffer::Buffer;
+use pbcache::cluster::handshake::Identity;
+use pbcache::cluster::members::{Entry, View};
+use pbcache::cluster::wire::{Frame, HEAD_BYTES, Head};
+use pbcache::command::{Command, Get, Store, Value, Verb};
+use pbcache::engine::{Engine, Options, Replication};
+use pbcache::key::Key;
+use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
+use pbcache::ring::{NodeId, NodeIndex};
+use pbcache::shard::peers::LinkId;
+use pbcache::shard::{Ack, Origin, PeerRequest, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
+use pbcache::time::Instant;
+
+const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
+const BUCKETS: u32 = 10_000_000;
+
+fn id(node: usize) -> NodeId {
+    NodeId::new(&format!("node-{node}")).unwrap()
+}
+
+fn node(index: usize) -> Shard {
+    let entry = |node| Entry { id: id(node), address: format!("10.0.0.{node}:1"), weight: 1, zone: String::new() };
+    let view = View::new(&[entry(0), entry(1)], &id(index), BUCKETS, 1).unwrap();
+    let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000 });
+    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
+    let ring = RingOptions {
+        ack: Ack::Live,
+        handoff_bytes_max: 1 << 20,
+        handoff_window_ms: 1000,
+        handoff_rate: 0,
+        cores: 1,
+        mistake: None,
+    };
+    let arena = Arena::new(16 << 20, 16 << 20, 1).unwrap();
+    let mut shard = Shard::new(ShardId(0), Routes::new(1, BUCKETS), Engine::new(options, arena));
+    shard.ring = Some(Box::new(Ringed::new(Arc::new(view), ShardId(0), ring)));
+    shard
+}
+
+fn identity(node: usize) -> Identity {
+    Identity {
+        cluster: String::new(),
+        id: format!("node-{node}"),
+        boot: 1 + node as u64,
+        view: 0,
+        buckets: BUCKETS,
+        redundancy: 1,
+        cores: 1,
+        unix_ms: 0,
+        target_core: 0,
+    }
+}
+
+/// Links the first node to the second, and the second to the first.
+fn join(nodes: &mut [Shard; 2], ms: u64) {
+    for node in 0..2 {
+        nodes[node].desk(NOW, ms).unwrap().ring.peers.seek(ms);
+        let ring = nodes[node].ring.as_mut().unwrap();
+        for link in std::mem::take(&mut ring.peers.wanted) {
+            nodes[1 - node].desk(NOW, ms).unwrap().greeted(&identity(node));
+            nodes[node].desk(NOW, ms).unwrap().link_up(link, &identity(1 - node));
+        }
+    }
+}
+
+/// Passes what the first node has for the second, and the answers back.
+fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, ms: u64) {
+    let link = LinkId(0);
+    for node in 0..2 {
+        requests.clear();
+        responses.clear();
+        let ring = nodes[node].ring.as_mut().unwrap();
+        ring.peers.ready.clear();
+        ring.peers.take_output(link, requests);
+        let me = Some(NodeIndex(node as u16));
+        each(&requests.bytes, |frame| {
+            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, late_ms: 0 };
+            nodes[1 - node].desk(NOW, ms).unwrap().serve(from, frame, responses).unwrap();
+        });
+        each(&responses.bytes, |frame| nodes[node].desk(NOW, ms).unwrap().response(link, frame).unwrap());
+    }
+}
+
+fn each(mut input: &[u8], mut handle: impl FnMut(&Frame<'_>)) {
+    while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
+        let head = Head::read(head, 1 << 20).unwrap();
+        let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
+        let (value, rest) = rest.split_at(head.value_bytes);
+        handle(&Frame { head, meta, value: Value::Bytes(value) });
+        input = rest;
+    }
+}
+
+#[test]
+fn sending_a_command_on_allocates_nothing() {
+    let mut nodes = [node(0), node(1)];
+    join(&mut nodes, 1000);
+    let (mut requests, mut responses) = (Buffer::with_capacity(1 << 16), Buffer::with_capacity(1 << 16));
+    let mut session = Session::new(ProtocolOptions::default());
+    let Step::Command { framing, .. } = session.step(b"get k\r\n") else { unreachable!() };
+    let mut sent = 0;
+    let mut run = |rounds: u64| {
+        for round in 0..rounds {
+            // Time stands still but for what keeps the nodes' word to each other.
+            nodes.iter_mut().for_each(|node| node.desk(NOW, 1010).unwrap().tick());
+            pass(&mut nodes, &mut requests, &mut responses, 1010);
+            let mut key = *b"key00000000";
+            key[3..].copy_from_slice(&(round % 64 * 0x0101_0101).to_be_bytes().map(|byte| b'a' + byte % 26));
+            let verb = if round % 3 == 0 { Verb::Store(Store::default()) } else { Verb::Get(Get::default()) };
+            let value = if round % 3 == 0 { Value::Bytes(&[7; 200]) } else { Value::EMPTY };
+            let command = Command { key: Key::new(&key), verb, value };
+            let mut desk = nodes[0].desk(NOW, 1010).unwrap();
+            if desk.place(&command).is_some() {
+                continue;
+            }
+            let ticket = Ticket { connection: 0, generation: 0, slot: 0 };
+            assert!(desk.submit(Origin::Connection(ticket), 0, &command, framing.head, b""));
+            pass(&mut nodes, &mut requests, &mut responses, 1010);
+            let ring = nodes[0].ring.as_mut().unwrap();
+            sent += ring.outbox.finished.len();
+            ring.outbox.clear();
+        }
+        sent
+    };
+    run(2000);
+    let before = (counting::allocations(), run(0));
+    let after = run(2000);
+    assert!(after - before.1 > 500, "{} commands were sent on", after - before.1);
+    assert_eq!(counting::allocations() - before.0, 0, "for {} commands", after - before.1);
+}
