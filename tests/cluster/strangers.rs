@@ -1,7 +1,10 @@
 //! Who does not belong to a ring, and what comes of bytes that are no frames. Nobody else is hurt.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pbcache::cluster::handshake::{Connecting, Identity, Local, NONCE_BYTES, Progress};
 
 use super::ring::{self, Client, PORT, Ring, value_of};
 
@@ -143,4 +146,82 @@ fn strangers_by_address_are_not_even_heard() {
         let _ = child.kill();
         let _ = child.wait();
     });
+}
+
+/// Shakes hands with a node as another node would.
+fn call(address: &str, change: impl FnOnce(&mut Identity)) -> Result<TcpStream, String> {
+    let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let mut identity = Identity {
+        cluster: "pbcache".into(),
+        id: "stranger".into(),
+        boot: 7,
+        view: 1,
+        buckets: 10_000_000,
+        redundancy: 1,
+        cores: 1,
+        unix_ms,
+        target_core: 0,
+    };
+    change(&mut identity);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (mut input, mut output) = (Vec::new(), Vec::new());
+    let mut connecting = Connecting::new(Local { identity, key: None, nonce: [3; NONCE_BYTES] }, &mut output);
+    loop {
+        stream.write_all(&output).unwrap();
+        output.clear();
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        assert!(count > 0, "closed without a word");
+        input.extend_from_slice(&bytes[..count]);
+        if let Progress::Done(_) = connecting.feed(&mut input, &mut output)? {
+            return Ok(stream);
+        }
+    }
+}
+
+#[test]
+fn clocks_that_are_far_apart_are_refused_and_named() {
+    let ring = Ring::start(2, &["--cores", "1"]);
+    assert!(call(&ring.id(0), |identity| identity.unix_ms += 50_000).is_ok());
+    let why = call(&ring.id(0), |identity| identity.unix_ms += 65_000).unwrap_err();
+    assert!(why.contains("the clocks of") && why.contains("differ by 6"), "{why}");
+    let why = call(&ring.id(0), |identity| identity.id = ring.id(0)).unwrap_err();
+    assert!(why.contains("two nodes have the id"), "{why}");
+}
+
+#[test]
+fn a_peer_that_sends_garbage_frames_or_half_a_frame_hurts_nobody() {
+    let ring = Ring::start(2, &["--cores", "2"]);
+    let mut good = ring.connect(0);
+    let mut half = call(&ring.id(0), |_| {}).unwrap();
+    half.write_all(&[0; 20]).unwrap();
+    for round in 0..60u8 {
+        let mut stream =
+            call(&ring.id(usize::from(round % 2)), |identity| identity.target_core = u16::from(round % 3)).unwrap();
+        // Heads of all kinds with lengths that lie, and metas that are none.
+        let mut frame = vec![0u8; 36 + usize::from(round)];
+        frame[0] = round;
+        frame[4] = if round % 4 == 0 { 255 } else { 0 };
+        frame[7] = if round % 5 == 0 { 127 } else { 0 };
+        frame[8] = round % 9;
+        frame[36..].iter_mut().for_each(|byte| *byte = round.wrapping_mul(37));
+        stream.write_all(&frame).unwrap();
+        if round % 3 == 0 {
+            drop(stream);
+        }
+        assert_eq!(good.set(&format!("k{round}")), "STORED");
+    }
+    for round in 0..60 {
+        let key = format!("k{round}");
+        assert_eq!(ring.connect(1).get(&key), Some(value_of(&key)));
+    }
+    // A version from the far future would put every later write in the past: the link ends instead.
+    let mut liar = call(&ring.id(0), |_| {}).unwrap();
+    let mut frame = [0u8; 36];
+    frame[8] = 5;
+    frame[20..28].copy_from_slice(&(u64::MAX >> 1).to_le_bytes());
+    liar.write_all(&frame).unwrap();
+    assert_eq!(liar.read(&mut [0; 10]).unwrap_or(0), 0, "closed");
+    assert_eq!(good.set("last"), "STORED");
 }
