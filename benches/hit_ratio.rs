@@ -2,7 +2,8 @@
 //!
 //! Unit: misses per read in the second half of the requests. Each miss is followed by a set of the same key. Workloads are those of
 //! the reference runs against memcached 1.6.18 at equal process memory (64 MiB), whose miss ratios stand beside ours; TTL mixes
-//! advance the clock by 10,000 requests a second. `PBCACHE_REQUESTS` (6,000,000).
+//! advance the clock by 10,000 requests a second. `PBCACHE_REQUESTS` (6,000,000). `PBCACHE_DATA` names a folder with Meta's published sizes
+//! of values (`meta-*-sizes.json`, from the CacheLib repository); without it, the rows that need them are left out.
 //!
 //! Would change our mind about S3-FIFO by segment: a ratio above .89 of memcached's (zipf 0.99), .86 (zipf 1.0, 32 B), .93 and .90
 //! for the mixes; a size shift that costs more than 1.05 of a fresh start.
@@ -66,8 +67,44 @@ struct Workload {
     ttls: &'static [(f64, i64)],
     /// Requests a second of the engine's clock; 0: the clock stands.
     rate: u64,
+    /// Values of these lengths instead, each key its own.
+    sizes: Option<&'static Sizes>,
     /// What memcached 1.6.18 misses, or a simulation of its rule where the clock is simulated.
     anchor: f64,
+}
+
+/// How long values are: ranges and the sums of their weights.
+struct Sizes {
+    ends: Vec<u64>,
+    sums: Vec<u64>,
+}
+
+impl Sizes {
+    /// From a file of Meta's: the ends of ranges, and how often each occurs.
+    fn read(folder: &str, name: &str) -> Self {
+        let path = format!("{folder}/meta-{name}-sizes.json");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let table: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let numbers = |name: &str| -> Vec<u64> {
+            table[name].as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number") as u64).collect()
+        };
+        let mut sum = 0;
+        let sums = numbers("valSizeRangeProbability").into_iter().map(|weight| {
+            sum += weight;
+            sum
+        });
+        Self { sums: sums.collect(), ends: numbers("valSizeRange") }
+    }
+
+    /// The length of a key's value.
+    fn of(&self, key: u64) -> usize {
+        let mut random = Random(key * 2 + 0x7654_3211);
+        random.next();
+        let at = random.next() % self.sums[self.sums.len() - 1];
+        let range = self.sums.partition_point(|&sum| sum <= at);
+        let start = if range == 0 { 1 } else { self.ends[range - 1] + 1 };
+        (start + random.next() % (self.ends[range] - start + 1)) as usize
+    }
 }
 
 struct Cache {
@@ -117,14 +154,15 @@ fn run(workload: &Workload, requests: u64) {
     let zipf = Zipf::new(workload.keys, workload.exponent);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut cache = Cache::new(workload.memory_bytes);
-    let value = vec![b'v'; workload.value_bytes];
+    let value = vec![b'v'; workload.value_bytes.max(if workload.sizes.is_some() { 1 << 20 } else { 0 })];
     let mut misses = 0u64;
     let mut dead_worst = 0f64;
     for number in 0..requests {
         let key = zipf.rank(&mut random);
         // The TTL belongs to the key.
         let share = Random(key * 2 + 0x1234_5677).next() as f64 / u64::MAX as f64;
-        let missed = cache.request(key, &value, exptime_of(share, workload.ttls));
+        let bytes = workload.sizes.map_or(workload.value_bytes, |sizes| sizes.of(key));
+        let missed = cache.request(key, &value[..bytes.min(value.len())], exptime_of(share, workload.ttls));
         misses += u64::from(missed && number >= requests / 2);
         if number % 16 == 0 {
             cache.engine.tick(cache.now, 64);
@@ -211,6 +249,7 @@ fn main() {
         memory_bytes: 64 << 20,
         ttls: &[],
         rate: 0,
+        sizes: None,
         anchor: 0.2345,
     };
     let started = std::time::Instant::now();
@@ -221,5 +260,20 @@ fn main() {
     run(&Workload { name: "TTL mix A, zipf 0.9, 200 B", ttls: mix_a, anchor: 0.3564, ..mix }, requests);
     run(&Workload { name: "TTL mix B, zipf 0.9, 200 B", ttls: &[(0.5, 20), (0.5, 86_400)], anchor: 0.4049, ..mix }, requests);
     size_shift(requests);
+    match std::env::var("PBCACHE_DATA") {
+        Err(_) => println!("PBCACHE_DATA is not set: no rows with Meta's sizes"),
+        Ok(folder) => {
+            let sizes = |name| Some(&*Box::leak(Box::new(Sizes::read(&folder, name))));
+            let kvcache = Workload { name: "kvcache sizes, 64 MiB", sizes: sizes("kvcache_reg"), anchor: 0.3291, ..plain };
+            run(&kvcache, requests);
+            let large = Workload { name: "kvcache sizes, 256 MiB", keys: keys(20_000_000), memory_bytes: 256 << 20, ..kvcache };
+            run(&Workload { anchor: 0.2935, ..large }, requests);
+            let fbobj = sizes("graph_cache_leader_fbobj");
+            let fbobj = Workload { name: "fbobj sizes, zipf 0.8", keys: keys(2_000_000), exponent: 0.8, sizes: fbobj, ..plain };
+            run(&Workload { anchor: 0.5493, ..fbobj }, requests);
+            let assocs = sizes("graph_cache_leader_assocs");
+            run(&Workload { name: "assocs sizes, no anchor", sizes: assocs, anchor: f64::NAN, ..plain }, requests);
+        }
+    }
     assert!(started.elapsed() < Duration::from_secs(3600));
 }
