@@ -3,8 +3,8 @@
 //! ```text
 //!   line (64 B) = | slot 0 | slot 1 | ... | slot 6 | slot 7, or the link to an overflow line |
 //!
-//!   slot (8 B)  =   63        41 40  39  38        37  36 35        0
-//!                 | hash 23 bits | kind | fetched | freq | location |      kind: empty, live, ghost, link
+//!   slot (8 B)  =   63        42 41  40  39        38  37 36        0
+//!                 | hash 22 bits | kind | fetched | freq | location |      kind: empty, live, ghost, link
 //! ```
 //!
 //! A miss costs one line, a hit two: this one and the item's. It grows by linear hashing, one line per step:
@@ -14,10 +14,10 @@
 //!   step     0 1 2 3 4          line 0 was split over 0 and 4 by one more bit of the hash
 //! ```
 //!
-//! A slot keeps 23 bits of the hash from `window(depth)` on, a multiple of 8: the next bits that splits need and a tag in one. So a
+//! A slot keeps 22 bits of the hash from `window(depth)` on, a multiple of 8: the next bits that splits need and a tag in one. So a
 //! split reads no item, but at every eighth doubling, where the window moves and keys are hashed again.
 //!
-//! A ghost tells that an item was evicted lately: 23 + 16 bits of its hash and when, in a slot that nobody needs. It never
+//! A ghost tells that an item was evicted lately: 22 + 16 bits of its hash and when, in a slot that nobody needs. It never
 //! answers for an item and gives way to any.
 //!
 //! Unsafe lives here for one call of what every x86-64 has, see `matches`.
@@ -26,7 +26,7 @@
 
 use std::sync::Arc;
 
-use super::segment::Location;
+use super::segment::{LOCATION_BITS, Location};
 use crate::arena::{Arena, Line, Lines};
 use crate::key::Key;
 
@@ -90,7 +90,7 @@ impl Slot {
     /// A live slot without its hash bits.
     #[inline]
     pub fn live(location: Location, frequency: u32, fetched: bool) -> Self {
-        Self(location.0 | u64::from(frequency) << FREQUENCY_SHIFT | u64::from(fetched) << 38 | LIVE)
+        Self(location.0 | u64::from(frequency) << FREQUENCY_SHIFT | u64::from(fetched) << FETCHED_SHIFT | LIVE)
     }
 
     #[inline]
@@ -739,16 +739,18 @@ const CHAIN_SLOTS_MAX: usize = (CHAIN_LINES_MAX + 2) * 8;
 const LINK_SLOT: usize = 7;
 const OVERFLOW_BASE: u32 = 1 << 31;
 
-const LOCATION_MASK: u64 = (1 << 36) - 1;
-const FREQUENCY_SHIFT: u32 = 36;
-const FETCHED: u64 = 1 << 38;
-const KIND_MASK: u64 = 3 << 39;
+const LOCATION_MASK: u64 = (1 << LOCATION_BITS) - 1;
+const FREQUENCY_SHIFT: u32 = LOCATION_BITS;
+const FETCHED_SHIFT: u32 = FREQUENCY_SHIFT + 2;
+const FETCHED: u64 = 1 << FETCHED_SHIFT;
+const KIND_SHIFT: u32 = FETCHED_SHIFT + 1;
+const KIND_MASK: u64 = 3 << KIND_SHIFT;
 const EMPTY: u64 = 0;
-const LIVE: u64 = 1 << 39;
-const GHOST: u64 = 2 << 39;
-const LINK: u64 = 3 << 39;
-const HASH_SHIFT: u32 = 41;
-const HASH_BITS: u32 = 23;
+const LIVE: u64 = 1 << KIND_SHIFT;
+const GHOST: u64 = 2 << KIND_SHIFT;
+const LINK: u64 = 3 << KIND_SHIFT;
+const HASH_SHIFT: u32 = KIND_SHIFT + 2;
+const HASH_BITS: u32 = 64 - HASH_SHIFT;
 const HASH_MASK: u64 = !0 << HASH_SHIFT;
 /// Hash and kind within the upper half of a slot.
 const UPPER_MASK: u32 = ((HASH_MASK | KIND_MASK) >> 32) as u32;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0         8        12     16      18
-//!   | version | expiry | word | marks | client flags 4 B if not 0 | CAS 8 B if set by a client | key | value | 0..3 B |
+//!   | version | expiry | word | marks | client flags 4 B if not 0 | CAS 8 B if set by a client | key | value | 0..1 B |
 //!
 //!   word  = value length 20 bits | key length 8 bits | has client flags 1 | has CAS 1 | value is a body 1 | tombstone 1
 //!   marks = stale 1 | token sent 1 | seconds from writing to last use 14 bits
@@ -331,7 +331,7 @@ pub(super) const HEADER_BYTES: usize = 18;
 /// Bytes of a value that stands for a body.
 pub(super) const BODY_ID_BYTES: usize = 4;
 /// Records start and end at multiples of this.
-pub(super) const UNIT_BYTES: usize = 4;
+pub(super) const UNIT_BYTES: usize = 2;
 /// Longest value in a record.
 pub(super) const VALUE_BYTES_MAX: usize = (1 << 20) - 1;
 

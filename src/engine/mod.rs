@@ -1,7 +1,7 @@
 //! One shard's items in memory.
 //!
 //! ```text
-//!   key --hash--> index line (64 B, 8 slots) --location--> | 18 B header | flags? | CAS? | key | value | 0..3 B |
+//!   key --hash--> index line (64 B, 8 slots) --location--> | 18 B header | flags? | CAS? | key | value | 0..1 B |
 //!                                                          in a segment of the log, leased from the node's arena
 //!
 //!   small queue: |seg|seg|seg*|  --asked for again-->  main queue: |seg|body|seg|...|seg*|          free: |seg|seg|
@@ -11,7 +11,7 @@
 //! segment's turn comes (S3-FIFO by segment). No size classes: a shift of sizes moves nothing. Nothing is pinned: a reply borrows
 //! from the engine until it is encoded, and a large value is an `Arc` that its reader keeps.
 //!
-//! Bytes per item beside key and value: header 18 (version 8, exact expiry 4, lengths 4, marks and last use 2), padding 1.5,
+//! Bytes per item beside key and value: header 18 (version 8, exact expiry 4, lengths 4, marks and last use 2), padding 0.5,
 //! index 10.7 at 6 items a line and 2 for overflow lines; then 1 % of open, free and draining segments.
 //!
 //! Tried and dropped: last use as 4 bytes (2 B more per item; its seconds matter only when small); the slot's tag apart from the

@@ -27,7 +27,7 @@ use crate::arena::{self, Arena, Body, Segment};
 use crate::limits;
 use crate::time::{Expiry, Seconds};
 
-/// Where a record starts: in units of 4 bytes behind the arena's base.
+/// Where a record starts: in units of 2 bytes behind the arena's base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Location(pub u64);
 
@@ -609,5 +609,6 @@ const SEGMENTS_PER_GROUP: usize = 32;
 const LINES_AHEAD: usize = 3;
 /// Entries of the list of sparse segments that are kept without looking.
 const SPARSE_MIN: usize = 64;
-/// A location has 36 bits.
-const LOCATION_END: usize = UNIT_BYTES << 36;
+/// Bits of a location: 256 GiB of records on a node. Units of 4 bytes would reach twice as far and pad every item by 1.5 bytes instead of 0.5.
+pub(super) const LOCATION_BITS: u32 = 37;
+const LOCATION_END: usize = UNIT_BYTES << LOCATION_BITS;
