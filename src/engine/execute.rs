@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::index::{Place, Slot};
+use super::index::{Ghost, Place, Slot};
 use super::item::{self, BODY_ID_BYTES, Record, Shape, Stamp};
 use super::segment::{self, Location, Pool};
 use super::{Engine, number};
@@ -126,19 +126,15 @@ impl Engine {
         self.statistics.expired += u64::from(expired);
         self.statistics.expired_unfetched += u64::from(expired && !self.index.slot(found.place).fetched());
         self.reap(found.location);
-        self.remove(found, hash);
+        let record = self.log.record(found.location);
+        let id = if record.is_body() { record.body_id() } else { self.log.extent_of(found.location) };
+        let used = self.index.slot(found.place).frequency() > 0 || self.log.extent(id).pool == Pool::Main;
+        self.remove_as(found, hash, (expired && used && !record.is_tombstone()).then_some(Ghost::Expired));
     }
 
     /// Removes an item with this hash without a trace.
     pub(super) fn remove(&mut self, found: Found, hash: u64) {
-        let record = self.log.record(found.location);
-        let body = record.is_body().then(|| record.body_id());
-        self.tombstones -= u64::from(record.is_tombstone());
-        self.log.kill(found.location);
-        self.index.remove(found.place, hash);
-        if let Some(id) = body {
-            self.log.remove_body(id);
-        }
+        self.remove_as(found, hash, None);
     }
 
     /// What a reply tells about the item of a slot.
@@ -436,7 +432,7 @@ impl Engine {
         if write.found.is_none() && self.tombstones > 0 {
             self.unearth(write.hash, write.key);
         }
-        self.tombstones += u64::from(write.tombstone);
+        self.count_tombstone(write, &shape);
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
         let target = self.log.append(pool, group, shape.record_bytes(), write.expiry, version);
@@ -449,6 +445,13 @@ impl Engine {
         }
         self.link(write, target);
         Ok(version)
+    }
+
+    fn count_tombstone(&mut self, write: &Write<'_>, shape: &Shape) {
+        if write.tombstone {
+            self.tombstones += 1;
+            self.tombstone_bytes += shape.record_bytes();
+        }
     }
 
     fn version_of(&mut self, write: &Write<'_>, now: Instant) -> u64 {
@@ -508,7 +511,7 @@ impl Engine {
         let Some(found) = write.found else { unreachable!("written over nothing") };
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
-        self.tombstones += u64::from(write.tombstone);
+        self.count_tombstone(write, shape);
         let at = shape.value_offset();
         let old_bytes = self.log.record(found.location).value().len();
         let record = self.log.record_mut(found.location);
@@ -582,13 +585,18 @@ impl Engine {
         match write.found {
             Some(found) => self.log.extent(self.log.extent_of(found.location)).pool,
             None => {
-                let ghosts_max = self.ghosts_max();
-                // Taken once: should the write be tried again, it is remembered.
-                if self.returning == Some(write.hash) || self.index.take_ghost(write.hash, ghosts_max) {
-                    self.returning = Some(write.hash);
+                if self.returning == Some(write.hash) {
                     return Pool::Main;
                 }
-                Pool::Small
+                let Some(ghost) = self.index.take_ghost(write.hash, self.index.live) else { return Pool::Small };
+                match ghost {
+                    Ghost::Small => self.balance.returned(Pool::Small),
+                    Ghost::Main => self.balance.returned(Pool::Main),
+                    Ghost::Expired => {}
+                }
+                // Taken once: should the write be tried again, it is remembered.
+                self.returning = Some(write.hash);
+                Pool::Main
             }
         }
     }

@@ -17,8 +17,8 @@
 //! A slot keeps 22 bits of the hash from `window(depth)` on, a multiple of 8: the next bits that splits need and a tag in one. So a
 //! split reads no item, but at every eighth doubling, where the window moves and keys are hashed again.
 //!
-//! A ghost tells that an item was evicted lately: 22 + 16 bits of its hash and when, in a slot that nobody needs. It never
-//! answers for an item and gives way to any.
+//! A ghost tells that an item was evicted lately, or expired while it was in use: 22 + 16 bits of its hash, when, and where from, in a slot
+//! that nobody needs. It never answers for an item and gives way to any.
 //!
 //! Unsafe lives here for one call of what every x86-64 has, see `matches`.
 //! Lives here: lines, slots, chains, growth. Not here: item bytes (`item`), who is evicted (`eviction`).
@@ -122,6 +122,17 @@ impl Slot {
     fn with_window(self, window: u64) -> Self {
         Self(self.0 & !HASH_MASK | window << HASH_SHIFT)
     }
+}
+
+/// What became of an item that is not here any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ghost {
+    /// It was evicted from the small queue.
+    Small,
+    /// It was evicted from main.
+    Main,
+    /// It was in use and expired.
+    Expired,
 }
 
 /// The chain of a line is full and no line can be had: something in it must go.
@@ -353,7 +364,7 @@ impl Index {
     }
 
     /// Removes a live slot and leaves a ghost of it, where there is room for one.
-    pub fn remove_to_ghost(&mut self, place: Place, hash: u64) {
+    pub fn remove_to_ghost(&mut self, place: Place, hash: u64, ghost: Ghost) {
         self.epoch += 1;
         if place.line >= OVERFLOW_BASE {
             return self.remove(place, hash);
@@ -362,7 +373,8 @@ impl Index {
         let epoch = self.epoch;
         let word = &mut self.line_mut(place.line).0[place.slot as usize];
         debug_assert_eq!(Slot(*word).kind(), LIVE);
-        *word = *word & HASH_MASK | GHOST | (hash >> 48) << 20 | (epoch >> EPOCH_SHIFT) & EPOCH_MASK;
+        let kind = (ghost as u64) << GHOST_KIND_SHIFT;
+        *word = *word & HASH_MASK | GHOST | kind | (hash >> 48) << 20 | (epoch >> EPOCH_SHIFT) & EPOCH_MASK;
     }
 
     /// Gives an overflow line back if it is the last of its chain and has at most one slot, which takes the link's place.
@@ -391,19 +403,24 @@ impl Index {
         }
     }
 
-    /// Whether the key was evicted within the last `window` evictions. Takes the ghost away.
-    pub fn take_ghost(&mut self, hash: u64, ghosts_max: usize) -> bool {
+    /// What became of the key's last item, if that was within the last `ghosts_max` ghosts. Takes the ghost away.
+    pub fn take_ghost(&mut self, hash: u64, ghosts_max: usize) -> Option<Ghost> {
         let (number, depth) = self.line_of(hash);
         let wanted = window(hash, depth) << HASH_SHIFT | GHOST | (hash >> 48) << 20;
         let epoch = self.epoch;
         for word in &mut self.line_mut(number).0 {
             if (*word ^ wanted) & (HASH_MASK | KIND_MASK | GHOST_HASH_MASK) == 0 {
                 let age = ghost_age(*word, epoch);
+                let ghost = match *word >> GHOST_KIND_SHIFT & 3 {
+                    0 => Ghost::Small,
+                    1 => Ghost::Main,
+                    _ => Ghost::Expired,
+                };
                 *word = 0;
-                return age <= ghosts_max as u64;
+                return (age <= ghosts_max as u64).then_some(ghost);
             }
         }
-        false
+        None
     }
 
     /// A live slot of the chain that can best be missed, for when an insertion found it full.
@@ -758,6 +775,8 @@ const _: () = assert!((HASH_MASK | KIND_MASK) as u32 == 0);
 /// Ghosts: 16 more bits of the hash in place of the location's upper part, the epoch in its lower 20 bits.
 const GHOST_HASH_MASK: u64 = 0xffff << 20;
 const EPOCH_MASK: u64 = (1 << 20) - 1;
+const GHOST_KIND_SHIFT: u32 = 36;
+const _: () = assert!(GHOST_KIND_SHIFT + 2 <= KIND_SHIFT);
 /// A ghost's age is counted in steps of 1,024 evictions, so that 20 bits last for 10^9.
 const EPOCH_SHIFT: u32 = 10;
 
@@ -857,7 +876,7 @@ mod tests {
                 let number = held.pop_first().unwrap();
                 let place = locate(&index, number).unwrap();
                 match number % 3 {
-                    0 => index.remove_to_ghost(place, hash_of(number)),
+                    0 => index.remove_to_ghost(place, hash_of(number), Ghost::Small),
                     _ => index.remove(place, hash_of(number)),
                 }
                 while index.is_sparse() && index.shrink(|location| hash_of(location.0)) {}

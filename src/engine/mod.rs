@@ -21,7 +21,7 @@
 //!
 //! Single-threaded, no locks, no clock, no I/O. Everything that the engine holds is charged to the [`Arena`].
 //!
-//! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`, `item`, `segment`, `eviction`,
+//! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`, `item`, `segment`, `eviction`, `balance`,
 //! `upkeep`, `number`. Not here: bytes of a protocol, other cores.
 //! The layout follows Segcache (NSDI'21), the eviction S3-FIFO (SOSP'23).
 
@@ -33,6 +33,7 @@ use crate::key::{self, Key};
 use crate::limits;
 use crate::time::Instant;
 
+mod balance;
 mod copies;
 mod eviction;
 mod execute;
@@ -42,6 +43,7 @@ mod number;
 mod segment;
 mod upkeep;
 
+use balance::Balance;
 use eviction::Drain;
 use index::{Ahead, Index, Look};
 use segment::Log;
@@ -86,6 +88,7 @@ pub struct Engine {
     /// The moment of the latest call.
     now: Instant,
     drain: Option<Drain>,
+    balance: Balance,
     sweep: Sweep,
     /// When a walk last made a step.
     walked: Option<Instant>,
@@ -93,8 +96,9 @@ pub struct Engine {
     returning: Option<u64>,
     /// Version that the last change was given, until it is taken.
     changed: Option<u64>,
-    /// Tombstones among the records.
+    /// Tombstones among the records, and their bytes.
     tombstones: u64,
+    tombstone_bytes: usize,
     /// By partition, the greatest version of a tombstone that is no longer here. Empty on a lone node.
     fences: Box<[u64]>,
     /// The totals; what is now is put together when asked.
@@ -185,11 +189,13 @@ impl Engine {
             planned: None,
             now: Instant::default(),
             drain: None,
+            balance: Balance::default(),
             sweep: Sweep::default(),
             walked: None,
             returning: None,
             changed: None,
             tombstones: 0,
+            tombstone_bytes: 0,
             fences: vec![0; if options.replication.is_some() { key::PARTITIONS_COUNT as usize } else { 0 }].into(),
             statistics: Statistics::default(),
         }
