@@ -10,105 +10,18 @@
 
 #![allow(clippy::disallowed_methods)] // a bench looks at the clock
 
+mod lookaside;
+
 use std::time::Duration;
 
+use lookaside::{Random, VALUE_BYTES_MAX, Workload, Zipf};
 use pbcache::arena::Arena;
 use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
 use pbcache::time::{Exptime, Instant};
 
-/// Longer values, of which the published ones have a few, are cut: the largest item is 1 MiB.
-const VALUE_BYTES_MAX: usize = 1 << 19;
-
 const START: Instant = Instant::from_seconds(1_700_000_000);
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// Ranks by the law of Zipf, from the table of sums.
-struct Zipf {
-    sums: Vec<f64>,
-}
-
-impl Zipf {
-    fn new(keys: usize, exponent: f64) -> Self {
-        let mut sum = 0.0;
-        let sums = (1..=keys).map(|rank| {
-            sum += (rank as f64).powf(-exponent);
-            sum
-        });
-        Self { sums: sums.collect() }
-    }
-
-    fn rank(&self, random: &mut Random) -> u64 {
-        let at = random.unit() * self.sums[self.sums.len() - 1];
-        self.sums.partition_point(|&sum| sum < at) as u64
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Workload {
-    name: &'static str,
-    keys: usize,
-    exponent: f64,
-    value_bytes: usize,
-    memory_bytes: usize,
-    /// Shares of exptimes in seconds.
-    ttls: &'static [(f64, i64)],
-    /// Requests a second of the engine's clock; 0: the clock stands.
-    rate: u64,
-    /// Values of these lengths instead, each key its own.
-    sizes: Option<&'static Sizes>,
-    /// What memcached 1.6.18 misses, or a simulation of its rule where the clock is simulated.
-    anchor: f64,
-}
-
-/// How long values are: ranges and the sums of their weights.
-struct Sizes {
-    ends: Vec<u64>,
-    sums: Vec<u64>,
-}
-
-impl Sizes {
-    /// From a file of Meta's: the ends of ranges, and how often each occurs.
-    fn read(folder: &str, name: &str) -> Self {
-        let path = format!("{folder}/meta-{name}-sizes.json");
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let table: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let numbers = |name: &str| -> Vec<u64> {
-            table[name].as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number") as u64).collect()
-        };
-        let mut sum = 0;
-        let sums = numbers("valSizeRangeProbability").into_iter().map(|weight| {
-            sum += weight;
-            sum
-        });
-        Self { sums: sums.collect(), ends: numbers("valSizeRange") }
-    }
-
-    /// The length of a key's value.
-    fn of(&self, key: u64) -> usize {
-        let mut random = Random(key * 2 + 0x7654_3211);
-        random.next();
-        let at = random.next() % self.sums[self.sums.len() - 1];
-        let range = self.sums.partition_point(|&sum| sum <= at);
-        let start = if range == 0 { 1 } else { self.ends[range - 1] + 1 };
-        (start + random.next() % (self.ends[range] - start + 1)) as usize
-    }
-}
 
 struct Cache {
     engine: Engine,
@@ -124,48 +37,42 @@ impl Cache {
 
     /// A read, and a set if it misses. Whether it missed.
     fn request(&mut self, number: u64, value: &[u8], exptime: Exptime) -> bool {
-        let mut key = *b"key:000000000000";
-        let mut rest = number;
-        for digit in key[4..].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        let key = Key::new(&key);
-        let get = Command { key, verb: Verb::Get(Get::default()), value: Value::EMPTY };
+        let name = name_of(number);
+        let get = Command { key: Key::new(&name), verb: Verb::Get(Get::default()), value: Value::EMPTY };
         if let Reply::Item(_) = self.engine.execute(&get, self.now) {
             return false;
         }
-        let verb = Verb::Store(Store { exptime, ..Store::default() });
-        let set = Command { key, verb, value: Value::Bytes(value) };
-        assert!(matches!(self.engine.execute(&set, self.now), Reply::Stored(_)));
+        self.store(number, value, exptime);
         true
+    }
+
+    fn store(&mut self, number: u64, value: &[u8], exptime: Exptime) {
+        let verb = Verb::Store(Store { exptime, ..Store::default() });
+        let set = Command { key: Key::new(&name_of(number)), verb, value: Value::Bytes(value) };
+        assert!(matches!(self.engine.execute(&set, self.now), Reply::Stored(_)));
     }
 }
 
-fn exptime_of(random: f64, ttls: &[(f64, i64)]) -> Exptime {
-    let mut left = random;
-    for &(share, ttl) in ttls {
-        left -= share;
-        if left < 0.0 {
-            return Exptime(ttl);
-        }
+/// The key of a number: 16 bytes.
+fn name_of(mut number: u64) -> [u8; 16] {
+    let mut name = *b"key:000000000000";
+    for digit in name[4..].iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
-    Exptime(ttls.last().map_or(0, |&(_, ttl)| ttl))
+    name
 }
 
 fn run(workload: &Workload, requests: u64) {
-    let zipf = Zipf::new(workload.keys, workload.exponent);
+    let zipf = workload.zipf();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut cache = Cache::new(workload.memory_bytes);
-    let value = vec![b'v'; workload.value_bytes.max(if workload.sizes.is_some() { VALUE_BYTES_MAX } else { 0 })];
+    let value = vec![b'v'; VALUE_BYTES_MAX];
     let mut misses = 0u64;
     let mut dead_worst = 0f64;
     for number in 0..requests {
         let key = zipf.rank(&mut random);
-        // The TTL belongs to the key.
-        let share = Random(key * 2 + 0x1234_5677).next() as f64 / u64::MAX as f64;
-        let bytes = workload.sizes.map_or(workload.value_bytes, |sizes| sizes.of(key).min(VALUE_BYTES_MAX));
-        let missed = cache.request(key, &value[..bytes], exptime_of(share, workload.ttls));
+        let missed = cache.request(key, &value[..workload.value_len(key)], Exptime(workload.ttl(key)));
         misses += u64::from(missed && number >= requests / 2);
         if number % 16 == 0 {
             cache.engine.tick(cache.now, 64);
@@ -236,47 +143,46 @@ fn size_shift(requests: u64) {
     );
 }
 
+/// Three of ten requests store a value of another length over a key that is probably there: how much of the memory is alive then?
+fn overwrites(requests: u64) {
+    let zipf = Zipf::new(1_000_000, 0.99);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut cache = Cache::new(64 << 20);
+    let value = [b'v'; 400];
+    let (mut least, mut sum, mut looks) = (1f64, 0.0, 0u32);
+    for number in 0..requests {
+        let key = zipf.rank(&mut random);
+        let length = 50 + (random.next() % 350) as usize;
+        match random.next() % 10 {
+            0..3 => cache.store(key, &value[..length], Exptime(0)),
+            _ => _ = cache.request(key, &value[..length], Exptime(0)),
+        }
+        if number % 16 == 0 {
+            cache.engine.tick(cache.now, 64);
+        }
+        if number > requests / 2 && number % (requests / 64).max(1) == 0 {
+            let held = cache.engine.statistics();
+            let live = held.item_bytes as f64 / held.segment_bytes as f64;
+            (least, sum, looks) = (least.min(live), sum + live, looks + 1);
+        }
+    }
+    println!(
+        "30 % overwrites, 50 to 399 B  live/segments {:.3} on average, {least:.3} at least",
+        sum / f64::from(looks.max(1))
+    );
+}
+
 fn main() {
     let requests = match std::env::var("PBCACHE_REQUESTS") {
         Ok(text) => text.parse().expect("PBCACHE_REQUESTS is a number"),
         Err(_) if std::env::args().any(|argument| argument == "--bench") => 6_000_000u64,
         Err(_) => 20_000,
     };
-    let small = requests < 1_000_000;
-    let keys = |count: usize| if small { count / 100 } else { count };
-    let plain = Workload {
-        name: "zipf 0.99, 100 B, 64 MiB",
-        keys: keys(5_000_000),
-        exponent: 0.99,
-        value_bytes: 100,
-        memory_bytes: 64 << 20,
-        ttls: &[],
-        rate: 0,
-        sizes: None,
-        anchor: 0.2345,
-    };
     let started = std::time::Instant::now();
-    run(&plain, requests);
-    run(&Workload { name: "zipf 1.0, 32 B, 64 MiB", exponent: 1.0, value_bytes: 32, anchor: 0.1907, ..plain }, requests);
-    let mix_a = &[(0.39, 60), (0.24, 300), (0.14, 3600), (0.12, 600), (0.08, 14_400), (0.03, 86_400)];
-    let mix = Workload { keys: keys(2_000_000), exponent: 0.9, value_bytes: 200, rate: 10_000, ..plain };
-    run(&Workload { name: "TTL mix A, zipf 0.9, 200 B", ttls: mix_a, anchor: 0.3564, ..mix }, requests);
-    run(&Workload { name: "TTL mix B, zipf 0.9, 200 B", ttls: &[(0.5, 20), (0.5, 86_400)], anchor: 0.4049, ..mix }, requests);
-    size_shift(requests);
-    match std::env::var("PBCACHE_DATA") {
-        Err(_) => println!("PBCACHE_DATA is not set: no rows with Meta's sizes"),
-        Ok(folder) => {
-            let sizes = |name| Some(&*Box::leak(Box::new(Sizes::read(&folder, name))));
-            let kvcache = Workload { name: "kvcache sizes, 64 MiB", sizes: sizes("kvcache_reg"), anchor: 0.3291, ..plain };
-            run(&kvcache, requests);
-            let large = Workload { name: "kvcache sizes, 256 MiB", keys: keys(20_000_000), memory_bytes: 256 << 20, ..kvcache };
-            run(&Workload { anchor: 0.2935, ..large }, requests);
-            let fbobj = sizes("graph_cache_leader_fbobj");
-            let fbobj = Workload { name: "fbobj sizes, zipf 0.8", keys: keys(2_000_000), exponent: 0.8, sizes: fbobj, ..plain };
-            run(&Workload { anchor: 0.5493, ..fbobj }, requests);
-            let assocs = sizes("graph_cache_leader_assocs");
-            run(&Workload { name: "assocs sizes, no anchor", sizes: assocs, anchor: f64::NAN, ..plain }, requests);
-        }
+    for workload in lookaside::workloads(requests < 1_000_000) {
+        run(&workload, requests);
     }
+    size_shift(requests);
+    overwrites(requests);
     assert!(started.elapsed() < Duration::from_secs(3600));
 }

@@ -9,6 +9,9 @@
 //!
 //! Would change our mind about eviction by segment: a row more than 4 % above S3-FIFO's, or above LRU's.
 
+#[path = "lookaside/random.rs"]
+mod random;
+
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::Command as Process;
@@ -18,41 +21,12 @@ use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
 use pbcache::time::Instant;
+use random::{Random, Zipf};
 
 /// As many segments as a small shard has: 512 of 64 KiB.
 const MEMORY_BYTES: usize = 32 << 20;
 const TRIES_MAX: usize = 6;
 const NOW: Instant = Instant::from_seconds(1_700_000_000);
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// Ranks by the law of Zipf.
-fn zipf(keys: usize, exponent: f64) -> impl FnMut(&mut Random) -> u64 {
-    let mut sum = 0.0;
-    let sums: Vec<f64> = (1..=keys)
-        .map(|rank| {
-            sum += (rank as f64).powf(-exponent);
-            sum
-        })
-        .collect();
-    move |random| {
-        let drawn = random.unit() * sum;
-        sums.partition_point(|&at| at < drawn) as u64
-    }
-}
 
 /// A name and the objects that are asked for, in order.
 struct Trace {
@@ -62,20 +36,20 @@ struct Trace {
 
 impl Trace {
     fn plain(requests: usize) -> Self {
-        let (mut random, mut rank) = (Random(0x9e37_79b9_7f4a_7c15), zipf(1_000_000.min(requests / 10), 0.99));
-        Self { name: "zipf-0.99", objects: (0..requests).map(|_| rank(&mut random)).collect() }
+        let (mut random, zipf) = (Random(0x9e37_79b9_7f4a_7c15), Zipf::new(1_000_000.min(requests / 10), 0.99));
+        Self { name: "zipf-0.99", objects: (0..requests).map(|_| zipf.rank(&mut random)).collect() }
     }
 
     /// Every fifth request is for an object that nobody asks for again.
     fn one_hit(requests: usize) -> Self {
-        let (mut random, mut rank) = (Random(0x1234_5678_9abc_def1), zipf(1_000_000.min(requests / 10), 1.0));
+        let (mut random, zipf) = (Random(0x1234_5678_9abc_def1), Zipf::new(1_000_000.min(requests / 10), 1.0));
         let mut fresh = 1 << 40;
         let mut request = || {
             if random.next().is_multiple_of(5) {
                 fresh += 1;
                 fresh
             } else {
-                rank(&mut random)
+                zipf.rank(&mut random)
             }
         };
         Self { name: "zipf-1.0-one-hit", objects: (0..requests).map(|_| request()).collect() }
@@ -84,12 +58,12 @@ impl Trace {
     /// Every now and then, objects in a row: 0.3 of what fits.
     fn scans(requests: usize) -> Self {
         let keys = 1_000_000.min(requests / 10);
-        let (mut random, mut rank) = (Random(0x0fed_cba9_8765_4321), zipf(keys, 1.0));
+        let (mut random, zipf) = (Random(0x0fed_cba9_8765_4321), Zipf::new(keys, 1.0));
         let scan = (keys as u64 / 10) * 3 / 10;
         let mut objects = Vec::with_capacity(requests);
         while objects.len() < requests {
             for _ in 0..8 * scan {
-                objects.push(rank(&mut random));
+                objects.push(zipf.rank(&mut random));
             }
             let start = random.next() % (keys as u64 - scan);
             objects.extend(start..start + scan);

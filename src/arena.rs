@@ -72,7 +72,7 @@ impl Arena {
             cold: Stack::default(),
             resident: AtomicUsize::new(0),
             charged_bytes: AtomicUsize::new(0),
-            next: (0..segments_count).map(|_| AtomicU32::new(0)).collect(),
+            next: untouched(segments_count as usize),
             fresh: AtomicU32::new(0),
             used_bytes: AtomicUsize::new(0),
             limit_bytes: AtomicUsize::new(limit_bytes),
@@ -223,6 +223,13 @@ impl Arena {
         // SAFETY: `index < segments_count`, so the offset lies inside the mapping.
         unsafe { self.base().add(index as usize * self.segment_bytes) }
     }
+}
+
+/// Zeros that take no memory until they are written: there is one per segment that the machine's memory might ever give.
+fn untouched(count: usize) -> Box<[AtomicU32]> {
+    let zeros = Box::into_raw(vec![0u32; count].into_boxed_slice());
+    // SAFETY: an `AtomicU32` has the size, the alignment and the valid values of a `u32`, and this is the only pointer to them.
+    unsafe { Box::from_raw(zeros as *mut [AtomicU32]) }
 }
 
 /// A lock-free stack of segments, linked through `Arena::next`.

@@ -582,3 +582,89 @@ fn without_eviction_a_full_engine_refuses_and_loses_nothing() {
     assert_eq!(engine.statistics().evicted, 0);
     assert_eq!(engine.statistics().items_count, stored.len() as u64);
 }
+
+/// Stores with ticks between, as a core does when memory is short for the moment.
+fn store(engine: &mut Engine, command: &Command<'_>, now: Instant) {
+    for _ in 0..100 {
+        match engine.execute(command, now) {
+            Reply::Stored(_) => return,
+            Reply::Busy => _ = engine.tick(now, 64),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("no memory comes");
+}
+
+/// Deleted keys stay known while memory is full of other things, up to a sixteenth of it; beyond, fences keep the deleted away.
+#[test]
+fn tombstones_outlive_what_is_evicted_up_to_their_share() {
+    const MEMORY_BYTES: usize = 16 << 20;
+    let buckets = 1_000_000;
+    for (deleted, kept) in [(10_000u64, true), (200_000, false)] {
+        let arena = Arena::new(MEMORY_BYTES, MEMORY_BYTES, 1).unwrap();
+        let replication = Some(Replication { buckets, tombstone_s: 3600 });
+        let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
+        let mut engine = Engine::with_secret(options, arena, [1, 2]);
+        let now = Instant::from_seconds(1_700_000_000);
+        let mut number = 0;
+        let mut write = |engine: &mut Engine, prefix: &str| {
+            number += 1;
+            let name = format!("{prefix}:{number:012}");
+            let key = Key::new(name.as_bytes());
+            let set = Command { key, verb: Verb::Store(Store::default()), value: Value::Bytes(&[7; 300]) };
+            store(engine, &set, now);
+            engine.tick(now, 64);
+            name
+        };
+        let mut versions = Vec::new();
+        for _ in 0..deleted {
+            let name = write(&mut engine, "deleted");
+            let key = Key::new(name.as_bytes());
+            versions.push((name.clone(), engine.copy_of(&key, now).expect("just stored").version));
+            let delete = Command { key, verb: Verb::Delete(Delete::default()), value: Value::EMPTY };
+            assert!(matches!(engine.execute(&delete, now), Reply::Deleted));
+        }
+        for number in 0..8 * MEMORY_BYTES / 300 {
+            let name = write(&mut engine, "other");
+            if number % 3 > 0 {
+                continue;
+            }
+            // Asked for again, so that main has its turns as well.
+            let get = Command { key: Key::new(name.as_bytes()), verb: Verb::Get(Get::default()), value: Value::EMPTY };
+            assert!(matches!(engine.execute(&get, now), Reply::Item(_)));
+        }
+        let known = versions.iter().filter(|(name, _)| engine.copy_of(&Key::new(name.as_bytes()), now).is_some()).count();
+        let fenced = (0..4096).any(|partition| engine.partition_fence(partition) > 0);
+        assert_eq!((known == versions.len(), fenced), (kept, !kept), "{known} of {deleted} tombstones are known");
+        for (name, version) in &versions {
+            let (key, value) = (Key::new(name.as_bytes()), Value::Bytes(b"old"));
+            let old = Replica { value, version: *version, expiry: Expiry::NEVER, ..engine.tombstone(key, 0, now) };
+            assert!(matches!(engine.merge(&Replica { tombstone: false, ..old }, now), Merge::Kept { .. }), "{name} is back");
+        }
+        engine.verify();
+    }
+}
+
+/// A large value costs its own bytes and at most one in a hundred more; a get hands out what was stored, not a copy.
+#[test]
+fn large_values_waste_little_and_are_not_copied() {
+    for value_bytes in [1 << 20, 16 << 20, 128 << 20] {
+        let arena = Arena::new(200 << 20, 200 << 20, 1).unwrap();
+        let options = Options { item_bytes_max: 256 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
+        let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
+        let now = Instant::from_seconds(1_700_000_000);
+        let small = Command { key: Key::new(b"small"), verb: Verb::Store(Store::default()), value: Value::Bytes(b"v") };
+        store(&mut engine, &small, now);
+        let before_bytes = arena.used_bytes();
+        let mut body = Body::lease(&arena, value_bytes).expect("room to receive");
+        body.write(0, &vec![7; value_bytes]);
+        let body = Arc::new(body);
+        let set = Command { key: Key::new(b"large"), verb: Verb::Store(Store::default()), value: Value::Body(&body) };
+        store(&mut engine, &set, now);
+        let cost_bytes = arena.used_bytes() - before_bytes;
+        assert!(cost_bytes <= value_bytes + value_bytes / 100, "{value_bytes} B take {cost_bytes}");
+        let get = Command { key: set.key, verb: Verb::Get(Get::default()), value: Value::EMPTY };
+        let Reply::Item(item) = engine.execute(&get, now) else { panic!("{value_bytes} B are gone") };
+        assert!(matches!(item.value, Value::Body(held) if Arc::ptr_eq(held, &body)), "a copy");
+    }
+}

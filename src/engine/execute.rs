@@ -588,10 +588,10 @@ impl Engine {
                 if self.returning == Some(write.hash) {
                     return Pool::Main;
                 }
-                let Some(ghost) = self.index.take_ghost(write.hash, self.index.live) else { return Pool::Small };
+                let Some((ghost, age)) = self.index.take_ghost(write.hash, self.index.live) else { return Pool::Small };
                 match ghost {
-                    Ghost::Small => self.balance.returned(Pool::Small),
-                    Ghost::Main => self.balance.returned(Pool::Main),
+                    Ghost::Small => self.balance.returned(Pool::Small, age, self.index.live),
+                    Ghost::Main => self.balance.returned(Pool::Main, age, self.index.live),
                     Ghost::Expired => {}
                 }
                 // Taken once: should the write be tried again, it is remembered.

@@ -403,8 +403,8 @@ impl Index {
         }
     }
 
-    /// What became of the key's last item, if that was within the last `ghosts_max` ghosts. Takes the ghost away.
-    pub fn take_ghost(&mut self, hash: u64, ghosts_max: usize) -> Option<Ghost> {
+    /// What became of the key's last item and how many ghosts ago, if within `ghosts_max`. Takes the ghost away.
+    pub fn take_ghost(&mut self, hash: u64, ghosts_max: usize) -> Option<(Ghost, u64)> {
         let (number, depth) = self.line_of(hash);
         let wanted = window(hash, depth) << HASH_SHIFT | GHOST | (hash >> 48) << 20;
         let epoch = self.epoch;
@@ -417,7 +417,7 @@ impl Index {
                     _ => Ghost::Expired,
                 };
                 *word = 0;
-                return (age <= ghosts_max as u64).then_some(ghost);
+                return (age <= ghosts_max as u64).then_some((ghost, age));
             }
         }
         None
@@ -777,8 +777,8 @@ const GHOST_HASH_MASK: u64 = 0xffff << 20;
 const EPOCH_MASK: u64 = (1 << 20) - 1;
 const GHOST_KIND_SHIFT: u32 = 36;
 const _: () = assert!(GHOST_KIND_SHIFT + 2 <= KIND_SHIFT);
-/// A ghost's age is counted in steps of 1,024 evictions, so that 20 bits last for 10^9.
-const EPOCH_SHIFT: u32 = 10;
+/// A ghost's age is counted in steps of 64 ghosts, so that 20 bits last for 67 million.
+const EPOCH_SHIFT: u32 = 6;
 
 #[cfg(test)]
 mod tests {

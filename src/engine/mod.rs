@@ -11,18 +11,29 @@
 //! segment's turn comes (S3-FIFO by segment). No size classes: a shift of sizes moves nothing. Nothing is pinned: a reply borrows
 //! from the engine until it is encoded, and a large value is an `Arc` that its reader keeps.
 //!
-//! Bytes per item beside key and value: header 18 (version 8, exact expiry 4, lengths 4, marks and last use 2), padding 0.5,
-//! index 10.7 at 6 items a line and 2 for overflow lines; then 1 % of open, free and draining segments.
+//! Bytes per item beside key and value: header 18 (version 8, exact expiry 4, lengths 4, marks and last use 2), padding 0.5 on average, index
+//! 10.7 at 6 items a line and 2 for overflow lines, 31 in all; then 1 % of the memory for open, free and draining segments, and a
+//! process of 7 MiB. Of memcached's 48 + 8 + 3 (header, CAS, ends) and what its size classes leave empty, 64 to 169 B.
 //!
-//! Tried and dropped: last use as 4 bytes (2 B more per item; its seconds matter only when small); the slot's tag apart from the
-//! bits that splits need (a second line per split); evicting from the line when the index had no memory (1 set in 15 lost
-//! another item: memory is now committed a segment ahead); overflow lines kept until a split (14.9 B of index, now 13.1).
-//! Figures: `benches/record/`.
+//! What goes when memory is needed is S3-FIFO's choice, by the segment, with three additions, each told where it is made: how long the small
+//! queue is follows from what returns (`balance`); what expired while in use starts in main when it is stored again, and what is larger than
+//! others must be used more often to stay (`eviction`).
+//!
+//! Tried and dropped:
+//!
+//! - Last use as 4 bytes: 2 B more per item; its seconds matter only when small.
+//! - Records in units of 4 bytes: 1 B more per item, 2 B where key and value have 116 B together (items held 1.29 x memcached's, now 1.31).
+//! - The slot's tag apart from the bits that splits need: a second line per split.
+//! - Evicting from the line when the index had no memory: 1 set in 15 lost another item; memory is now committed a segment ahead.
+//! - Overflow lines kept until a split: 14.9 B of index, now 13.1.
+//! - A small queue of a fixed tenth, or a fixed third: see `balance`.
+//!
+//! Figures, beside memcached where it can do the same: `benches/record/engine.md`.
 //!
 //! Single-threaded, no locks, no clock, no I/O. Everything that the engine holds is charged to the [`Arena`].
 //!
-//! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`, `item`, `segment`, `eviction`, `balance`,
-//! `upkeep`, `number`. Not here: bytes of a protocol, other cores.
+//! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`,
+//! `item`, `segment`, `eviction`, `balance`, `upkeep`, `number`. Not here: bytes of a protocol, other cores.
 //! The layout follows Segcache (NSDI'21), the eviction S3-FIFO (SOSP'23).
 
 use std::sync::Arc;

@@ -112,7 +112,8 @@ pub(super) struct Log {
     /// End of the arena's segments behind `base`.
     end_bytes: usize,
     extents: Slab<Extent>,
-    /// Extent of each segment of the arena that is ours.
+    /// Extent + 1 of each segment of the arena that is ours, 0 for others: most are never ours, and zeros take no memory until they are
+    /// written.
     owner: Vec<u32>,
     queues: [Queue; 2],
     open: [[u32; GROUPS_MAX]; 2],
@@ -142,7 +143,7 @@ impl Log {
             segment_mask: arena.segment_bytes() - 1,
             end_bytes: arena.ceiling_bytes(),
             extents: Slab::new(),
-            owner: vec![NONE; arena.segments_count() as usize],
+            owner: vec![0; arena.segments_count() as usize],
             queues: [queue; 2],
             open: [[NONE; GROUPS_MAX]; 2],
             free: Vec::new(),
@@ -230,7 +231,7 @@ impl Log {
     /// The segment that a record lies in.
     #[inline]
     pub fn extent_of(&self, location: Location) -> u32 {
-        self.owner[self.owner_index(location)]
+        self.owner[self.owner_index(location)].wrapping_sub(1)
     }
 
     /// Asks the cache for the first lines of a record: with header, key and a value of 100 bytes they are three.
@@ -249,7 +250,7 @@ impl Log {
         let offset = location.0 as usize * UNIT_BYTES;
         let within = offset & self.segment_mask;
         assert!(within + bytes <= self.segment_mask + 1 && offset < self.end_bytes);
-        debug_assert_ne!(self.owner[offset >> self.segment_shift], NONE);
+        debug_assert_ne!(self.owner[offset >> self.segment_shift], 0);
         // SAFETY: the segment lies inside the mapping (its start is asserted to) and the bytes inside the segment.
         unsafe { self.base.as_ptr().add(offset) }
     }
@@ -364,7 +365,7 @@ impl Log {
         let Some(segment) = self.free.pop() else { unreachable!("append without room") };
         let index = segment.index() as usize;
         let id = self.add(Content::Segment(segment), pool, group, State::Open);
-        self.owner[index] = id;
+        self.owner[index] = id + 1;
         self.open[pool as usize][group as usize] = id;
         self.segments_count += 1;
         // As many groups as the segments that are here, or that would be this shard's share, can keep open.
@@ -452,7 +453,7 @@ impl Log {
         let extent = self.extents.remove(id as usize);
         assert!(extent.state == State::Draining && extent.live_items == 0 && extent.live_bytes == 0);
         let Content::Segment(segment) = extent.content else { unreachable!("only segments are drained") };
-        self.owner[segment.index() as usize] = NONE;
+        self.owner[segment.index() as usize] = 0;
         self.segments_count -= 1;
         self.free.push(segment);
     }
