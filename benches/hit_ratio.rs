@@ -48,7 +48,8 @@ impl Cache {
 
     fn store(&mut self, number: u64, value: &[u8], exptime: Exptime) {
         let verb = Verb::Store(Store { exptime, ..Store::default() });
-        let set = Command { key: Key::new(&name_of(number)), verb, value: Value::Bytes(value) };
+        let name = name_of(number);
+        let set = Command { key: Key::new(&name), verb, value: Value::Bytes(value) };
         assert!(matches!(self.engine.execute(&set, self.now), Reply::Stored(_)));
     }
 }
