@@ -34,8 +34,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(name: &str, mib: usize) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    fn start(name: &str, mib: usize, port: u16) -> Self {
         let (port_text, mib) = (port.to_string(), mib.to_string());
         let mut command = match name {
             "pbcache" => {
@@ -177,15 +176,19 @@ fn size_shift(port: u16, shifted_from: Option<u64>, requests: u64) -> f64 {
 
 /// Runs both servers at once. Figures and resident memory, pbcache first.
 fn both(mib: [usize; 2], drive: impl Fn(u16) -> f64 + Sync) -> [(f64, usize); 2] {
+    // Both held until both are known, or they might be the same.
+    let listeners = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let ports = [0, 1].map(|at: usize| listeners[at].local_addr().expect("an address").port());
+    drop(listeners);
     std::thread::scope(|scope| {
-        let run = |name: &'static str, mib: usize| {
+        let run = |name: &'static str, mib: usize, port: u16| {
             let drive = &drive;
             scope.spawn(move || {
-                let server = Server::start(name, mib);
+                let server = Server::start(name, mib, port);
                 (drive(server.port), server.resident_mib())
             })
         };
-        let (ours, theirs) = (run("pbcache", mib[0]), run("memcached", mib[1]));
+        let (ours, theirs) = (run("pbcache", mib[0], ports[0]), run("memcached", mib[1], ports[1]));
         [ours.join().expect("pbcache was driven"), theirs.join().expect("memcached was driven")]
     })
 }

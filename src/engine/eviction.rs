@@ -13,7 +13,7 @@
 //!                        copied behind the open segment of its pool and group
 //! ```
 //!
-//! Memory is taken, in this order, from segments whose records are mostly dead (compaction), from expired ones, from the small
+//! Memory is taken, in this order, from segments with much that is dead (compaction, `sparse`), from expired ones, from the small
 //! queue while it holds more than its share (`balance`), else from the main queue. While the arena still has room, the small queue passes
 //! its oldest segments on to main as they are.
 //!
@@ -171,7 +171,7 @@ impl Engine {
             let expired = (0..self.log.extents_end()).find(|&id| self.is_expired(id, now));
             match expired {
                 Some(id) => self.start(id as u32, Reason::Expired),
-                None => match self.log.pop_sparse(self.log.free_count() == 0) {
+                None => match self.log.sparsest(self.log.free_count() == 0) {
                     Some(id) => self.start(id, Reason::Compaction),
                     None => return false,
                 },
@@ -202,7 +202,7 @@ impl Engine {
 
     /// Picks the next victim and begins to drain it; a large value goes at once. False when there is nothing to take.
     pub(super) fn choose(&mut self, now: Seconds) -> bool {
-        if let Some(id) = self.log.pop_sparse(self.log.free_count() == 0) {
+        if let Some(id) = self.log.sparsest(self.log.free_count() == 0) {
             self.start(id, Reason::Compaction);
             return true;
         }

@@ -33,7 +33,7 @@
 //! Single-threaded, no locks, no clock, no I/O. Everything that the engine holds is charged to the [`Arena`].
 //!
 //! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`,
-//! `item`, `segment`, `eviction`, `balance`, `upkeep`, `number`. Not here: bytes of a protocol, other cores.
+//! `item`, `segment`, `sparse`, `eviction`, `balance`, `upkeep`, `number`. Not here: bytes of a protocol, other cores.
 //! The layout follows Segcache (NSDI'21), the eviction S3-FIFO (SOSP'23).
 
 use std::sync::Arc;
@@ -52,6 +52,7 @@ mod index;
 mod item;
 mod number;
 mod segment;
+mod sparse;
 mod upkeep;
 
 use balance::Balance;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::item::{self, Record, UNIT_BYTES};
+use super::sparse::Sparse;
 use crate::arena::{self, Arena, Body, Segment};
 use crate::limits;
 use crate::time::{Expiry, Seconds};
@@ -118,8 +119,11 @@ pub(super) struct Log {
     queues: [Queue; 2],
     open: [[u32; GROUPS_MAX]; 2],
     free: Vec<Segment>,
-    /// Segments whose records are mostly dead, to be looked at again before they are believed.
-    sparse: Vec<u32>,
+    /// Sealed segments, and what lives in them.
+    sealed_count: usize,
+    sealed_live_bytes: usize,
+    /// Segments with much that is dead.
+    sparse: Sparse,
     /// Segments that hold records.
     segments_count: usize,
     /// TTL groups in use.
@@ -147,7 +151,9 @@ impl Log {
             queues: [queue; 2],
             open: [[NONE; GROUPS_MAX]; 2],
             free: Vec::new(),
-            sparse: Vec::new(),
+            sealed_count: 0,
+            sealed_live_bytes: 0,
+            sparse: Sparse::default(),
             segments_count: 0,
             groups: 1,
             cores: usize::from(cores.max(1)),
@@ -353,12 +359,11 @@ impl Log {
         if id == NONE {
             return;
         }
-        let half = self.segment_bytes() as u32 / 2;
         let extent = &mut self.extents[id as usize];
         extent.state = State::Sealed;
-        if extent.live_bytes < half {
-            self.sparse.push(id);
-        }
+        self.sealed_count += 1;
+        self.sealed_live_bytes += extent.live_bytes as usize;
+        self.sparse.put(id, eighths(extent.live_bytes, self.segment_shift));
     }
 
     fn open(&mut self, pool: Pool, group: u8) {
@@ -387,6 +392,7 @@ impl Log {
             previous: NONE,
             next: NONE,
         }) as u32;
+        self.sparse.expect(id);
         self.push(pool, id);
         id
     }
@@ -445,7 +451,11 @@ impl Log {
             self.seal(pool, group);
         }
         self.unlink(id);
-        self.extents[id as usize].state = State::Draining;
+        self.sparse.take(id);
+        let extent = &mut self.extents[id as usize];
+        extent.state = State::Draining;
+        self.sealed_count -= 1;
+        self.sealed_live_bytes -= extent.live_bytes as usize;
     }
 
     /// Frees a segment that was drained.
@@ -474,41 +484,28 @@ impl Log {
     pub fn kill(&mut self, location: Location) {
         let bytes = self.record(location).record_bytes() as u32;
         let id = self.extent_of(location);
-        let half = self.segment_bytes() as u32 / 2;
         let extent = &mut self.extents[id as usize];
-        let before = extent.live_bytes;
+        let before = eighths(extent.live_bytes, self.segment_shift);
         extent.live_bytes -= bytes;
         extent.live_items -= 1;
         self.live_bytes -= bytes as usize;
-        let (after, state) = (extent.live_bytes, extent.state);
-        if state == State::Sealed && (after < half && before >= half || after == 0) {
-            self.sparse.push(id);
-            if self.sparse.len() > 2 * self.extents.len() + SPARSE_MIN {
-                // Nobody needed memory for long: forget what was freed meanwhile.
-                let extents = &self.extents;
-                self.sparse.retain(|&id| extents.get(id as usize).is_some_and(|extent| extent.live_bytes < half));
-                self.sparse.sort_unstable();
-                self.sparse.dedup();
-            }
+        if extent.state != State::Sealed {
+            return;
+        }
+        self.sealed_live_bytes -= bytes as usize;
+        let after = eighths(extent.live_bytes, self.segment_shift);
+        if after < before || extent.live_items == 0 {
+            self.sparse.put(id, after);
         }
     }
 
-    /// A sealed segment that is mostly dead, or `all_dead` where there is no room for copies.
-    pub fn pop_sparse(&mut self, all_dead: bool) -> Option<u32> {
-        let half = self.segment_bytes() / 2;
-        while let Some(id) = self.sparse.pop() {
-            let Some(extent) = self.extents.get(id as usize) else { continue };
-            let sparse = extent.state == State::Sealed && (extent.live_bytes as usize) < half;
-            if !sparse || !matches!(extent.content, Content::Segment(_)) {
-                continue;
-            }
-            if all_dead && extent.live_items > 0 {
-                self.sparse.push(id);
-                return None;
-            }
-            return Some(id);
-        }
-        None
+    /// A sealed segment with much that is dead, or `all_dead` where there is no room for copies.
+    pub fn sparsest(&self, all_dead: bool) -> Option<u32> {
+        let sealed_bytes = self.sealed_count << self.segment_shift;
+        let dead_bytes = sealed_bytes - self.sealed_live_bytes;
+        // Less than two segments would be copied without end, and none come free.
+        let hungry = !all_dead && dead_bytes > (sealed_bytes / DEAD_PART).max(2 << self.segment_shift);
+        self.sparse.first(hungry).filter(|&id| !all_dead || self.extents[id as usize].live_items == 0)
     }
 
     /// Keeps a large value whose record lies at `location`.
@@ -566,6 +563,7 @@ impl Log {
             assert_eq!((previous, bytes), (self.queues[pool as usize].tail, self.queues[pool as usize].bytes));
         }
         let (mut segments, mut bodies_bytes, mut live_bytes) = (0, 0, 0);
+        let mut sealed = (0, 0);
         for (id, extent) in &self.extents {
             queued += usize::from(extent.state == State::Draining);
             if let &Content::Body(ref body, location) = &extent.content {
@@ -574,6 +572,12 @@ impl Log {
                 continue;
             }
             segments += 1;
+            let alive = eighths(extent.live_bytes, self.segment_shift);
+            let listed = (extent.state == State::Sealed && alive < 7).then_some(alive);
+            assert_eq!(self.sparse.eighths(id as u32), listed);
+            if extent.state == State::Sealed {
+                sealed = (sealed.0 + 1, sealed.1 + extent.live_bytes as usize);
+            }
             let (mut offset, mut items, mut bytes) = (0, 0, 0);
             while let Some((location, next)) = self.next_record(id as u32, offset) {
                 assert_eq!(self.extent_of(location), id as u32);
@@ -588,8 +592,15 @@ impl Log {
             live_bytes += bytes as usize;
         }
         assert_eq!(queued, self.extents.len());
+        assert_eq!(sealed, (self.sealed_count, self.sealed_live_bytes));
         assert_eq!((segments, bodies_bytes, live_bytes), (self.segments_count, self.bodies_bytes, self.live_bytes));
     }
+}
+
+/// Eighths of a segment that so many live bytes fill, rounded down.
+#[inline]
+fn eighths(live_bytes: u32, segment_shift: u32) -> usize {
+    (live_bytes as usize * 8) >> segment_shift
 }
 
 /// An expiry as `Extent::expiry_max_s` counts it.
@@ -609,8 +620,8 @@ const SEGMENTS_PER_GROUP: usize = 32;
 /// Bytes of a record whose lines are fetched ahead. The last is mostly in the same line as the one before it, and costs little then; where
 /// it is not, the command would wait for it (records start anywhere in a line: 5 ns a get on average).
 const AHEAD_BYTES: [usize; 4] = [0, 64, 128, 140];
-/// Entries of the list of sparse segments that are kept without looking.
-const SPARSE_MIN: usize = 64;
+/// Segments of which half and more is alive are compacted while more than one part in this many is dead.
+const DEAD_PART: usize = 8;
 /// Bits of a location: 256 GiB of records on a node. Units of 4 bytes would reach twice as far and pad every item by 1.5 bytes instead of 0.5.
 pub(super) const LOCATION_BITS: u32 = 37;
 const LOCATION_END: usize = UNIT_BYTES << LOCATION_BITS;
