@@ -5,11 +5,12 @@
 //!   thread 2: the same keys in turn      --> memcached -t 1 -m M'      M' so that both are as large when full
 //! ```
 //!
-//! Unit: misses per read in the second half of the requests (`PBCACHE_REQUESTS`, 6,000,000). The workloads are those of `hit_ratio`, with
-//! real clocks: rows with times to live run at 40,000 requests a second, four times as fast as there, with times a quarter as long, for 150 s.
-//! memcached's crawler looks for expired items at its own pace, up to an hour apart: a short run flatters whoever is quicker.
-//! `PBCACHE_SCALE` (1) multiplies memory, keys, requests and rate: with 4, the 7 MiB that a process of ours takes beside its items weigh less.
-//! `PBCACHE_DATA` as in `hit_ratio`. Needs `memcached`; without it, and without `--bench`, nothing is measured.
+//! Unit: misses per read in the second half of the requests (`PBCACHE_REQUESTS`, 6,000,000). The workloads are those of
+//! `hit_ratio`, with real clocks: rows with times to live run at 40,000 requests a second, four times as fast as there, with times
+//! a quarter as long, for 150 s. memcached's crawler looks for expired items at its own pace, up to an hour apart: a short run
+//! flatters whoever is quicker. `PBCACHE_SCALE` (1) multiplies memory, keys, requests and rate: with 4, the 7 MiB that a process of
+//! ours takes beside its items weigh less. `PBCACHE_DATA` as in `hit_ratio`. Needs `memcached`; without it, and without `--bench`,
+//! nothing is measured.
 //!
 //! Would change our mind: a ratio above those that the engine's record names as to be reached.
 

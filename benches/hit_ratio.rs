@@ -2,8 +2,8 @@
 //!
 //! Unit: misses per read in the second half of the requests. Each miss is followed by a set of the same key. Workloads are those of
 //! the reference runs against memcached 1.6.18 at equal process memory (64 MiB), whose miss ratios stand beside ours; TTL mixes
-//! advance the clock by 10,000 requests a second. `PBCACHE_REQUESTS` (6,000,000). `PBCACHE_DATA` names a folder with Meta's published sizes
-//! of values (`meta-*-sizes.json`, from the CacheLib repository); without it, the rows that need them are left out.
+//! advance the clock by 10,000 requests a second. `PBCACHE_REQUESTS` (6,000,000). `PBCACHE_DATA` names a folder with Meta's
+//! published sizes of values (`meta-*-sizes.json`, from the CacheLib repository); without it, the rows that need them are left out.
 //!
 //! Would change our mind about S3-FIFO by segment: a ratio above .89 of memcached's (zipf 0.99), .86 (zipf 1.0, 32 B), .93 and .90
 //! for the mixes; a size shift that costs more than 1.05 of a fresh start.

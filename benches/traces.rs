@@ -1,11 +1,13 @@
 //! Which share of reads misses when a tenth of all objects fits, and how does that compare with S3-FIFO and LRU?
 //!
-//! Unit: misses per read over the whole trace, all objects of one size, each miss followed by a set. The size of values is chosen so that
-//! the engine holds a tenth of the objects, as counted during the second half: what is compared is the rule of eviction, not bytes per item.
+//! Unit: misses per read over the whole trace, all objects of one size, each miss followed by a set. The size of values is chosen
+//! so that the engine holds a tenth of the objects, as counted during the second half: what is compared is the rule of eviction,
+//! not bytes per item.
 //!
-//! Without settings: three synthetic traces. `PBCACHE_DATA` names a folder with `orm-busy.trace.xz`, `orm-night.trace.xz`, `web07.trace.xz`
-//! (cache2k's, as kept by the caffeine project's simulator; needs `xz`). `PBCACHE_TRACES` names a folder where each trace is written as
-//! libCacheSim reads it (`NAME.oracleGeneral`); `benches/traces_anchor.py` then measures its LRU and S3-FIFO on the same requests.
+//! Without settings: three synthetic traces. `PBCACHE_DATA` names a folder with `orm-busy.trace.xz`, `orm-night.trace.xz`,
+//! `web07.trace.xz` (cache2k's, as kept by the caffeine project's simulator; needs `xz`). `PBCACHE_TRACES` names a folder where
+//! each trace is written as libCacheSim reads it (`NAME.oracleGeneral`); `benches/traces_anchor.py` then measures its LRU and
+//! S3-FIFO on the same requests.
 //!
 //! Would change our mind about eviction by segment: a row more than 4 % above S3-FIFO's, or above LRU's.
 

@@ -5,18 +5,20 @@
 //!              evicted from main  --   200 bytes ------> asked for again: 1 of 1,000 bytes
 //! ```
 //!
-//! A tenth is what suits keys whose popularity lasts. After a shift to other keys, and where items expire soon, main is full of what
-//! nobody wants while small loses what would have been asked for again. Ghosts tell: both queues leave them, and a queue whose evicted
-//! items return soon and more often, by the byte, should have been longer. The share begins at a third, moves only on evidence (three standard
-//! deviations, and 1.6 times as often), and drifts to a tenth without.
+//! A tenth is what suits keys whose popularity lasts. After a shift to other keys, and where items expire soon, main is full of
+//! what nobody wants while small loses what would have been asked for again. Ghosts tell: both queues leave them, and a queue whose
+//! evicted items return soon and more often, by the byte, should have been longer. The share begins at a third, moves only on
+//! evidence (three standard deviations, and 1.6 times as often), and drifts to a tenth without.
 //!
-//! Figures (misses; traces as in `benches/traces.rs`, others as in `benches/hit_ratio.rs`), fixed tenth / fixed third / this: TTL mix A .3284 / .3198 /
-//! .3233, B .3624 / .3527 / .3578; after a shift, over those of a fresh cache, 1.126 / 1.062 / 1.032; zipf 0.99 with a tenth of the keys
-//! in memory .2147 / .2240 / .2141, `orm-night` .0616 / .0665 / .0608.
-//! Tried and dropped: steps of equal size (the two orm traces 5 % worse than S3-FIFO, from noise); no test of significance (the
-//! same, on small caches); moving at any difference in rates (zipf 0.99 .2322); counting late returns too (shares that swing from .60 to
-//! .10, because the returns of what main lost in a hurry come when its losses are forgotten); ghosts of main back to small instead of
-//! main (`orm-busy` .1193 instead of .1178); counters always halved, or set to 0, on their way back in main (zipf 0.99 +0.2 and +1.1 %).
+//! Figures (misses; traces as in `benches/traces.rs`, others as in `benches/hit_ratio.rs`), fixed tenth / fixed third / this: TTL
+//! mix A .3284 / .3198 / .3282, B .3624 / .3527 / .3568; after a shift, over those of a fresh cache, 1.126 / 1.062 / 1.029; zipf
+//! 0.99 with a tenth of the keys in memory .2147 / .2240 / .2140, `orm-night` .0616 / .0665 / .0609. Tried and dropped: steps of
+//! equal size (the two orm traces 5 % worse than S3-FIFO, from noise); no test of significance (the same, on small caches); moving
+//! at any difference in rates (zipf 0.99 .2322); counting late returns too (shares that swing from .60 to .10, because the returns
+//! of what main lost in a hurry come when its losses are forgotten); ghosts of main back to small instead of main (`orm-busy` .1193
+//! instead of .1178); main only when small is short (after a shift main lost nothing, so nobody learned that it was stale: 1.070
+//! with 62 MiB); a drift of 0.001 (mix A .3254, `orm-busy` .1156, 4.05 % above S3-FIFO); counters always halved, or set to 0, on
+//! their way back in main (zipf 0.99 +0.2 and +1.1 %).
 //!
 //! Lives here: counts and the share. Not here: who is evicted (`eviction`), ghosts (`index`).
 //! A relative of ARC (FAST'03), and of the dynamic variant of S3-FIFO (SOSP'23), which count ghosts hit but not how many were made.
@@ -34,11 +36,13 @@ pub(super) struct Balance {
     returned: [f64; 2],
     /// Bytes evicted since the share was last looked at.
     since_bytes: usize,
+    /// Segments taken from the small queue since main last gave one.
+    streak: u32,
 }
 
 impl Default for Balance {
     fn default() -> Self {
-        Self { share: SHARE_START, evicted_bytes: [0.0; 2], returned: [0.0; 2], since_bytes: 0 }
+        Self { share: SHARE_START, evicted_bytes: [0.0; 2], returned: [0.0; 2], since_bytes: 0, streak: 0 }
     }
 }
 
@@ -47,6 +51,16 @@ impl Balance {
     #[inline]
     pub fn is_over(&self, small_bytes: usize, main_bytes: usize) -> bool {
         small_bytes as f64 > (small_bytes + main_bytes) as f64 * self.share
+    }
+
+    /// Which queue gives the next segment. Main gives one now and then whatever the share, or nobody would learn that it is stale.
+    pub fn next(&mut self, small_bytes: usize, main_bytes: usize) -> Pool {
+        if self.is_over(small_bytes, main_bytes) && self.streak < STREAK_MAX {
+            self.streak += 1;
+            return Pool::Small;
+        }
+        self.streak = 0;
+        Pool::Main
     }
 
     /// Whether main seems to hold much that nobody asks for: what was used in it before may not be used again.
@@ -65,8 +79,8 @@ impl Balance {
         }
     }
 
-    /// An item that was evicted from this pool was stored again, `age` ghosts later, in a shard of `items`. What returns late would not have
-    /// been kept by a little more room, and would be held against evictions that are no longer counted.
+    /// An item that was evicted from this pool was stored again, `age` ghosts later, in a shard of `items`. What returns late would
+    /// not have been kept by a little more room, and would be held against evictions that are no longer counted.
     #[inline]
     pub fn returned(&mut self, pool: Pool, age: u64, items: usize) {
         if age <= (items / YOUNG_PART) as u64 {
@@ -109,12 +123,14 @@ const SHARE_DEFAULT: f64 = 0.1;
 const SHARE_START: f64 = 0.33;
 const SHARE_STALE: f64 = 0.15;
 const SHARE_MAX: f64 = 0.6;
+/// Segments in a row that small gives at most.
+const STREAK_MAX: u32 = 15;
 /// Looks at the share while as many bytes are evicted as the shard holds; that is also how long counts last.
 const LOOKS: usize = 128;
 /// Change of the share in one look, for a rate twice as high.
 const STEP: f64 = 0.004;
 /// Change in one look without evidence.
-const DRIFT: f64 = 0.001;
+const DRIFT: f64 = 0.0015;
 /// Both pools must have lost one part in this many of the bytes held before they are compared.
 const BYTES_PART_MIN: f64 = 64.0;
 /// A return is young within one part in this many of the items held, in ghosts made since.

@@ -17,8 +17,8 @@
 //! A slot keeps 22 bits of the hash from `window(depth)` on, a multiple of 8: the next bits that splits need and a tag in one. So a
 //! split reads no item, but at every eighth doubling, where the window moves and keys are hashed again.
 //!
-//! A ghost tells that an item was evicted lately, or expired while it was in use: 22 + 16 bits of its hash, when, and where from, in a slot
-//! that nobody needs. It never answers for an item and gives way to any.
+//! A ghost tells that an item was evicted lately, or expired while it was in use: 22 + 16 bits of its hash, when, and where from,
+//! in a slot that nobody needs. It never answers for an item and gives way to any.
 //!
 //! Unsafe lives here for one call of what every x86-64 has, see `matches`.
 //! Lives here: lines, slots, chains, growth. Not here: item bytes (`item`), who is evicted (`eviction`).

@@ -8,8 +8,9 @@
 //!   marks = stale 1 | token sent 1 | seconds from writing to last use 14 bits
 //! ```
 //!
-//! 18 bytes and what is set. The time of writing is the version's own; the last use is kept relative to it: exact for the first
-//! 68 minutes, then in steps of 4 s to 5.7 hours, 16 s to a day, 128 s to a week, beyond which it stays there. A value that is a body holds the 4-byte number of its extent instead of bytes.
+//! 18 bytes and what is set. The time of writing is the version's own; the last use is kept relative to it: exact for the first 68
+//! minutes, then in steps of 4 s to 5.7 hours, 16 s to a day, 128 s to a week, beyond which it stays there. A value that is a body
+//! holds the 4-byte number of its extent instead of bytes.
 //!
 //! Lives here: the layout, reading and writing it. Not here: where records lie (`segment`), the index, what a command means.
 

@@ -11,18 +11,20 @@
 //! segment's turn comes (S3-FIFO by segment). No size classes: a shift of sizes moves nothing. Nothing is pinned: a reply borrows
 //! from the engine until it is encoded, and a large value is an `Arc` that its reader keeps.
 //!
-//! Bytes per item beside key and value: header 18 (version 8, exact expiry 4, lengths 4, marks and last use 2), padding 0.5 on average, index
-//! 10.7 at 6 items a line and 2 for overflow lines, 31 in all; then 1 % of the memory for open, free and draining segments, and a
-//! process of 7 MiB. Of memcached's 48 + 8 + 3 (header, CAS, ends) and what its size classes leave empty, 64 to 169 B.
+//! Bytes per item beside key and value: header 18 (version 8, exact expiry 4, lengths 4, marks and last use 2), padding 0.5 on
+//! average, index 10.7 at 6 items a line and 2 for overflow lines, 31 in all; then 1 % of the memory for open, free and draining
+//! segments, and a process of 7 MiB. Of memcached's 48 + 8 + 3 (header, CAS, ends) and what its size classes leave empty, 64 to 169
+//! B.
 //!
-//! What goes when memory is needed is S3-FIFO's choice, by the segment, with three additions, each told where it is made: how long the small
-//! queue is follows from what returns (`balance`); what expired while in use starts in main when it is stored again, and what is larger than
-//! others must be used more often to stay (`eviction`).
+//! What goes when memory is needed is S3-FIFO's choice, by the segment, with three additions, each told where it is made: how long
+//! the small queue is follows from what returns (`balance`); what expired while in use starts in main when it is stored again, and
+//! what is larger than others must be used more often to stay (`eviction`).
 //!
 //! Tried and dropped:
 //!
 //! - Last use as 4 bytes: 2 B more per item; its seconds matter only when small.
-//! - Records in units of 4 bytes: 1 B more per item, 2 B where key and value have 116 B together (items held 1.29 x memcached's, now 1.31).
+//! - Records in units of 4 bytes: 1 B more per item, 2 B where key and value have 116 B together (items held 1.29 x memcached's,
+//!   now 1.31).
 //! - The slot's tag apart from the bits that splits need: a second line per split.
 //! - Evicting from the line when the index had no memory: 1 set in 15 lost another item; memory is now committed a segment ahead.
 //! - Overflow lines kept until a split: 14.9 B of index, now 13.1.
@@ -76,7 +78,8 @@ pub struct Options {
     pub replication: Option<Replication>,
 }
 
-/// What an engine keeps for the sake of copies elsewhere: tombstones of deleted keys, fences where they are gone, a new version for every change.
+/// What an engine keeps for the sake of copies elsewhere: tombstones of deleted keys, fences where they are gone, a new version for
+/// every change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replication {
     /// Buckets of the ring.
@@ -135,7 +138,8 @@ pub struct Entry<'e> {
 pub enum Merge {
     /// The incoming item is what the key has now.
     Taken,
-    /// What was here is as new or newer, or the incoming item is already expired, flushed or fenced off, or its version is from no clock.
+    /// What was here is as new or newer, or the incoming item is already expired, flushed or fenced off, or its version is from no
+    /// clock.
     Kept {
         /// The version that the incoming item lost to: what is written to win must be newer.
         version: u64,

@@ -113,8 +113,8 @@ pub(super) struct Log {
     /// End of the arena's segments behind `base`.
     end_bytes: usize,
     extents: Slab<Extent>,
-    /// Extent + 1 of each segment of the arena that is ours, 0 for others: most are never ours, and zeros take no memory until they are
-    /// written.
+    /// Extent + 1 of each segment of the arena that is ours, 0 for others: most are never ours, and zeros take no memory until they
+    /// are written.
     owner: Vec<u32>,
     queues: [Queue; 2],
     open: [[u32; GROUPS_MAX]; 2],
@@ -617,11 +617,12 @@ const GROUPS_MAX: usize = 24;
 const LOG_TTL_MAX: u32 = 22;
 /// Each group keeps two segments open; this many per group keep their empty rests below 3 %.
 const SEGMENTS_PER_GROUP: usize = 32;
-/// Bytes of a record whose lines are fetched ahead. The last is mostly in the same line as the one before it, and costs little then; where
-/// it is not, the command would wait for it (records start anywhere in a line: 5 ns a get on average).
+/// Bytes of a record whose lines are fetched ahead. The last is mostly in the same line as the one before it, and costs little
+/// then; where it is not, the command would wait for it (records start anywhere in a line: 5 ns a get on average).
 const AHEAD_BYTES: [usize; 4] = [0, 64, 128, 140];
 /// Segments of which half and more is alive are compacted while more than one part in this many is dead.
 const DEAD_PART: usize = 8;
-/// Bits of a location: 256 GiB of records on a node. Units of 4 bytes would reach twice as far and pad every item by 1.5 bytes instead of 0.5.
+/// Bits of a location: 256 GiB of records on a node. Units of 4 bytes would reach twice as far and pad every item by 1.5 bytes
+/// instead of 0.5.
 pub(super) const LOCATION_BITS: u32 = 37;
 const LOCATION_END: usize = UNIT_BYTES << LOCATION_BITS;

@@ -6,8 +6,8 @@
 //!                               where an eighth of all segments' bytes is dead
 //! ```
 //!
-//! A sealed segment is in the list of as many eighths as are alive of it. The list with the least alive comes first: what is copied for a
-//! byte that is freed is live / dead, at most 7, mostly 2 to 3.
+//! A sealed segment is in the list of as many eighths as are alive of it. The list with the least alive comes first: what is copied
+//! for a byte that is freed is live / dead, at most 7, mostly 2 to 3.
 //!
 //! Half alone is not enough: when three of ten requests store a value of another length over an old one, 65 % of the memory is alive
 //! with it, 87 % so (`benches/hit_ratio.rs`).
