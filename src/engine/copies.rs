@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   merge:      greater version > tombstone > greater (value, flags, expiry, ..)        the same whichever comes first
-//!   tombstone:  a record without a value, until its time is over or memory is needed; then only a fence stays:
+//!   tombstone:  a record without a value, until its time is over, or memory is needed and all of them take more than
+//!               their share; then only a fence stays:
 //!   fences:     | 0 | v | 0 | ... |   one a partition: a copy of an absent key with a version up to v is refused
 //! ```
 //!

@@ -302,6 +302,8 @@ pub fn shards(cores: &[CoreFigures], options: &Options) -> Lines {
         put("bytes", core.engine.item_bytes);
         put("index_bytes", core.engine.index_bytes);
         put("segment_bytes", core.engine.segment_bytes);
+        // Overwritten, deleted, or not written yet.
+        put("dead_bytes", core.engine.segment_bytes.saturating_sub(core.engine.item_bytes));
         put("gets", core.counters.cmd_get);
         put("sets", core.counters.cmd_set);
         put("evictions", core.engine.evicted);
