@@ -213,6 +213,14 @@ impl Pair {
         }
     }
 
+    /// Whether the engine has what the oracle has, or nothing. Where the old value was empty, the answer does not tell whether a value was
+    /// joined to it or to nothing.
+    fn same_now(&mut self, key: &Key<'_>) -> bool {
+        let inspect = Command { key: *key, verb: Verb::Inspect, value: Value::EMPTY };
+        let held = describe(&self.engine.execute(&inspect, self.now));
+        held.0 == "NotFound" || agree(&held, &describe(&self.oracle.execute(&inspect, self.now)), self.now)
+    }
+
     /// Executes on both and compares.
     fn execute(&mut self, key: &Key<'_>, verb: Verb, value: &[u8], step: &str) {
         let body = (value.len() > limits::INLINE_VALUE_BYTES_MAX).then(|| self.receive(value.len()));
@@ -247,7 +255,7 @@ impl Pair {
         let command = Command { key: *key, verb, value: if carried.is_empty() { carried } else { Value::Bytes(value) } };
         let before = self.oracle.last_version;
         let expected = describe(&self.oracle.execute(&command, self.now));
-        if agree(&reply, &expected, self.now) {
+        if agree(&reply, &expected, self.now) && (self.ample || self.same_now(key)) {
             return;
         }
         // Making room may have evicted the very item before it was joined to or counted on: then it was as if never there.
@@ -288,7 +296,10 @@ impl Pair {
         let known: BTreeMap<_, _> =
             self.oracle.readable(self.now).map(|(key, item)| (key.to_vec(), describe(&Reply::Item(item)))).collect();
         for (key, told) in &seen {
-            assert!(known.get(key).is_some_and(|known| agree(told, known, self.now)), "{step}: walked over {told:?}");
+            let known = known.get(key);
+            let short = |told: &(String, Vec<u8>, u32)| format!("{} of {} bytes, idle {} s", told.0, told.1.len(), told.2);
+            let agrees = known.is_some_and(|known| agree(told, known, self.now));
+            assert!(agrees, "{step}: walked over {}, should be {:?}", short(told), known.map(short));
         }
         assert!(!self.ample || seen.len() == known.len(), "{step}: walked over {} of {}", seen.len(), known.len());
     }
