@@ -11,24 +11,25 @@
 //!
 //! Would change our mind about eviction by segment: a row more than 4 % above S3-FIFO's, or above LRU's.
 
-#[path = "lookaside/random.rs"]
+#[path = "lookaside/cache.rs"]
+mod cache;
+#[path = "../tests/random/mod.rs"]
 mod random;
+#[path = "lookaside/zipf.rs"]
+mod zipf;
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::Command as Process;
 
-use pbcache::arena::Arena;
-use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
-use pbcache::engine::{Engine, Options};
-use pbcache::key::Key;
-use pbcache::time::Instant;
-use random::{Random, Zipf};
+use cache::Cache;
+use pbcache::time::Exptime;
+use random::Random;
+use zipf::Zipf;
 
 /// As many segments as a small shard has: 512 of 64 KiB.
 const MEMORY_BYTES: usize = 32 << 20;
 const TRIES_MAX: usize = 6;
-const NOW: Instant = Instant::from_seconds(1_700_000_000);
 
 /// A name and the objects that are asked for, in order.
 struct Trace {
@@ -111,25 +112,16 @@ impl Trace {
 
 /// Misses per read, and items held on average during the second half.
 fn replay(trace: &Trace, value_bytes: usize) -> (f64, f64) {
-    let arena = Arena::new(MEMORY_BYTES, MEMORY_BYTES, 1).expect("memory");
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
-    let mut engine = Engine::with_secret(options, arena, [1, 2]);
+    let mut cache = Cache::new(MEMORY_BYTES);
     let value = vec![b'v'; value_bytes];
     let (mut misses, mut held, mut looks) = (0u64, 0u64, 0u64);
-    for (number, object) in trace.objects.iter().enumerate() {
-        let text = format!("{object:020}");
-        let key = Key::new(text.as_bytes());
-        let get = Command { key, verb: Verb::Get(Get::default()), value: Value::EMPTY };
-        if !matches!(engine.execute(&get, NOW), Reply::Item(_)) {
-            misses += 1;
-            let set = Command { key, verb: Verb::Store(Store::default()), value: Value::Bytes(&value) };
-            assert!(matches!(engine.execute(&set, NOW), Reply::Stored(_)));
-        }
+    for (number, &object) in trace.objects.iter().enumerate() {
+        misses += u64::from(cache.request(object, &value, Exptime(0)));
         if number % 16 == 0 {
-            engine.tick(NOW, 64);
+            cache.engine.tick(cache.now, 64);
         }
         if number >= trace.objects.len() / 2 && number % 1024 == 0 {
-            held += engine.statistics().items_count;
+            held += cache.engine.statistics().items_count;
             looks += 1;
         }
     }

@@ -135,6 +135,12 @@ pub const fn partition_of(bucket: u32, buckets: u32) -> u32 {
     (bucket as u64 * PARTITIONS_COUNT as u64 / buckets as u64) as u32
 }
 
+/// The partition that a hash falls into.
+#[inline]
+pub const fn partition_of_hash(hash: u64, buckets: u32) -> u32 {
+    partition_of(bucket_of(hash, buckets), buckets)
+}
+
 /// The core of this node that owns a bucket: contiguous ranges of equal width.
 #[inline]
 pub const fn core_of(bucket: u32, buckets: u32, cores: u16) -> u16 {

@@ -13,6 +13,7 @@
 
 #[path = "model/oracle.rs"]
 mod oracle;
+mod random;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,31 +25,7 @@ use pbcache::engine::{Cursor, Engine, Merge, Options, Replication};
 use pbcache::key::Key;
 use pbcache::limits;
 use pbcache::time::{Expiry, Exptime, Instant};
-
-/// A small generator of random numbers (xorshift64*), so that a seed means the same for ever.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
+use random::Random;
 
 /// How one stream of commands looks.
 #[derive(Clone, Copy)]

@@ -1,10 +1,13 @@
 //! Look-aside workloads: which key is asked for next, how long its value is and how long it lives.
 //!
-//! Lives here: what `hit_ratio` and `beside` have in common. Not here: who answers.
+//! Lives here: what `hit_ratio`, `beside` and `traces` have in common. `cache.rs` is who answers if not a process.
 
-mod random;
+#[path = "../../tests/random/mod.rs"]
+pub mod random;
+pub mod zipf;
 
-pub use random::{Random, Zipf};
+pub use random::Random;
+pub use zipf::Zipf;
 
 /// Longer values, of which the published ones have a few, are cut: the largest item is 1 MiB.
 pub const VALUE_BYTES_MAX: usize = 1 << 19;

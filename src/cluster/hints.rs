@@ -21,6 +21,11 @@ use crate::time::Instant;
 /// Bytes that a hint takes beside its key: entry, queue, allocation.
 pub const HINT_BYTES: usize = 112;
 
+/// What a hint takes: its key stands in the table and in the queue.
+fn bytes_of(key: &[u8]) -> usize {
+    HINT_BYTES + 2 * key.len()
+}
+
 /// What became of hints. Counts since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
@@ -91,8 +96,8 @@ pub struct Target {
     dirty_count: u32,
     /// Items evicted here before the first of its dirty partitions was marked: if no more were since, all of them is still here.
     pub evicted_before: u64,
-    /// What happened.
-    pub account: Account,
+    /// What happened; `pending` is counted when asked.
+    account: Account,
 }
 
 /// What one core keeps for others.
@@ -138,14 +143,13 @@ impl Hints {
             }
             return;
         }
-        let bytes = HINT_BYTES + 2 * key.len();
+        let bytes = bytes_of(key);
         if self.bytes + bytes > self.bytes_max {
             target.account.degraded += 1;
             target.mark(partition, version);
             return;
         }
         self.bytes += bytes;
-        target.account.pending += 1;
         target.hints.insert(key.into(), Hint { version, since: now, sent: false });
         target.queue.push_back(key.into());
     }
@@ -162,9 +166,8 @@ impl Hints {
             if now.unix_ms.saturating_sub(hint.since.unix_ms) > self.window_ms {
                 let version = hint.version;
                 target.account.expired += 1;
-                target.account.pending -= 1;
                 target.hints.remove(&key);
-                self.bytes -= HINT_BYTES + 2 * key.len();
+                self.bytes -= bytes_of(&key);
                 target.mark(partition_of(&key), version);
                 continue;
             }
@@ -199,8 +202,7 @@ impl Hints {
             return false;
         }
         target.hints.remove(key);
-        self.bytes -= HINT_BYTES + 2 * key.len();
-        target.account.pending -= 1;
+        self.bytes -= bytes_of(key);
         match end {
             End::Replayed => target.account.replayed += 1,
             End::Superseded => target.account.superseded += 1,
@@ -267,6 +269,11 @@ impl Target {
     pub fn pending(&self) -> usize {
         self.hints.len()
     }
+
+    /// What happened, and what waits.
+    pub fn account(&self) -> Account {
+        Account { pending: self.hints.len() as u64, ..self.account }
+    }
 }
 
 #[cfg(test)]
@@ -292,7 +299,7 @@ mod tests {
         assert!(hints.next(1, NOW, |_| 0).is_some());
         assert!(!hints.is_clean(1) && hints.is_clean(0));
         assert!(hints.end(1, b"b", 6, End::Superseded));
-        let account = hints.target(1).account;
+        let account = hints.target(1).account();
         assert!(account.balances() && hints.is_clean(1) && hints.bytes() == 0, "{account:?}");
         assert_eq!((account.created, account.replayed, account.superseded), (2, 1, 1));
     }
@@ -306,7 +313,7 @@ mod tests {
         assert!(!hints.end(0, b"k", 5, End::Replayed), "the owner has 5, and lacks 9");
         let (_, hint) = hints.next(0, NOW, |_| 0).unwrap();
         assert_eq!(hint.version, 9);
-        assert!(hints.end(0, b"k", 9, End::Replayed) && hints.target(0).account.balances());
+        assert!(hints.end(0, b"k", 9, End::Replayed) && hints.target(0).account().balances());
     }
 
     #[test]
@@ -317,7 +324,7 @@ mod tests {
         assert_eq!((hints.target(0).dirty_version(8), hints.target(0).dirty_version(7)), (Some(6), None));
         assert!(hints.next(0, NOW.plus_ms(1001), |_| 7).is_none());
         assert_eq!(hints.target(0).dirty_version(7), Some(5));
-        let account = hints.target(0).account;
+        let account = hints.target(0).account();
         assert!(account.balances() && account.pending == 0 && account.expired == 1 && account.degraded == 1, "{account:?}");
         hints.mark(0, 8, 10);
         hints.clean(0, 8, 6);

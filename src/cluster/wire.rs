@@ -396,6 +396,11 @@ impl PutDone {
         output.extend_from_slice(&version.to_le_bytes());
     }
 
+    /// What the response to a `Put` says; one that was refused may come again.
+    pub fn of(response: &Frame<'_>) -> Result<Self, Garbled> {
+        if response.head.kind == Kind::PutDone { Self::read(response.meta) } else { Ok(PutDone::Busy) }
+    }
+
     /// Reads it.
     pub fn read(meta: &[u8]) -> Result<Self, Garbled> {
         let mut reader = Reader(meta);

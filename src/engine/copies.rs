@@ -213,7 +213,7 @@ impl Engine {
 
     fn partition_of(&self, key: &Key<'_>) -> u32 {
         let buckets = self.options.replication.map_or(1, |replication| replication.buckets);
-        key::partition_of(key::bucket_of(key.hash, buckets), buckets)
+        key::partition_of_hash(key.hash, buckets)
     }
 
     fn fence_of(&self, key: &Key<'_>) -> u64 {

@@ -135,7 +135,7 @@ impl Engine {
 
     /// While nothing is evicted, the small queue keeps to its share by passing its oldest extents on as they are.
     fn pass_on(&mut self) {
-        while self.small_is_over()
+        while self.balance.is_over(self.log.queue_bytes(Pool::Small), self.log.queue_bytes(Pool::Main))
             && let Some(id) = self.log.oldest(Pool::Small)
         {
             let extent = self.log.extent(id);
@@ -145,10 +145,6 @@ impl Engine {
             self.log.unlink(id);
             self.log.push(Pool::Main, id);
         }
-    }
-
-    fn small_is_over(&self) -> bool {
-        self.balance.is_over(self.log.queue_bytes(Pool::Small), self.log.queue_bytes(Pool::Main))
     }
 
     /// Ends the drain under way or drains one more victim. False when there is nothing to take.
@@ -285,13 +281,11 @@ impl Engine {
         self.statistics.evicted_unfetched += u64::from(!slot.fetched());
         self.statistics.evicted_nonzero += u64::from(record.expiry() != Expiry::NEVER);
         self.statistics.evicted_time_s = u64::from(record.idle_s(self.now.seconds()));
-        let body = record.is_body().then(|| record.body_id());
-        let bytes = body.map_or(record.record_bytes(), |id| self.log.body(id).footprint_bytes());
-        let pool = self.log.extent(body.unwrap_or_else(|| self.log.extent_of(location))).pool;
+        let body_bytes = record.is_body().then(|| self.log.body(record.body_id()).footprint_bytes());
+        let (bytes, pool) = (body_bytes.unwrap_or(record.record_bytes()), self.queue_of(location));
         self.reap(location);
         self.balance.evicted(pool, bytes, self.log.held_bytes());
-        let kind = if pool == Pool::Small { Ghost::Small } else { Ghost::Main };
-        self.remove_as(Found { place, location }, hash, ghost.then_some(kind));
+        self.remove_as(Found { place, location }, hash, ghost.then_some(Ghost::Evicted(pool)));
     }
 
     /// Removes an item with this hash; perhaps a ghost stays.
@@ -320,6 +314,13 @@ impl Engine {
             product if product <= HUGE_MEANS.saturating_mul(all_bytes) => 2,
             _ => 3,
         }
+    }
+
+    /// The queue in which an item waits: a large value has a place of its own there.
+    pub(super) fn queue_of(&self, location: Location) -> Pool {
+        let record = self.log.record(location);
+        let id = if record.is_body() { record.body_id() } else { self.log.extent_of(location) };
+        self.log.extent(id).pool
     }
 
     /// The counter of an item that stays when its segment of `pool` is drained.
@@ -381,11 +382,14 @@ impl Engine {
         // By the time that is left now, which may be much less than when it was written.
         let group = self.log.group_of(record.expiry(), now);
         // The record of a large value stays whatever happens to its segment: the value has its own place in the queue.
-        let stays = reason != Reason::Purge
-            && (slot.frequency() >= self.uses_needed(record.record_bytes()) || reason != Reason::Eviction || record.is_body());
+        let stays = record.is_body()
+            || match reason {
+                Reason::Expired | Reason::Compaction => true,
+                Reason::Eviction if record.is_tombstone() && !self.has_many_tombstones() => true,
+                Reason::Eviction => slot.frequency() >= self.uses_needed(record.record_bytes()),
+                Reason::Purge => false,
+            };
         let target = if reason == Reason::Eviction { Pool::Main } else { pool };
-        let stays = stays || (record.is_body() && reason == Reason::Purge);
-        let stays = stays || (record.is_tombstone() && reason == Reason::Eviction && !self.has_many_tombstones());
         if !stays || !self.relocate(Found { place, location }, target, group, 0) {
             return self.evict(place, hash, true);
         }

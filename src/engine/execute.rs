@@ -126,10 +126,9 @@ impl Engine {
         self.statistics.expired += u64::from(expired);
         self.statistics.expired_unfetched += u64::from(expired && !self.index.slot(found.place).fetched());
         self.reap(found.location);
-        let record = self.log.record(found.location);
-        let id = if record.is_body() { record.body_id() } else { self.log.extent_of(found.location) };
-        let used = self.index.slot(found.place).frequency() > 0 || self.log.extent(id).pool == Pool::Main;
-        self.remove_as(found, hash, (expired && used && !record.is_tombstone()).then_some(Ghost::Expired));
+        let used = self.index.slot(found.place).frequency() > 0 || self.queue_of(found.location) == Pool::Main;
+        let returns = expired && used && !self.log.record(found.location).is_tombstone();
+        self.remove_as(found, hash, returns.then_some(Ghost::Expired));
     }
 
     /// Removes an item with this hash without a trace.
@@ -589,10 +588,8 @@ impl Engine {
                     return Pool::Main;
                 }
                 let Some((ghost, age)) = self.index.take_ghost(write.hash, self.index.live) else { return Pool::Small };
-                match ghost {
-                    Ghost::Small => self.balance.returned(Pool::Small, age, self.index.live),
-                    Ghost::Main => self.balance.returned(Pool::Main, age, self.index.live),
-                    Ghost::Expired => {}
+                if let Ghost::Evicted(pool) = ghost {
+                    self.balance.returned(pool, age, self.index.live);
                 }
                 // Taken once: should the write be tried again, it is remembered.
                 self.returning = Some(write.hash);

@@ -26,7 +26,7 @@
 
 use std::sync::Arc;
 
-use super::segment::{LOCATION_BITS, Location};
+use super::segment::{LOCATION_BITS, Location, Pool};
 use crate::arena::{Arena, Line, Lines};
 use crate::key::Key;
 
@@ -127,12 +127,23 @@ impl Slot {
 /// What became of an item that is not here any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ghost {
-    /// It was evicted from the small queue.
-    Small,
-    /// It was evicted from main.
-    Main,
+    /// It was evicted from this queue.
+    Evicted(Pool),
     /// It was in use and expired.
     Expired,
+}
+
+impl Ghost {
+    fn to_bits(self) -> u64 {
+        match self {
+            Self::Evicted(pool) => pool as u64,
+            Self::Expired => 2,
+        }
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        [Self::Evicted(Pool::Small), Self::Evicted(Pool::Main)].get(bits as usize).copied().unwrap_or(Self::Expired)
+    }
 }
 
 /// The chain of a line is full and no line can be had: something in it must go.
@@ -373,7 +384,7 @@ impl Index {
         let epoch = self.epoch;
         let word = &mut self.line_mut(place.line).0[place.slot as usize];
         debug_assert_eq!(Slot(*word).kind(), LIVE);
-        let kind = (ghost as u64) << GHOST_KIND_SHIFT;
+        let kind = ghost.to_bits() << GHOST_KIND_SHIFT;
         *word = *word & HASH_MASK | GHOST | kind | (hash >> 48) << 20 | (epoch >> EPOCH_SHIFT) & EPOCH_MASK;
     }
 
@@ -411,11 +422,7 @@ impl Index {
         for word in &mut self.line_mut(number).0 {
             if (*word ^ wanted) & (HASH_MASK | KIND_MASK | GHOST_HASH_MASK) == 0 {
                 let age = ghost_age(*word, epoch);
-                let ghost = match *word >> GHOST_KIND_SHIFT & 3 {
-                    0 => Ghost::Small,
-                    1 => Ghost::Main,
-                    _ => Ghost::Expired,
-                };
+                let ghost = Ghost::from_bits(*word >> GHOST_KIND_SHIFT & 3);
                 *word = 0;
                 return (age <= ghosts_max as u64).then_some((ghost, age));
             }
@@ -876,7 +883,7 @@ mod tests {
                 let number = held.pop_first().unwrap();
                 let place = locate(&index, number).unwrap();
                 match number % 3 {
-                    0 => index.remove_to_ghost(place, hash_of(number), Ghost::Small),
+                    0 => index.remove_to_ghost(place, hash_of(number), Ghost::Evicted(Pool::Small)),
                     _ => index.remove(place, hash_of(number)),
                 }
                 while index.is_sparse() && index.shrink(|location| hash_of(location.0)) {}

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::item::{self, Record, UNIT_BYTES};
-use super::sparse::Sparse;
+use super::sparse::{EIGHTHS_MAX, Sparse};
 use crate::arena::{self, Arena, Body, Segment};
 use crate::limits;
 use crate::time::{Expiry, Seconds};
@@ -573,7 +573,7 @@ impl Log {
             }
             segments += 1;
             let alive = eighths(extent.live_bytes, self.segment_shift);
-            let listed = (extent.state == State::Sealed && alive < 7).then_some(alive);
+            let listed = (extent.state == State::Sealed && alive < EIGHTHS_MAX).then_some(alive);
             assert_eq!(self.sparse.eighths(id as u32), listed);
             if extent.state == State::Sealed {
                 sealed = (sealed.0 + 1, sealed.1 + extent.live_bytes as usize);

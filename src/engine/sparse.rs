@@ -14,6 +14,8 @@
 //!
 //! Lives here: the lists. Not here: what a segment holds (`segment`), when it is drained (`eviction`).
 
+use super::segment::NONE;
+
 /// Lists of extents, by eighths of a segment that are alive.
 pub(super) struct Sparse {
     heads: [u32; EIGHTHS_MAX],
@@ -85,10 +87,9 @@ impl Sparse {
     }
 }
 
-const NONE: u32 = u32::MAX;
 const NOWHERE: Link = Link { previous: NONE, next: NONE, eighths: EIGHTHS_MAX as u8 };
 /// Segments with as many live eighths, or more, are not compacted.
-const EIGHTHS_MAX: usize = 7;
+pub(super) const EIGHTHS_MAX: usize = 7;
 const EIGHTHS_HALF: usize = 4;
 
 #[cfg(test)]

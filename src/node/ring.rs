@@ -25,10 +25,9 @@ use crate::ring::{NodeId, NodeIndex};
 use crate::runtime::core::{Core, ToCore};
 use crate::runtime::nodes::Resolve;
 use crate::runtime::peer::{PeerSetup, value_bytes_max};
-use crate::shard::RingOptions;
-use crate::shard::coordinator;
 use crate::shard::peers::State;
 use crate::shard::ringed::Figures;
+use crate::shard::{Desk, RingOptions};
 
 /// What every core of a ring node is given.
 #[derive(Clone)]
@@ -207,8 +206,7 @@ pub fn flush(cores: &Cores) {
     let (sender, receiver) = bounded(1);
     let _ = cores.ask_one(0, move |core| {
         let origin = core.nodes.expect(sender);
-        let (now, ms) = (core.context.now, core.context.ms);
-        if let Some(mut desk) = core.context.shard.desk(now, ms) {
+        if let Some(mut desk) = core.context.desk() {
             desk.flush_ring(origin, least);
         }
     });
@@ -261,11 +259,11 @@ fn tell(core: &mut Core) -> Option<Told> {
         let link = ring.peers.link(link);
         let node = &mut nodes[usize::from(link.node.0)];
         node.up += u32::from(link.state == State::Up);
-        node.away += u32::from(matches!(link.state, State::Down(_) | State::Probing(_)));
+        node.away += u32::from(link.state.is_away());
         node.waiting += link.outstanding;
     }
     Some(Told {
-        accounts: (0..count).map(|node| ring.hints.target(node).account).collect(),
+        accounts: (0..count).map(|node| ring.hints.target(node).account()).collect(),
         dirty: (0..count).map(|node| ring.hints.target(node).dirty_count()).collect(),
         oldest_ms: (0..count).map(|node| ring.hints.oldest_ms(node, now)).collect(),
         hint_bytes: ring.hints.bytes(),
@@ -372,11 +370,9 @@ pub fn wait_handoff(cores: &Cores, longest: Duration) -> bool {
     let end = Instant::now() + longest;
     loop {
         let settled = cores.ask(|core| {
-            let (now, ms) = (core.context.now, core.context.ms);
-            let Some(desk) = core.context.shard.desk(now, ms) else { return true };
+            let Some(Desk { ring, ms, .. }) = core.context.desk() else { return true };
             // Leases are kept while somebody asks.
-            desk.ring.active_now(ms);
-            let ring = desk.ring;
+            ring.active_now(ms);
             let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
             clean && ring.peers.is_calm(ms)
         });
@@ -394,9 +390,9 @@ pub fn wait_handoff(cores: &Cores, longest: Duration) -> bool {
 pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) -> Lines {
     let hash = key::routing_hash(key);
     let (bucket, buckets) = (view.ring.bucket(hash), view.ring.buckets());
-    let own_core = coordinator::core_of(hash, buckets, options.cores);
+    let own_core = key::core_of(bucket, buckets, options.cores);
     let owners = view.ring.owners_of(bucket);
-    let away = cores.ask_one(usize::from(own_core.0), move |core| {
+    let away = cores.ask_one(usize::from(own_core), move |core| {
         let Some(ring) = &core.context.shard.ring else { return Vec::new() };
         let others: Vec<NodeIndex> = ring.peers.others().collect();
         others.into_iter().filter(|&node| ring.peers.is_away(node, hash, buckets)).collect::<Vec<_>>()
@@ -407,7 +403,7 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
     lines.push(("hash".into(), format!("{hash:016x}")));
     lines.push(("bucket".into(), bucket.to_string()));
     lines.push(("partition".into(), view.ring.partition(bucket).to_string()));
-    lines.push(("core_here".into(), own_core.0.to_string()));
+    lines.push(("core_here".into(), own_core.to_string()));
     for (rank, &owner) in owners.iter().enumerate() {
         let state = if owner == view.me {
             "here"

@@ -490,8 +490,7 @@ impl Connection {
     /// Hands a command over in which other nodes have a part.
     fn submit(&mut self, id: u32, command: &Command<'_>, framing: &Framing<'_>, context: &mut Context) -> Outcome {
         let origin = Origin::Connection(self.next_ticket(id));
-        let (now, ms) = (context.now, context.ms);
-        let Some(mut desk) = context.shard.desk(now, ms) else { return Outcome::Blocked };
+        let Some(mut desk) = context.desk() else { return Outcome::Blocked };
         if !desk.submit(origin, 0, command, framing.head, framing.words) {
             return Outcome::Blocked;
         }

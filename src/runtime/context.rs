@@ -18,7 +18,7 @@ use crate::buffer::Buffer;
 use crate::command::{Command, Control};
 use crate::limits;
 use crate::protocol::{self, Framing, Head};
-use crate::shard::{Place, Shard, ShardId};
+use crate::shard::{Desk, Place, Shard, ShardId};
 use crate::time::Instant;
 
 /// What one core's conversations share.
@@ -92,11 +92,16 @@ impl From<&Control<'_>> for OwnedControl {
 }
 
 impl Context {
+    /// This core's part of a ring at this turn; `None` on a lone node.
+    #[inline]
+    pub fn desk(&mut self) -> Option<Desk<'_>> {
+        self.shard.desk(self.now, self.ms)
+    }
+
     /// Where a command of a ring node is executed, if that can be at once.
     #[inline]
     pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
-        let (now, ms) = (self.now, self.ms);
-        self.shard.desk(now, ms)?.place(command)
+        self.desk()?.place(command)
     }
 
     /// Output that one connection may make in one turn: little, once slow readers hold much of what this core has for them.

@@ -240,8 +240,7 @@ impl Core {
                 let request = unsafe { message::read_request(payload) };
                 let context = &mut self.context;
                 if context.shard.ring.is_some() && context.place(&request.command) != Some(Place::Here) {
-                    let (now, ms) = (context.now, context.ms);
-                    let Some(mut desk) = context.shard.desk(now, ms) else { break };
+                    let Some(mut desk) = context.desk() else { break };
                     let origin = Origin::Core(core, request.ticket);
                     if !desk.submit(origin, 0, &request.command, request.framing.head, request.framing.words) {
                         break;

@@ -17,7 +17,7 @@ use crossbeam_channel::Sender;
 use super::connection::Connection;
 use super::core::Core;
 use super::message::ReplyBytes;
-use super::peer::Peer;
+use super::peer::{Peer, lose_link};
 use crate::buffer::Buffer;
 use crate::cluster::wire::{self, Kind, Stamp};
 use crate::command::{Command, Value};
@@ -99,9 +99,9 @@ impl Nodes {
 impl Core {
     /// What other nodes have to do with this turn. Once a turn, before dirty connections are flushed.
     pub fn attend_nodes(&mut self) {
-        let (now, ms) = (self.context.now, self.context.ms);
-        let Some(mut desk) = self.context.shard.desk(now, ms) else { return };
+        let Some(mut desk) = self.context.desk() else { return };
         desk.tick();
+        let stamp = desk.stamp();
         let ring = desk.ring;
         let wanted = std::mem::take(&mut ring.peers.wanted);
         let unwanted = std::mem::take(&mut ring.peers.unwanted);
@@ -118,7 +118,7 @@ impl Core {
                 self.dirty.push(id);
             }
         }
-        self.deliver(outbox);
+        self.deliver(outbox, stamp);
         self.pass_on();
     }
 
@@ -163,13 +163,9 @@ impl Core {
 
     /// A link could not be made.
     pub fn link_failed(&mut self, link: LinkId, why: &str) {
-        let (now, ms) = (self.context.now, self.context.ms);
-        if let Some(mut desk) = self.context.shard.desk(now, ms) {
-            let node = desk.ring.peers.link(link).node;
-            if desk.ring.peers.node(node).trouble != why && !self.draining {
-                log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
-            }
-            desk.link_down(link, why);
+        let quiet = self.draining;
+        if let Some(mut desk) = self.context.desk() {
+            lose_link(&mut desk, link, why, quiet);
         }
     }
 
@@ -203,8 +199,7 @@ impl Core {
     }
 
     /// Puts answers where they belong.
-    fn deliver(&mut self, mut outbox: Outbox) {
-        let stamp = self.stamp();
+    fn deliver(&mut self, mut outbox: Outbox, stamp: Stamp) {
         let bytes = std::mem::take(&mut outbox.bytes);
         for Finished { origin, bytes: range, carried } in outbox.finished.drain(..) {
             let inline = &bytes[range];
@@ -256,18 +251,12 @@ impl Core {
         }
     }
 
-    fn stamp(&self) -> Stamp {
-        let engine = &self.context.shard.engine;
-        Stamp { clock: engine.clock(), fence: engine.fence(), sent_ms: self.context.ms as u32 }
-    }
-
     /// Sends requests to the core of this node that must go on with them.
     fn pass_on(&mut self) {
-        let (now, ms) = (self.context.now, self.context.ms);
-        let Some(desk) = self.context.shard.desk(now, ms) else { return };
+        let Some(desk) = self.context.desk() else { return };
         let moves: Vec<_> = std::mem::take(&mut desk.ring.to_cores);
         for (core, key) in moves {
-            let Some(mut desk) = self.context.shard.desk(now, ms) else { return };
+            let Some(mut desk) = self.context.desk() else { return };
             let Some((origin, held)) = desk.surrender(key) else { continue };
             let Ok(execute) = held.execute() else { continue };
             let Some(head) = Head::from_bytes(&execute.framing) else { continue };
@@ -277,7 +266,7 @@ impl Core {
                 _ => true,
             };
             let hash = command.key.hash;
-            if !sent && let Some(mut desk) = self.context.shard.desk(now, ms) {
+            if !sent && let Some(mut desk) = self.context.desk() {
                 desk.take_back(origin, hash, held);
             }
         }

@@ -22,7 +22,7 @@ use crate::command::Value;
 use crate::limits;
 use crate::ring::NodeIndex;
 use crate::shard::peers::LinkId;
-use crate::shard::{PeerRequest, ShardId};
+use crate::shard::{Desk, PeerRequest, ShardId};
 
 /// What a core must know to speak with other nodes.
 #[derive(Clone, Debug)]
@@ -152,8 +152,7 @@ impl Peer {
                 let Progress::Done(identity) = accepting.feed(&mut self.decoder.pending, &mut self.output.bytes)? else {
                     return Ok(false);
                 };
-                let (now, ms) = (context.now, context.ms);
-                let node = context.shard.desk(now, ms).and_then(|mut desk| desk.greeted(&identity));
+                let node = context.desk().and_then(|mut desk| desk.greeted(&identity));
                 self.warn_of_view(&identity, setup);
                 let core = ShardId(identity.target_core);
                 let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
@@ -168,8 +167,7 @@ impl Peer {
                 let link = *link;
                 self.check_callee(link, &identity, context)?;
                 self.side = Side::Out(link);
-                let (now, ms) = (context.now, context.ms);
-                if let Some(mut desk) = context.shard.desk(now, ms) {
+                if let Some(mut desk) = context.desk() {
                     desk.link_up(link, &identity);
                 }
                 true
@@ -183,9 +181,9 @@ impl Peer {
 
     fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
         let Self { side, decoder, output } = self;
-        let (now, ms, arena) = (context.now, context.ms, context.arena.clone());
-        let Some(mut desk) = context.shard.desk(now, ms) else { return Ok(false) };
-        let blocked = decoder.feed(fresh, &arena, &mut |frame| match side {
+        let (ms, arena) = (context.ms, &context.arena);
+        let Some(mut desk) = context.shard.desk(context.now, ms) else { return Ok(false) };
+        let blocked = decoder.feed(fresh, arena, &mut |frame| match side {
             // A reader that does not take its answers gets no more of them.
             Side::In { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
             Side::In { node, lateness, .. } => {
@@ -226,16 +224,9 @@ impl Peer {
 
     fn end(&mut self, why: &str, context: &mut Context) {
         let link = self.link();
-        let (now, ms) = (context.now, context.ms);
         self.side = Side::Ended;
-        match (link, context.shard.desk(now, ms)) {
-            (Some(link), Some(mut desk)) => {
-                let node = desk.ring.peers.link(link).node;
-                if desk.ring.peers.node(node).trouble != why {
-                    log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
-                }
-                desk.link_down(link, why);
-            }
+        match (link, context.desk()) {
+            (Some(link), Some(mut desk)) => lose_link(&mut desk, link, why, false),
             _ => log::warn!("a node was refused: {why}"),
         }
     }
@@ -345,6 +336,15 @@ impl Decoder {
             input = &input[head.frame_bytes()..];
         }
     }
+}
+
+/// A link could not be made, or is lost: says so once for each reason, unless `quiet`.
+pub(super) fn lose_link(desk: &mut Desk<'_>, link: LinkId, why: &str, quiet: bool) {
+    let node = desk.ring.peers.link(link).node;
+    if desk.ring.peers.node(node).trouble != why && !quiet {
+        log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
+    }
+    desk.link_down(link, why);
 }
 
 /// Whether a value came in memory of its own: such a frame cannot be put back.

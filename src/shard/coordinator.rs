@@ -18,9 +18,9 @@
 
 use arrayvec::ArrayVec;
 
+use super::Place;
 use super::peers::{LinkId, Reach};
 use super::ringed::{Desk, Held, Mistake, Origin};
-use super::{Place, ShardId};
 use crate::buffer::Buffer;
 use crate::cluster::wire::{self, Frame, Garbled, Kind};
 use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
@@ -447,10 +447,8 @@ impl Desk<'_> {
     pub(super) fn finish(&mut self, key: OpKey) {
         self.answer(key);
         self.leave(key);
-        if self.op(key).is_some() {
-            let op = self.ring.ops.remove(key.index as usize);
-            self.ring.held_bytes -= op.held.bytes_count();
-            self.keep(op.held);
+        if let Some((_, held)) = self.surrender(key) {
+            self.keep(held);
         }
     }
 
@@ -662,7 +660,7 @@ impl Desk<'_> {
         }
     }
 
-    /// Gives up a request that another core goes on with: its command and who asked.
+    /// Ends a request, or gives it up to another core: its command and who asked.
     pub fn surrender(&mut self, key: OpKey) -> Option<(Origin, Held)> {
         self.op(key)?;
         let op = self.ring.ops.remove(key.index as usize);
@@ -697,11 +695,6 @@ enum Outcome {
     Done,
     Busy,
     Copy,
-}
-
-/// The shard that a request of this core would go to, for `stats where`.
-pub fn core_of(hash: u64, buckets: u32, cores: u16) -> ShardId {
-    ShardId(crate::key::core_of(crate::key::bucket_of(hash, buckets), buckets, cores))
 }
 
 /// Calls `with` with the key in plain bytes.

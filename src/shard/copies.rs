@@ -112,10 +112,7 @@ impl Desk<'_> {
     }
 
     pub(super) fn copied(&mut self, key: OpKey, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
-        let done = match frame.head.kind {
-            Kind::PutDone => PutDone::read(frame.meta)?,
-            _ => PutDone::Busy,
-        };
+        let done = PutDone::of(frame)?;
         let Some(op) = self.op(key) else { return Ok(()) };
         op.awaiting = op.awaiting.saturating_sub(1);
         let version = op.work().version;

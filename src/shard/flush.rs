@@ -10,7 +10,6 @@
 //! Lives here: the two rounds. Not here: what a fence does to items (`engine`), the other cores of this node (`node::ring`).
 
 use super::coordinator::{OpKey, Phase, What};
-use super::peers::State;
 use super::ringed::{Desk, Held, Origin};
 use crate::cluster::wire::{self, Frame, Garbled, Kind};
 use crate::command::Value;
@@ -39,7 +38,7 @@ impl Desk<'_> {
         let version = self.ring.ops[key.index as usize].work().version;
         let mut sent = 0;
         for link in self.ring.peers.links() {
-            if matches!(self.ring.peers.link(link).state, State::Down(_) | State::Probing(_)) {
+            if self.ring.peers.link(link).state.is_away() {
                 continue;
             }
             sent += 1;

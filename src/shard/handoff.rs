@@ -27,7 +27,7 @@ use crate::cluster::hints::End;
 use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
-use crate::key::Key;
+use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash, routing_hash};
 use crate::limits;
 use crate::ring::NodeIndex;
 
@@ -194,7 +194,10 @@ impl Desk<'_> {
         }
         let buckets = self.buckets();
         while self.may_send(index) {
-            let Some((key, hint)) = self.ring.hints.next(index, self.now, |key| partition(key, buckets)) else { break };
+            let Some((key, hint)) = self.ring.hints.next(index, self.now, |key| partition_of_hash(routing_hash(key), buckets))
+            else {
+                break;
+            };
             let plain = Key::new(&key);
             if !self.owns(node, plain.hash) {
                 self.ring.hints.end(index, &key, hint.version, End::Rerouted);
@@ -247,7 +250,7 @@ impl Desk<'_> {
     fn received(&mut self, sent: &Sent, sent_ms: u64, taken: bool) {
         self.undelivered(sent.node, sent.era);
         let handoff = &mut self.ring.handoffs[usize::from(sent.node.0)];
-        let slow = !taken || self.ms - sent_ms.min(self.ms) > limits::REPLAY_SLOW_MS;
+        let slow = !taken || self.ms.saturating_sub(sent_ms) > limits::REPLAY_SLOW_MS;
         handoff.window = match slow {
             true => (handoff.window / 2).max(limits::REPLAY_WINDOW_MIN),
             false => (handoff.window + 1).min(limits::REPLAY_WINDOW_MAX),
@@ -258,7 +261,7 @@ impl Desk<'_> {
     pub(super) fn replayed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
         let Sent { node, ref key, version, .. } = *sent;
         let index = usize::from(node.0);
-        let done = if frame.head.kind == Kind::PutDone { PutDone::read(frame.meta)? } else { PutDone::Busy };
+        let done = PutDone::of(frame)?;
         self.received(sent, sent_ms, done != PutDone::Busy);
         match done {
             PutDone::Busy => self.ring.hints.again(index, key),
@@ -317,14 +320,13 @@ impl Desk<'_> {
         if self.ring.hints.target(index).dirty_count() == 0 || self.ring.handoffs[index].outstanding > 0 {
             return false;
         }
-        let (hash, buckets) = (self.own_middle(), self.buckets());
+        let (hash, buckets) = (self.own_hash(), self.buckets());
         if !matches!(self.ring.peers.reach(node, hash, buckets, self.ms), Reach::There(_)) {
             return false;
         }
         let target = self.ring.hints.target(index);
-        let marks: BTreeMap<u32, u64> = (0..crate::key::PARTITIONS_COUNT)
-            .filter_map(|partition| Some((partition, target.dirty_version(partition)?)))
-            .collect();
+        let marks: BTreeMap<u32, u64> =
+            (0..PARTITIONS_COUNT).filter_map(|partition| Some((partition, target.dirty_version(partition)?))).collect();
         // With nothing evicted, all that is newer than what the node has is still here, and follows.
         let sure = self.engine.evicted_count() == self.ring.hints.target(index).evicted_before;
         let mut announced = 0;
@@ -391,19 +393,14 @@ impl Desk<'_> {
         }
     }
 
-    fn own_middle(&self) -> u64 {
-        let (core, cores) = (u128::from(self.core.0), u128::from(self.ring.options.cores));
-        (((2 * core + 1) << 63) / cores) as u64
-    }
-
     /// One step of the walk: sends the items that the node owns in these partitions.
     fn walk(&mut self, node: NodeIndex, cursor: Cursor, marks: &BTreeMap<u32, u64>, found: &mut Buffer) -> Option<Cursor> {
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         found.clear();
         let (view, buckets) = (self.ring.view.clone(), self.buckets());
         let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
-            let bucket = crate::key::bucket_of(replica.key.hash, buckets);
-            let partition = crate::key::partition_of(bucket, buckets);
+            let bucket = bucket_of(replica.key.hash, buckets);
+            let partition = partition_of(bucket, buckets);
             if marks.contains_key(&partition) && view.ring.owners_of(bucket).contains(&node) {
                 keys.push(replica.key.bytes.into());
             }
@@ -435,7 +432,7 @@ impl Desk<'_> {
 
     /// An item of a dirty partition has arrived, or not.
     pub(super) fn streamed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
-        let done = if frame.head.kind == Kind::PutDone { PutDone::read(frame.meta)? } else { PutDone::Busy };
+        let done = PutDone::of(frame)?;
         self.received(sent, sent_ms, done != PutDone::Busy);
         if done == PutDone::Busy {
             self.fail_transfer(sent.node);
@@ -491,10 +488,8 @@ impl Desk<'_> {
             let Some(from) = cursor else { break };
             let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
             cursor = self.engine.walk_copies(from, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
-                let bucket = crate::key::bucket_of(replica.key.hash, buckets);
-                if strange.contains(&crate::key::partition_of(bucket, buckets))
-                    && !view.ring.owners_of(bucket).contains(&view.me)
-                {
+                let bucket = bucket_of(replica.key.hash, buckets);
+                if strange.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me) {
                     keys.push((replica.key.bytes.into(), replica.version));
                 }
             });
@@ -529,7 +524,7 @@ impl Desk<'_> {
             let (buckets, current) = (self.buckets(), &self.ring.drops.current);
             let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
             let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
-                let partition = partition(replica.key.bytes, buckets);
+                let partition = partition_of_hash(replica.key.hash, buckets);
                 let fence = current.iter().filter(|drop| drop.0 == partition).map(|drop| drop.1).max().unwrap_or(0);
                 if replica.version <= fence && !replica.tombstone {
                     keys.push((replica.key.bytes.into(), fence));
@@ -562,7 +557,3 @@ pub const RAW_ID: u32 = u32::MAX;
 
 /// Lines of the index that one tick looks at for drops: about 100 us.
 const DROP_LINES: u32 = 1024;
-
-fn partition(key: &[u8], buckets: u32) -> u32 {
-    crate::key::partition_of(crate::key::bucket_of(crate::key::routing_hash(key), buckets), buckets)
-}

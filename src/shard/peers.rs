@@ -43,6 +43,13 @@ pub enum State {
     Probing(u64),
 }
 
+impl State {
+    /// Whether the other side is taken to be away.
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Down(_) | Self::Probing(_))
+    }
+}
+
 /// Whether requests may go to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -216,7 +223,7 @@ impl<T> Peers<T> {
 
     /// Whether a node is away, as far as this hash is concerned. Changes nothing.
     pub fn is_away(&self, node: NodeIndex, hash: u64, buckets: u32) -> bool {
-        matches!(self.link(self.link_of(node, hash, buckets)).state, State::Down(_) | State::Probing(_))
+        self.link(self.link_of(node, hash, buckets)).state.is_away()
     }
 
     /// Whether a node that is not away has not told how many cores it has; its first link is made then.
@@ -238,8 +245,7 @@ impl<T> Peers<T> {
     pub fn is_lost(&self, node: NodeIndex) -> bool {
         let links = &self.node(node).links;
         let state = |link: &LinkId| self.link(*link).state;
-        !links.iter().any(|link| state(link) == State::Up)
-            && links.iter().any(|link| matches!(state(link), State::Down(_) | State::Probing(_)))
+        !links.iter().any(|link| state(link) == State::Up) && links.iter().any(|link| state(link).is_away())
     }
 
     /// Tries a link again that is away, if its pause is over.
@@ -359,7 +365,7 @@ impl<T> Peers<T> {
         for node in self.others() {
             for link in self.facing(node) {
                 let link = self.link(link);
-                if !matches!(link.state, State::Down(_) | State::Probing(_)) {
+                if !link.state.is_away() {
                     calm_until_ms = calm_until_ms.min(link.lease_until_ms);
                 }
             }
@@ -377,10 +383,9 @@ impl<T> Peers<T> {
         (target.heard_ms, target.pinged_ms, target.lease_until_ms) = (now_ms, now_ms, 0);
         target.backoff_ms = limits::PEER_BACKOFF_MS_MIN;
         self.calm_until_ms = 0;
-        if !self.link(link).output.bytes.is_empty() && !self.link(link).listed {
-            self.links[link.0 as usize].listed = true;
-            self.ready.push(link);
-        } else if self.link(link).listed && !self.ready.contains(&link) {
+        // What waited for the link was listed before there was anything to send it over.
+        target.listed |= !target.output.bytes.is_empty();
+        if target.listed && !self.ready.contains(&link) {
             self.ready.push(link);
         }
         reborn
@@ -426,9 +431,9 @@ impl<T> Peers<T> {
     pub fn overdue(&mut self, now_ms: u64) -> ArrayVec<LinkId, 16> {
         let is_overdue = |link: &Link| match link.state {
             State::Connecting(since_ms) | State::Probing(since_ms) => {
-                now_ms - since_ms.min(now_ms) > limits::PEER_CONNECT_MS_MAX
+                now_ms.saturating_sub(since_ms) > limits::PEER_CONNECT_MS_MAX
             }
-            State::Up => link.outstanding > 0 && now_ms - link.heard_ms.min(now_ms) > limits::PEER_SILENCE_MS_MAX,
+            State::Up => link.outstanding > 0 && now_ms.saturating_sub(link.heard_ms) > limits::PEER_SILENCE_MS_MAX,
             State::Idle | State::Down(_) => false,
         };
         self.links().filter(|&link| is_overdue(self.link(link))).take(16).collect()

@@ -340,7 +340,7 @@ pub struct Desk<'a> {
 
 impl Desk<'_> {
     /// What every frame says.
-    pub(super) fn stamp(&self) -> Stamp {
+    pub fn stamp(&self) -> Stamp {
         Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32 }
     }
 
@@ -353,7 +353,7 @@ impl Desk<'_> {
     }
 
     pub(super) fn partition_of(&self, hash: u64) -> u32 {
-        key::partition_of(self.bucket_of(hash), self.buckets())
+        key::partition_of_hash(hash, self.buckets())
     }
 
     /// Whether a node is an owner of this hash.
@@ -361,6 +361,12 @@ impl Desk<'_> {
         let bucket = self.bucket_of(hash);
         let Ringed { cache, view, .. } = &mut *self.ring;
         cache.owners_of(&view.ring, bucket).contains(&node)
+    }
+
+    /// A hash of this core's part of the ring: whoever shares it faces this core.
+    pub(super) fn own_hash(&self) -> u64 {
+        let (core, cores) = (u128::from(self.core.0), u128::from(self.ring.options.cores));
+        (((2 * core + 1) << 63) / cores) as u64
     }
 
     pub(super) fn me(&self) -> NodeIndex {

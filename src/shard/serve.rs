@@ -192,22 +192,12 @@ impl Desk<'_> {
         let Some(node) = from.node else { return 0 };
         let index = usize::from(node.0);
         let clean = self.ring.hints.is_clean(index) && self.ring.handoffs[index].is_idle();
-        // With a hash of our own part of the ring: its core that faces us.
-        let hash = self.own_hash();
-        let away = match self.ring.peers.reach(node, hash, self.buckets(), self.ms) {
-            Reach::Away => true,
-            Reach::There(_) | Reach::Unknown => false,
-        };
+        let away = self.ring.peers.reach(node, self.own_hash(), self.buckets(), self.ms) == Reach::Away;
         if !clean || away {
             return 0;
         }
         self.ring.peers.node_mut(node).granted_ms = self.ms;
         wire::FLAG_SYNCED
-    }
-
-    fn own_hash(&self) -> u64 {
-        let (core, cores) = (u128::from(self.core.0), u128::from(self.ring.options.cores));
-        (((2 * core + 1) << 63) / cores) as u64
     }
 
     fn done(&mut self, from: PeerRequest, version: u64, output: &mut Buffer) {

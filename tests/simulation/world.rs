@@ -250,7 +250,7 @@ impl World {
             let shard = &self.nodes[node].cores[core];
             let ring = shard.ring.as_ref().unwrap();
             for other in ring.peers.others() {
-                let account = ring.hints.target(usize::from(other.0)).account;
+                let account = ring.hints.target(usize::from(other.0)).account();
                 if !account.balances() {
                     self.broken.push(format!("hints of node {node} for {} do not balance: {account:?}", other.0));
                 }
@@ -514,11 +514,14 @@ impl World {
         let Some(key) = &self.traced else { return };
         let about = frame.meta.windows(key.len()).any(|part| part == key.as_bytes());
         let copy = wire::read_replica(frame.meta, frame.value).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
-        if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Lost) {
+        if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Lost | wire::Kind::Fence) {
             let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
             let (kind, id) = (frame.head.kind, frame.head.id);
             let done = if kind == wire::Kind::PutDone { wire::PutDone::read(frame.meta).ok() } else { None };
-            println!("{} {}.{} -> {}.{} {kind:?} {id} {copy:?} {done:?}", self.now, source.0, source.1, target.0, target.1);
+            println!(
+                "{} {}.{} -> {}.{} {kind:?} {id} fence {} {copy:?} {done:?}",
+                self.now, source.0, source.1, target.0, target.1, frame.head.fence
+            );
         }
     }
 

@@ -1,20 +1,6 @@
-//! Random numbers and ranks, the same for ever.
+//! Ranks by popularity.
 
-/// Numbers that a seed determines (xorshift64*).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
+use super::random::Random;
 
 /// Ranks by the law of Zipf, from the table of sums.
 pub struct Zipf {
