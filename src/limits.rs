@@ -135,6 +135,9 @@ pub const PEER_CONNECT_MS_MAX: u64 = 500;
 /// Silence of a node that owes an answer after which it counts as away, in milliseconds.
 pub const PEER_SILENCE_MS_MAX: u64 = 500;
 
+/// How long another node may be silent in the middle of a handshake or a frame before its connection is closed, in seconds.
+pub const PEER_STALL_S_MAX: u32 = 5;
+
 /// How late a command of another node may arrive and still be executed, in milliseconds: below the silence after which that node goes to
 /// another one.
 pub const PEER_LATE_MS_MAX: u64 = 400;
@@ -159,6 +162,13 @@ pub const PEER_ACTIVE_MS: u64 = 1000;
 
 /// Times that a write starts again because another node had something newer.
 pub const PEER_CONFLICTS_MAX: u8 = 4;
+
+/// How long a copy waits for word that all others of its write have arrived before hints are kept for them, in milliseconds: several
+/// times `PEER_PING_MS`.
+pub const PEER_UNSETTLED_MS_MAX: u64 = 1000;
+
+/// Copies that may wait for that word, by link; of more, the oldest become hints. About 4 MiB.
+pub const PEER_UNSETTLED_MAX: usize = 64 << 10;
 
 /// Hints and items of a transfer that may be under way to one node: enough for a round trip, little enough not to be felt.
 pub const REPLAY_WINDOW_MAX: u32 = 128;

@@ -189,6 +189,15 @@ impl Connection {
         self.peer.is_some()
     }
 
+    /// After how many silent seconds it is closed, where clients are after `client_s`; 0 for never.
+    pub fn patience_s(&self, client_s: u32) -> u32 {
+        match &self.peer {
+            None => client_s,
+            Some(peer) if peer.is_midway() && !self.blocked => limits::PEER_STALL_S_MAX,
+            Some(_) => 0,
+        }
+    }
+
     /// Keeps bytes for later, because the output of earlier ones is not out yet.
     pub fn hold(&mut self, bytes: &[u8], context: &Context) {
         // Exactly: doubling would cost up to as much again, for every connection that waits.

@@ -133,6 +133,11 @@ impl Peer {
         self.output.total_bytes() == 0
     }
 
+    /// Whether the other side owes the rest of what it has begun: a handshake, or a frame.
+    pub fn is_midway(&self) -> bool {
+        matches!(self.side, Side::Greeting(_)) || !self.decoder.is_empty()
+    }
+
     /// Handles received bytes. What is to be sent waits for `flush`.
     pub fn receive(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Flow {
         match self.handle(at, fresh, setup, context) {

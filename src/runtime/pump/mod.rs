@@ -28,7 +28,7 @@ use crate::buffer::Buffer;
 use crate::limits;
 use crate::protocol::Session;
 use crate::runtime::backlog::Backlog;
-use crate::runtime::connection::{Connection, Flow};
+use crate::runtime::connection::Flow;
 use crate::runtime::context::CoreState;
 use crate::runtime::core::{Core, Handover};
 use crate::runtime::listener::{self, Listener};
@@ -811,13 +811,14 @@ impl Pump {
         if self.core.draining && self.drain_deadline_ms.is_none() {
             self.begin_drain();
         }
-        if self.idle_timeout_s == 0 {
+        if self.idle_timeout_s == 0 && self.core.context.shard.ring.is_none() {
             return;
         }
         for id in 0..self.sockets.len() as u32 {
             let Some(socket) = &self.sockets[id as usize] else { continue };
-            let is_peer = self.core.connections.get(id as usize).is_some_and(Connection::is_peer);
-            if !is_peer && socket.active_s.saturating_add(self.idle_timeout_s) <= now.seconds().0 {
+            let connection = self.core.connections.get(id as usize);
+            let patience_s = connection.map_or(0, |connection| connection.patience_s(self.idle_timeout_s));
+            if patience_s > 0 && socket.active_s.saturating_add(patience_s) <= now.seconds().0 {
                 self.core.context.shard.counters.idle_kicks += 1;
                 self.close_now(id);
             }
