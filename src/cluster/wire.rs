@@ -4,7 +4,8 @@
 //!   0            4             8      9       10   11   12    16     20      28      36
 //!   | meta bytes | value bytes | kind | flags | hops | 0 | id  | sent | clock | fence | meta ... | value ... |      little-endian
 //!
-//!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags
+//!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags | version up to which all is settled
+//!   meta of a SYNC:     version up to which all is settled
 //!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
 //!   value of a REPLY:   bytes of the client's protocol
 //! ```
@@ -109,6 +110,19 @@ pub struct Put<'a> {
     pub exempt: bool,
     /// Tags of the owners that lack this copy: who takes it keeps a hint for them.
     pub missing: arrayvec::ArrayVec<u64, REDUNDANCY_MAX>,
+    /// Other copies of this write are under way; of all writes of this sender up to this version, none is.
+    pub settled: Option<u64>,
+}
+
+/// What goes along with a copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Along<'a> {
+    /// See `Put::exempt`.
+    pub exempt: bool,
+    /// See `Put::missing`.
+    pub missing: &'a [u64],
+    /// See `Put::settled`.
+    pub settled: Option<u64>,
 }
 
 /// What an `Execute` says.
@@ -259,12 +273,13 @@ pub fn write_reply(output: &mut Buffer, id: u32, stamp: Stamp, reply: &mut Buffe
 }
 
 /// Writes the meta of a `Put`, or of a `Found` that found something.
-pub fn write_replica(replica: &Replica<'_>, exempt: bool, missing: &[u64], output: &mut Vec<u8>) {
+pub fn write_replica(replica: &Replica<'_>, along: Along<'_>, output: &mut Vec<u8>) {
     let bits = u8::from(replica.stale)
         | u8::from(replica.token_sent) << 1
         | u8::from(replica.tombstone) << 2
         | u8::from(replica.cas_override.is_some()) << 3
-        | u8::from(exempt) << 4;
+        | u8::from(along.exempt) << 4
+        | u8::from(along.settled.is_some()) << 5;
     output.push(bits);
     output.extend_from_slice(&replica.version.to_le_bytes());
     output.extend_from_slice(&replica.expiry.0.to_le_bytes());
@@ -272,8 +287,8 @@ pub fn write_replica(replica: &Replica<'_>, exempt: bool, missing: &[u64], outpu
     output.extend_from_slice(&replica.cas_override.unwrap_or(0).to_le_bytes());
     output.push(replica.key.bytes.len() as u8);
     output.extend_from_slice(replica.key.bytes);
-    output.push(missing.len() as u8);
-    missing.iter().for_each(|tag| output.extend_from_slice(&tag.to_le_bytes()));
+    output.push(along.missing.len() as u8);
+    along.missing.iter().chain(&along.settled).for_each(|number| output.extend_from_slice(&number.to_le_bytes()));
 }
 
 /// Reads the meta of a `Put` or a `Found`.
@@ -292,6 +307,7 @@ pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Put<'a>, Gar
         let tag = reader.u64()?;
         missing.try_push(tag).map_err(|_| Garbled("more owners than copies"))?;
     }
+    let settled = if bits & 32 != 0 { Some(reader.u64()?) } else { None };
     reader.end()?;
     let replica = Replica {
         key: Key::new(key),
@@ -307,7 +323,7 @@ pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Put<'a>, Gar
     if replica.tombstone && !value.is_empty() {
         return Err(Garbled("a tombstone with a value"));
     }
-    Ok(Put { replica, exempt: bits & 16 != 0, missing })
+    Ok(Put { replica, exempt: bits & 16 != 0, missing, settled })
 }
 
 /// Writes the meta of an `Execute`.
@@ -654,10 +670,10 @@ mod tests {
             tombstone: true,
         };
         let mut meta = Vec::new();
-        write_replica(&replica, true, &[11, 12], &mut meta);
+        write_replica(&replica, Along { exempt: true, missing: &[11, 12], settled: Some(13) }, &mut meta);
         let put = read_replica(&meta, Value::EMPTY).unwrap();
         assert_eq!((put.replica.version, put.replica.cas_override, put.replica.expiry), (99, Some(5), Expiry(8)));
-        assert_eq!((put.exempt, &put.missing[..]), (true, &[11, 12][..]));
+        assert_eq!((put.exempt, &put.missing[..], put.settled), (true, &[11, 12][..], Some(13)));
         assert!(put.replica.tombstone && put.replica.stale && !put.replica.token_sent);
         assert!(read_replica(&meta, Value::Bytes(b"x")).is_err(), "a tombstone has no value");
         for end in 0..meta.len() {

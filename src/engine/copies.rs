@@ -110,15 +110,11 @@ impl Engine {
         }
     }
 
-    /// Removes the item or tombstone of a key without a trace, unless it is newer than `version`: another node has it.
-    pub fn forget(&mut self, key: &Key<'_>, version: u64, now: Instant) -> bool {
+    /// Removes the item or tombstone of a key without a trace: other nodes have it.
+    pub fn forget(&mut self, key: &Key<'_>, now: Instant) {
         let hash = self.index.hash(key);
-        match self.locate(hash, key.bytes, now.seconds()) {
-            Some((place, location)) if self.log.record(location).version() <= version => {
-                self.remove(Found { place, location }, hash);
-                true
-            }
-            _ => false,
+        if let Some((place, location)) = self.locate(hash, key.bytes, now.seconds()) {
+            self.remove(Found { place, location }, hash);
         }
     }
 

@@ -16,13 +16,15 @@
 //! Lives here: the life of one request. Not here: requests of others (`serve`), what is sent later (`handoff`), flushes (`flush`), links (`peers`).
 //! After Dynamo (SOSP'07, 4.5 and 4.6), with one coordinator a key: the first of its ranking that is there.
 
+use std::collections::hash_map::Entry;
+
 use arrayvec::ArrayVec;
 
 use super::Place;
 use super::peers::{LinkId, Reach};
 use super::ringed::{Desk, Held, Mistake, Origin};
 use crate::buffer::Buffer;
-use crate::cluster::wire::{self, Frame, Garbled, Kind};
+use crate::cluster::wire::{self, Along, Frame, Garbled, Kind};
 use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
 use crate::engine::Merge;
 use crate::key::Key;
@@ -96,7 +98,7 @@ pub struct Op {
     pub(super) conflicts: u8,
     answered: bool,
     /// What only a request has that is coordinated here.
-    work: Option<Box<Work>>,
+    pub(super) work: Option<Box<Work>>,
 }
 
 /// What becomes of a request that is coordinated here.
@@ -104,6 +106,8 @@ pub struct Op {
 pub(super) struct Work {
     /// Version of what the command wrote.
     pub version: u64,
+    /// Where copies of it go to more than one node: that version, noted as under way.
+    pub noted: u64,
     /// The answer, once the command has been executed.
     pub reply: Buffer,
     /// Nodes that failed to take a copy.
@@ -112,6 +116,8 @@ pub(super) struct Work {
     pub placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
     /// Owners that lack it.
     pub missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    /// What it wrote lies on this node though it does not own the key: counted among the guests.
+    pub is_guest: bool,
     /// What nodes had when they were asked.
     found: ArrayVec<(NodeIndex, u64), CONSULTED_MAX>,
 }
@@ -428,7 +434,7 @@ impl Desk<'_> {
                 let Some(replica) = engine.copy_of(key, now).filter(|replica| replica.version > version) else { return };
                 figures.repaired += 1;
                 peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Repair, ms, |output| {
-                    wire::write_replica(&replica, false, &[], output);
+                    wire::write_replica(&replica, Along::default(), output);
                 });
             });
         }
@@ -446,23 +452,26 @@ impl Desk<'_> {
 
     pub(super) fn finish(&mut self, key: OpKey) {
         self.answer(key);
-        self.leave(key);
+        self.note(key, 0);
+        self.depart(key);
         if let Some((_, held)) = self.surrender(key) {
             self.keep(held);
         }
     }
 
     /// What a command left on a node that does not own the key goes, once all owners have it.
-    fn leave(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let (hash, version) = (op.hash, op.work.as_ref().map_or(0, |work| work.version));
-        let me = self.me();
-        if version == 0 || self.owns(me, hash) {
-            return;
+    fn depart(&mut self, key: OpKey) {
+        let Some(op) = self.op(key).filter(|op| op.work.as_ref().is_some_and(|work| work.is_guest)) else { return };
+        let hash = op.hash;
+        if let Entry::Occupied(mut count) = self.ring.guests.entry(hash) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
         let held = self.lend(key);
         if let Ok(execute) = held.execute() {
-            with_plain_key(&execute.command, |plain| self.let_go(plain.bytes, version));
+            with_plain_key(&execute.command, |plain| self.let_go(plain.bytes));
         }
         self.give_back(key, held);
     }
@@ -652,8 +661,8 @@ impl Desk<'_> {
         for key in old {
             let Some(op) = self.op(key) else { continue };
             match op.phase {
-                // It has been executed here: whoever did not confirm is hinted when its link ends.
-                Phase::Copying | Phase::Fencing { .. } => self.finish(key),
+                Phase::Copying => self.abandon(key),
+                Phase::Fencing { .. } => self.finish(key),
                 Phase::Forwarded => self.fail(key, Error::Interrupted),
                 _ => self.fail(key, Error::Unreachable),
             }

@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 use super::coordinator::{OpKey, Phase, What, with_plain_key};
 use super::peers::{LinkId, Reach};
 use super::ringed::{Ack, Desk, Mistake};
-use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
 use crate::command::Command;
 use crate::limits;
 use crate::ring::{NodeIndex, REDUNDANCY_MAX};
@@ -21,6 +21,7 @@ use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 impl Desk<'_> {
     /// Sends what the command wrote to the nodes that are to have it and do not.
     pub(super) fn copy(&mut self, key: OpKey) {
+        self.arrive(key);
         let Some(op) = self.op(key) else { return };
         let hash = op.hash;
         let (failed, before) = (op.work().failed.clone(), op.work().missing.len());
@@ -33,6 +34,10 @@ impl Desk<'_> {
             }
             self.ring.ops[key.index as usize].work().missing = missing.clone();
             self.hint(&execute.command, key, &missing);
+            if chosen.len() > 1 {
+                let version = self.ring.ops[key.index as usize].work().version;
+                self.note(key, version);
+            }
             for (node, link) in chosen {
                 if !self.ring.ops[key.index as usize].work().placed.contains(&node) {
                     self.put(key, node, link, &execute.command, &missing);
@@ -47,6 +52,47 @@ impl Desk<'_> {
             self.finish(key);
         } else if early {
             self.answer(key);
+        }
+    }
+
+    /// Notes the version of which copies are under way, in place of the one before; 0 for none.
+    pub(super) fn note(&mut self, key: OpKey, version: u64) {
+        let Some(work) = self.op(key).and_then(|op| op.work.as_deref_mut()) else { return };
+        let before = std::mem::replace(&mut work.noted, version);
+        if before == version {
+            return;
+        }
+        if version > 0 {
+            self.ring.writes.begin(version);
+        }
+        if before > 0 {
+            self.ring.writes.end(before);
+        }
+    }
+
+    /// Ends a request whose copies are under way for too long: who has not confirmed its copy gets a hint.
+    pub(super) fn abandon(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let hash = op.hash;
+        let placed = op.work().placed.clone();
+        let (bucket, me) = (self.bucket_of(hash), self.me());
+        let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
+        let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
+            owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
+        let held = self.lend(key);
+        if let Ok(execute) = held.execute() {
+            self.hint(&execute.command, key, &lacking);
+        }
+        self.give_back(key, held);
+        self.finish(key);
+    }
+
+    /// What a command wrote on a node that does not own the key must not be let go of while its copies are under way.
+    fn arrive(&mut self, key: OpKey) {
+        let Some(op) = self.op(key) else { return };
+        let (hash, me) = (op.hash, self.me());
+        if !self.owns(me, hash) && !std::mem::replace(&mut self.ring.ops[key.index as usize].work().is_guest, true) {
+            *self.ring.guests.entry(hash).or_default() += 1;
         }
     }
 
@@ -93,6 +139,7 @@ impl Desk<'_> {
 
     fn put(&mut self, op: OpKey, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
         let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
+        let settled = (self.ring.ops[op.index as usize].work().noted > 0).then(|| self.settled());
         let view = &self.ring.view;
         let tags: ArrayVec<u64, REDUNDANCY_MAX> = match self.ring.options.mistake {
             Some(Mistake::NoHints) => ArrayVec::new(),
@@ -104,7 +151,7 @@ impl Desk<'_> {
             let Some(replica) = engine.copy_of(key, now) else { return false };
             figures.copies_sent += 1;
             peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Copy(op, node), ms, |output| {
-                wire::write_replica(&replica, false, &tags, output);
+                wire::write_replica(&replica, Along { missing: &tags, settled, ..Along::default() }, output);
             });
             true
         });

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   round 1: FENCE v  --> every core of every node that is there: "the greatest version that I know is w"
-//!   round 2: FENCE w' --> everything that was acknowledged before the flush is below the fence, everything later is above it
+//!   round 2: FENCE w' --> w' is above all w: what was acknowledged before the flush is below the fence, what comes later above it
 //! ```
 //!
 //! Every frame between nodes carries the fence of its sender, so that who was away hears of it before anything else.
@@ -54,7 +54,8 @@ impl Desk<'_> {
 
     pub(super) fn fenced(&mut self, key: OpKey, frame: &Frame<'_>) -> Result<(), Garbled> {
         let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta)? } else { 0 };
-        if let Some(op) = self.op(key) {
+        // Only in the first round: the fence of the second is what every node has by now, and what is written since is above it.
+        if let Some(op) = self.op(key).filter(|op| op.phase == Phase::Fencing { round: 1 }) {
             op.work().version = op.work().version.max(seen);
         }
         self.unfenced(key);

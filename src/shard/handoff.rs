@@ -24,7 +24,7 @@ use super::serve::REPLAYED;
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
 use crate::cluster::hints::End;
-use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash, routing_hash};
@@ -164,6 +164,7 @@ impl Desk<'_> {
             self.sync(link);
         }
         self.retry();
+        self.settle_overdue();
         for node in self.ring.peers.others() {
             let rate = u64::from(self.ring.options.handoff_rate);
             let handoff = &mut self.ring.handoffs[usize::from(node.0)];
@@ -181,7 +182,10 @@ impl Desk<'_> {
     fn sync(&mut self, link: LinkId) {
         if self.ring.peers.has_room(link) {
             let (stamp, ms) = (self.stamp(), self.ms);
-            self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, What::Sync, ms, |_| {});
+            let settled = self.settled();
+            self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, What::Sync, ms, |output| {
+                output.extend_from_slice(&settled.to_le_bytes());
+            });
         }
     }
 
@@ -219,7 +223,7 @@ impl Desk<'_> {
             let version = replica.version.max(hint.version);
             let what = What::Replay(Sent { node, key: key.clone(), version, era });
             self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
-                wire::write_replica(&replica, false, &[], output);
+                wire::write_replica(&replica, Along::default(), output);
             });
             self.spend(index);
         }
@@ -268,7 +272,7 @@ impl Desk<'_> {
             PutDone::Taken | PutDone::Kept(_) => {
                 let end = if done == PutDone::Taken { End::Replayed } else { End::Superseded };
                 if self.ring.hints.end(index, key, version, end) {
-                    self.let_go(key, version);
+                    self.let_go(key);
                 }
                 self.replay(node);
             }
@@ -276,8 +280,9 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Forgets what this node held only for others, once all of them have it.
-    pub(super) fn let_go(&mut self, key: &[u8], version: u64) {
+    /// Forgets what this node held only for others, once all of them have it and no request is about to give it to them. Whatever its
+    /// version: what is newer than the hint that has just ended came with hints of its own.
+    pub(super) fn let_go(&mut self, key: &[u8]) {
         let key = Key::new(key);
         let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
         let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
@@ -286,8 +291,9 @@ impl Desk<'_> {
             let index = usize::from(owner.0);
             hints.get(index, key.bytes).is_some() || hints.target(index).dirty_version(partition).is_some()
         };
-        if !owners.is_empty() && !owners.contains(&self.ring.view.me) && !owners.iter().any(lacks) {
-            self.engine.forget(&key, version, self.now);
+        let mine = owners.is_empty() || owners.contains(&self.ring.view.me);
+        if !mine && !owners.iter().any(lacks) && !self.ring.guests.contains_key(&key.hash) {
+            self.engine.forget(&key, self.now);
         }
     }
 
@@ -328,7 +334,7 @@ impl Desk<'_> {
         let marks: BTreeMap<u32, u64> =
             (0..PARTITIONS_COUNT).filter_map(|partition| Some((partition, target.dirty_version(partition)?))).collect();
         // With nothing evicted, all that is newer than what the node has is still here, and follows.
-        let sure = self.engine.evicted_count() == self.ring.hints.target(index).evicted_before;
+        let sure = self.has_all_for(node);
         let mut announced = 0;
         let era = self.ring.handoffs[index].era;
         let (stamp, ms) = (self.stamp(), self.ms);
@@ -417,7 +423,7 @@ impl Desk<'_> {
             let what = What::Stream(Sent { node, key: key.clone(), version: replica.version, era });
             self.ring.figures.streamed += 1;
             self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
-                wire::write_replica(&replica, true, &[], output);
+                wire::write_replica(&replica, Along { exempt: true, ..Along::default() }, output);
             });
             self.spend(usize::from(node.0));
         }
@@ -486,14 +492,14 @@ impl Desk<'_> {
         let mut cursor = Some(self.ring.drops.strange_cursor.unwrap_or_default());
         for _ in 0..DROP_LINES / WALK_BUDGET {
             let Some(from) = cursor else { break };
-            let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
+            let mut keys: Vec<Box<[u8]>> = Vec::new();
             cursor = self.engine.walk_copies(from, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
                 let bucket = bucket_of(replica.key.hash, buckets);
                 if strange.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me) {
-                    keys.push((replica.key.bytes.into(), replica.version));
+                    keys.push(replica.key.bytes.into());
                 }
             });
-            keys.iter().for_each(|(key, version)| self.let_go(key, *version));
+            keys.iter().for_each(|key| self.let_go(key));
         }
         self.ring.drops.strange_cursor = cursor;
         if cursor.is_some() {

@@ -21,6 +21,7 @@ pub mod peers;
 pub mod ringed;
 mod route;
 mod serve;
+mod unsettled;
 
 pub use ringed::{Ack, Desk, Mistake, Origin, PeerRequest, RingOptions, Ringed};
 pub use route::Routes;

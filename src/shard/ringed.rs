@@ -9,6 +9,7 @@
 //!
 //! Lives here: the state and its way in and out. Not here: what is decided (`coordinator`, `serve`, `handoff`), links (`peers`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -16,6 +17,7 @@ use slab::Slab;
 use super::coordinator::{Op, OpKey, What};
 use super::handoff::Handoff;
 use super::peers::Peers;
+use super::unsettled::{Unsettled, Writes};
 use super::{Routes, ShardId, Ticket};
 use crate::arena::Body;
 use crate::buffer::Buffer;
@@ -72,6 +74,8 @@ pub enum Mistake {
     ReplayElsewhere,
     /// What others may hold is never asked for.
     NoDoubt,
+    /// A copy is taken to be where it belongs though its coordinator has not said so.
+    AllSettled,
 }
 
 /// Who asked.
@@ -225,6 +229,12 @@ pub struct Ringed {
     /// Requests of this core's clients that another core of this node must go on with.
     pub to_cores: Vec<(ShardId, OpKey)>,
     pub(super) ops: Slab<Op>,
+    /// Writes of which copies are under way.
+    pub(super) writes: Writes,
+    /// Copies of others' writes that may be under way still.
+    pub(super) unsettled: Unsettled,
+    /// Hashes of what requests under way have written on this node though it does not own it, and by how many.
+    pub(super) guests: HashMap<u64, u32, ahash::RandomState>,
     pub(super) serial: u32,
     /// Bytes of the commands under way.
     pub(super) held_bytes: usize,
@@ -277,6 +287,9 @@ impl Ringed {
             outbox: Outbox::default(),
             to_cores: Vec::new(),
             ops: Slab::new(),
+            writes: Writes::default(),
+            unsettled: Unsettled::default(),
+            guests: HashMap::default(),
             serial: 0,
             held_bytes: 0,
             spare: Vec::new(),
@@ -309,9 +322,11 @@ impl Ringed {
         self.active_ms = ms;
     }
 
-    /// Whether old items are being dropped because another node has announced so.
+    /// Whether something that came from other nodes is not done with: copies that may be under way to others, old items to be dropped.
     pub fn is_dropping(&self) -> bool {
-        self.drops.is_busy() || self.handoffs.iter().any(|handoff| !handoff.has_told() || !handoff.is_idle())
+        !self.unsettled.is_empty()
+            || self.drops.is_busy()
+            || self.handoffs.iter().any(|handoff| !handoff.has_told() || !handoff.is_idle())
     }
 
     /// Requests under way.

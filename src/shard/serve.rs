@@ -13,7 +13,7 @@ use super::peers::Reach;
 use super::ringed::{Desk, Mistake, Origin, PeerRequest};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
-use crate::cluster::wire::{self, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
 use crate::command::{Replica, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
@@ -43,6 +43,8 @@ impl Desk<'_> {
             Kind::Put => self.serve_put(from, frame, output),
             Kind::Fetch => self.serve_fetch(from, frame, output),
             Kind::Sync => {
+                let settled = wire::read_version(frame.meta)?;
+                self.ring.unsettled.settle(from, settled);
                 self.done(from, self.engine.clock(), output);
                 Ok(())
             }
@@ -115,6 +117,9 @@ impl Desk<'_> {
         {
             put.replica.version = self.engine.new_version(self.now);
         }
+        if let Some(settled) = put.settled {
+            self.ring.unsettled.settle(from, settled);
+        }
         let done = match self.engine.merge_past(&put.replica, self.now, put.exempt) {
             Merge::Taken => PutDone::Taken,
             Merge::Kept { version } => PutDone::Kept(version),
@@ -126,6 +131,9 @@ impl Desk<'_> {
             match put.missing.is_empty() {
                 true if !self.owns(me, hash) => self.hint_owners(&put.replica),
                 _ => self.hint_tags(&put.replica, &put.missing),
+            }
+            if put.settled.is_some() && self.ring.options.mistake != Some(Mistake::AllSettled) {
+                self.ring.unsettled.add(from, put.replica.version, put.replica.key.bytes, self.ms);
             }
         }
         wire::write(output, (Kind::PutDone, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| done.write(meta));
@@ -165,13 +173,15 @@ impl Desk<'_> {
         let lacks = from.node.and_then(|node| self.lacked_by(node, &key));
         match self.engine.copy_of(&key, self.now) {
             Some(replica) => {
-                wire::write(output, head, stamp, replica.value, |meta| wire::write_replica(&replica, false, &[], meta));
+                wire::write(output, head, stamp, replica.value, |meta| wire::write_replica(&replica, Along::default(), meta));
             }
             // What that node lacks was here and has gone: it must not take what it has for the newest.
             None => match lacks {
                 Some(version) => {
                     let replica = self.engine.tombstone(key, version, self.now);
-                    wire::write(output, head, stamp, Value::EMPTY, |meta| wire::write_replica(&replica, false, &[], meta));
+                    wire::write(output, head, stamp, Value::EMPTY, |meta| {
+                        wire::write_replica(&replica, Along::default(), meta)
+                    });
                 }
                 None => wire::write(output, head, stamp, Value::EMPTY, |_| {}),
             },
@@ -183,8 +193,14 @@ impl Desk<'_> {
     fn lacked_by(&self, node: NodeIndex, key: &Key<'_>) -> Option<u64> {
         let hint = self.ring.hints.get(usize::from(node.0), key.bytes).map(|hint| hint.version);
         let dirty = self.ring.hints.target(usize::from(node.0)).dirty_version(self.partition_of(key.hash));
+        let dirty = dirty.filter(|_| !self.has_all_for(node));
         // That version itself is what is lacking, and no reason to drop it where it has arrived by another way.
         hint.or(dirty).and_then(|version| version.checked_sub(1)).filter(|&version| version > 0)
+    }
+
+    /// Whether everything that came for a node since its first partition became dirty is still here.
+    pub(super) fn has_all_for(&self, node: NodeIndex) -> bool {
+        self.engine.evicted_count() == self.ring.hints.target(usize::from(node.0)).evicted_before
     }
 
     /// The flag that gives our word to a node, if it can be given: nothing is held for it, and it is not away for us.

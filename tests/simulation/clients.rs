@@ -214,6 +214,10 @@ impl Clients {
             }
             _ => {}
         }
+        if std::env::var("SIMULATION_TRACE").is_ok_and(|key| key == self.history[record].key) {
+            let Record { node, asked, begun, .. } = &self.history[record];
+            println!("{} client {client} at {node} asked at {begun} {asked:?}: {told:?}", world.now);
+        }
         self.history[record].told = Some(told);
     }
 
@@ -223,9 +227,10 @@ impl Clients {
     }
 }
 
+/// What a delete that was just acknowledged has left. A node that is dead may have tombstones that nobody was told of.
 fn greatest_tombstone(world: &mut World, key: &str) -> u64 {
     let mut greatest = 0;
-    for node in 0..world.nodes.len() {
+    for node in (0..world.nodes.len()).filter(|&node| world.nodes[node].alive).collect::<Vec<_>>() {
         let now = world.clock(node);
         for core in &mut world.nodes[node].cores {
             let copy = core.engine.copy_of(&pbcache::key::Key::new(key.as_bytes()), now);

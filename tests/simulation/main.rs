@@ -54,6 +54,8 @@ fn plan(seed: u64) -> (Plan, bool) {
         skew_ms: (0..nodes).map(|_| random.below(10_000) as i64 - 5000).collect(),
         weights: (0..nodes).map(|_| 1 + random.below(3) as u32).collect(),
         zones: random.below(4) as usize,
+        // Few keys are written often, many show what nobody writes again.
+        keys: if evicts { 400 } else { [30, 400, 30, 5000][seed as usize % 4] },
         mistake: None,
         reap_early: false,
         views_differ: false,
@@ -68,8 +70,7 @@ fn run(seed: u64, change: impl FnOnce(&mut Plan)) -> Vec<String> {
     change(&mut plan);
     let mut world = World::new(plan, seed);
     let value_bytes = if evicts { 3000 } else { 20 };
-    let keys = if evicts { 400 } else { 30 };
-    let mut clients = Clients::new(4, keys, value_bytes, seed.is_multiple_of(3));
+    let mut clients = Clients::new(4, world.plan.keys, value_bytes, seed.is_multiple_of(3));
     (0..clients.clients.len()).for_each(|client| world.wake_client(client, 10 + client as u64));
     let mut calm = 0;
     for episode in 0..3 {
@@ -146,8 +147,13 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
     let end = world.now + length;
     match kind {
         0 | 1 if may_crash => {
-            // Whoever is left has everything.
+            // Whoever is left has everything that was acknowledged. Slow links just before: many copies are under way.
+            world.jitter_ms = [2, 100][world.random.below(2) as usize];
+            let moment = world.now + world.random.below(100);
+            advance(world, clients, moment);
+            world.jitter_ms = 2;
             world.crash(victim);
+            let end = world.now + length;
             advance(world, clients, end);
             world.restart(victim);
             advance(world, clients, end + 500);
@@ -271,6 +277,11 @@ fn a_tombstone_that_goes_early_is_caught() {
 #[test]
 fn doubt_that_is_not_felt_is_caught() {
     is_caught("versions-rise", |plan| plan.mistake = Some(Mistake::NoDoubt));
+}
+
+#[test]
+fn copies_that_nobody_settles_are_caught() {
+    is_caught("owners-agree", |plan| (plan.mistake, plan.redundancy, plan.keys) = (Some(Mistake::AllSettled), 3, 5000));
 }
 
 #[test]

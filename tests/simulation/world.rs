@@ -4,8 +4,9 @@
 //!   events by time:  tick of a node | bytes of a link | a link is made, refused or broken | a client acts | a fault begins or ends
 //! ```
 //!
-//! A link is what TCP gives: bytes in order, or a break. Loss is a pause (what was sent comes later) that ends in a break where it lasts;
-//! duplicates cannot happen within it. Links overtake each other freely. Frames pass as bytes, so that the codec is part of it.
+//! A link is what TCP gives: bytes in order, or a break. Loss is a pause (what was sent comes later) that ends in a break where it lasts.
+//! Links overtake each other freely. Frames pass as bytes, so that the codec is part of it. Duplicates, which TCP does not make, are made
+//! of copies and questions all the same: what must not come twice is a command.
 //!
 //! Lives here: the machinery. Not here: what clients do (`clients`), what must hold (`laws`), which faults come (`main`).
 
@@ -34,6 +35,9 @@ use super::Random;
 /// Virtual time begins here, in Unix milliseconds.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
 
+/// Generation of a connection to which no answer goes.
+const NOBODY: u32 = u32::MAX;
+
 /// How a run is made up.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -47,6 +51,7 @@ pub struct Plan {
     pub skew_ms: Vec<i64>,
     pub weights: Vec<u32>,
     pub zones: usize,
+    pub keys: u64,
     pub mistake: Option<Mistake>,
     pub reap_early: bool,
     pub views_differ: bool,
@@ -94,7 +99,16 @@ enum Event {
     Connected(usize),
     Refused(usize),
     Broken(usize),
-    Bytes { connection: usize, back: bool, bytes: Vec<u8> },
+    Bytes {
+        connection: usize,
+        back: bool,
+        bytes: Vec<u8>,
+    },
+    /// A request comes once more; nobody waits for the answer.
+    Again {
+        connection: usize,
+        bytes: Vec<u8>,
+    },
     Client(usize),
 }
 
@@ -228,6 +242,7 @@ impl World {
             Event::Refused(connection) => self.end(connection, "refused"),
             Event::Broken(connection) => self.end(connection, "broken"),
             Event::Bytes { connection, back, bytes } => self.arrive(connection, back, bytes),
+            Event::Again { connection, bytes } => self.arrive_again(connection, &bytes),
         }
     }
 
@@ -493,6 +508,7 @@ impl World {
             let result = match back {
                 true => self.with_desk(target.0, usize::from(target.1), |desk| desk.response(link, &frame)),
                 false => {
+                    self.duplicate(connection, &input[..head.frame_bytes()]);
                     let late_ms = self.connections[connection].lateness.of(head.sent_ms, self.now + 1000);
                     let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, late_ms };
                     self.with_desk(target.0, usize::from(target.1), |desk| desk.serve(from, &frame, &mut output))
@@ -506,6 +522,33 @@ impl World {
         assert!(input.is_empty(), "whole frames");
         if !back {
             self.send(connection, true, output.flatten());
+        }
+    }
+
+    /// Has a request of a kind that may come twice do so now and then, soon or late.
+    fn duplicate(&mut self, connection: usize, frame: &[u8]) {
+        const KINDS: [wire::Kind; 5] =
+            [wire::Kind::Put, wire::Kind::Fetch, wire::Kind::Fence, wire::Kind::Sync, wire::Kind::Lost];
+        if KINDS.iter().any(|kind| *kind as u8 == frame[8]) && self.random.below(50) == 0 {
+            let delay = [10, 1000][self.random.below(2) as usize];
+            let at = self.now + self.random.below(delay);
+            self.at(at, Event::Again { connection, bytes: frame.to_vec() });
+        }
+    }
+
+    fn arrive_again(&mut self, connection: usize, bytes: &[u8]) {
+        let Connection { to, boots, node, .. } = self.connections[connection];
+        if self.nodes[to.0].boot != boots[1] || !self.runs(to.0) {
+            return;
+        }
+        let head = bytes.first_chunk::<HEAD_BYTES>().map(|head| Head::read(head, 1 << 20).expect("a node made it"));
+        let head = head.expect("a whole frame");
+        let (meta, value) = bytes[HEAD_BYTES..].split_at(head.meta_bytes);
+        let frame = Frame { head, meta, value: Value::Bytes(value) };
+        let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, late_ms: 0 };
+        let result = self.with_desk(to.0, usize::from(to.1), |desk| desk.serve(from, &frame, &mut Buffer::default()));
+        if let Err(garbled) = result {
+            self.broken.push(format!("node {} cannot read a duplicate: {}", to.0, garbled.0));
         }
     }
 

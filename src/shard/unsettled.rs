@@ -1,0 +1,199 @@
+//! Copies of which nobody here knows whether all the others have arrived.
+//!
+//! ```text
+//!   coordinator   writes under way, by version:  | 31 ended | 35 | 36 ended | 40 |        settled: everything below 35
+//!                                                             goes with every copy, and with every SYNC
+//!   other nodes   copies taken, by link:         | (33, key) | (35, key) | (40, key) |    33 is settled, and goes
+//! ```
+//!
+//! A coordinator that dies while its copies are under way leaves some owners with the new item and some with the old one, and none that
+//! knows. So who has taken such a copy, and does not hear in time that it is settled, keeps hints for the other owners.
+//!
+//! Lives here: both lists. Not here: copies (`copies`), hints (`cluster::hints`).
+//! After the commit point that Viewstamped Replication (MIT-CSAIL-TR-2012-021, 4.1) sends along with what comes next.
+
+use std::collections::{VecDeque, vec_deque};
+
+use super::ringed::{Desk, PeerRequest};
+use crate::key::Key;
+use crate::limits;
+use crate::ring::NodeIndex;
+
+/// Writes that this core coordinates, while copies of them are under way to more than one node.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// Version and whether it has ended; versions rise, and the first has not ended.
+    under_way: VecDeque<(u64, bool)>,
+}
+
+impl Writes {
+    /// Copies of this version go out. It is mostly greater than those before, but for one that needs another copy later.
+    pub(super) fn begin(&mut self, version: u64) {
+        let index = self.under_way.partition_point(|&(before, _)| before < version);
+        self.under_way.insert(index, (version, false));
+    }
+
+    /// They have arrived, or hints say where not.
+    pub(super) fn end(&mut self, version: u64) {
+        if let Ok(index) = self.under_way.binary_search_by_key(&version, |&(version, _)| version) {
+            self.under_way[index].1 = true;
+        }
+        while self.under_way.front().is_some_and(|&(_, ended)| ended) {
+            self.under_way.pop_front();
+        }
+    }
+
+    /// The version up to which everything has ended, where `clock` is the greatest that was given.
+    pub(super) fn settled(&self, clock: u64) -> u64 {
+        self.under_way.front().map_or(clock, |&(version, _)| version - 1)
+    }
+}
+
+/// Copies that this core has taken, and of which it has not heard that all others have arrived.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    links: Vec<Link>,
+}
+
+/// What came over one connection of another node.
+#[derive(Debug)]
+struct Link {
+    connection: (u32, u32),
+    node: NodeIndex,
+    copies: VecDeque<Copy>,
+    /// The keys of the copies, one behind the other.
+    keys: VecDeque<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Copy {
+    version: u64,
+    since_ms: u64,
+    key_bytes: usize,
+}
+
+impl Link {
+    /// Takes out the first copy: its version and its key.
+    fn pop(&mut self) -> Option<(u64, vec_deque::Drain<'_, u8>)> {
+        let copy = self.copies.pop_front()?;
+        Some((copy.version, self.keys.drain(..copy.key_bytes)))
+    }
+}
+
+impl Unsettled {
+    /// Notes a copy. Keeps its key's bytes; allocates only while more is noted than ever before.
+    pub(super) fn add(&mut self, from: PeerRequest, version: u64, key: &[u8], now_ms: u64) {
+        let (Some(node), connection) = (from.node, (from.connection, from.generation)) else { return };
+        let index = self.links.iter().position(|link| link.connection == connection).unwrap_or_else(|| {
+            // Connections come and go: one of which nothing is left gives its place to the next.
+            let free = self.links.iter().position(|link| link.copies.is_empty());
+            free.unwrap_or_else(|| {
+                self.links.push(Link { connection, node, copies: VecDeque::new(), keys: VecDeque::new() });
+                self.links.len() - 1
+            })
+        });
+        let link = &mut self.links[index];
+        (link.connection, link.node) = (connection, node);
+        link.copies.push_back(Copy { version, since_ms: now_ms, key_bytes: key.len() });
+        link.keys.extend(key);
+    }
+
+    /// Everything up to this version that came over this connection has arrived everywhere.
+    pub(super) fn settle(&mut self, from: PeerRequest, version: u64) {
+        let connection = (from.connection, from.generation);
+        if let Some(link) = self.links.iter_mut().find(|link| link.connection == connection) {
+            while link.copies.front().is_some_and(|copy| copy.version <= version) {
+                link.pop();
+            }
+        }
+    }
+
+    /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
+    fn overdue(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, NodeIndex)> {
+        for link in &mut self.links {
+            let many = link.copies.len() > limits::PEER_UNSETTLED_MAX;
+            let late = |copy: &Copy| copy.since_ms + limits::PEER_UNSETTLED_MS_MAX <= now_ms;
+            if many || link.copies.front().is_some_and(late) {
+                let node = link.node;
+                return link.pop().map(|(version, key)| (version, key.collect(), node));
+            }
+        }
+        None
+    }
+
+    /// Whether all copies are settled.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.iter().all(|link| link.copies.is_empty())
+    }
+}
+
+impl Desk<'_> {
+    /// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
+    pub(super) fn settled(&self) -> u64 {
+        self.ring.writes.settled(self.engine.clock())
+    }
+
+    /// Keeps hints for whoever may lack a copy that nobody has called settled.
+    pub(super) fn settle_overdue(&mut self) {
+        while let Some((version, key, source)) = self.ring.unsettled.overdue(self.ms) {
+            let key = Key::new(&key);
+            if self.engine.copy_of(&key, self.now).is_none_or(|copy| copy.version != version) {
+                // Something newer has come, with hints of its own where they are needed.
+                continue;
+            }
+            let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
+            let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
+            for &owner in owners.iter().filter(|&&owner| owner != self.ring.view.me && owner != source) {
+                self.ring.hints.add(usize::from(owner.0), key.bytes, version, partition, self.now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(connection: u32) -> PeerRequest {
+        PeerRequest { connection, generation: 7, id: 0, node: Some(NodeIndex(3)), late_ms: 0 }
+    }
+
+    #[test]
+    fn writes_are_settled_up_to_the_first_that_is_not() {
+        let mut writes = Writes::default();
+        assert_eq!(writes.settled(50), 50);
+        [31, 36, 35, 40].into_iter().for_each(|version| writes.begin(version));
+        writes.end(36);
+        assert_eq!(writes.settled(50), 30);
+        writes.end(31);
+        assert_eq!(writes.settled(50), 34);
+        writes.end(35);
+        assert_eq!(writes.settled(50), 39);
+        writes.end(40);
+        writes.end(40);
+        assert_eq!(writes.settled(50), 50);
+    }
+
+    #[test]
+    fn a_copy_is_overdue_unless_it_is_settled() {
+        let mut unsettled = Unsettled::default();
+        unsettled.add(from(1), 33, b"first", 1000);
+        unsettled.add(from(2), 34, b"other link", 1000);
+        unsettled.add(from(1), 35, b"second", 1001);
+        unsettled.settle(from(1), 34);
+        let late_ms = 1000 + limits::PEER_UNSETTLED_MS_MAX;
+        assert_eq!(unsettled.overdue(late_ms - 1), None);
+        assert_eq!(unsettled.overdue(late_ms), Some((34, b"other link".to_vec(), NodeIndex(3))));
+        assert_eq!(unsettled.overdue(late_ms), None);
+        unsettled.settle(from(1), 35);
+        assert!(unsettled.is_empty() && unsettled.overdue(late_ms + 1).is_none());
+    }
+
+    #[test]
+    fn there_are_never_too_many() {
+        let mut unsettled = Unsettled::default();
+        (0..=limits::PEER_UNSETTLED_MAX as u64).for_each(|version| unsettled.add(from(1), version, b"k", 0));
+        assert_eq!(unsettled.overdue(0).map(|(version, ..)| version), Some(0));
+        assert_eq!(unsettled.overdue(0), None);
+    }
+}
