@@ -4,6 +4,8 @@
 //!   0            4             8      9       10   11   12    16     20      28      36
 //!   | meta bytes | value bytes | kind | flags | hops | 0 | id  | sent | clock | fence | meta ... | value ... |      little-endian
 //!
+//!   value of a BATCH:   | id | meta bytes | value bytes | meta of an EXECUTE | value |  again and again
+//!                        0    4            6             8
 //!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags | version up to which all is settled
 //!   meta of a SYNC:     version up to which all is settled
 //!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
@@ -19,7 +21,7 @@
 use crate::buffer::Buffer;
 use crate::command::{Arithmetic, Command, Delete, Get, Replica, Store, StoreMode, Value, Verb};
 use crate::key::Key;
-use crate::limits::{KEY_BYTES_MAX, META_OPAQUE_BYTES_MAX, PEER_META_BYTES_MAX};
+use crate::limits::{INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX, META_OPAQUE_BYTES_MAX, PEER_META_BYTES_MAX};
 use crate::ring::REDUNDANCY_MAX;
 use crate::time::{Expiry, Exptime};
 
@@ -29,6 +31,13 @@ pub const HEAD_BYTES: usize = 36;
 pub const FRAMING_BYTES: usize = 8;
 /// Longest value of a frame beyond the largest item: a reply repeats key and words in front of it.
 pub const VALUE_BYTES_SLACK: usize = 8 << 10;
+
+/// Bytes in front of each command of a batch.
+const ELEMENT_HEAD_BYTES: usize = 8;
+/// Longest value of a batch: it is received into the buffer that it is parsed from.
+const BATCH_BYTES_MAX: usize = INLINE_VALUE_BYTES_MAX;
+/// Commands of one batch: their answers wait together where they cannot be sent.
+const BATCH_COUNT_MAX: usize = 64;
 
 /// What a frame is. Responses have the high bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +57,8 @@ pub enum Kind {
     Begin = 6,
     /// What the sender had of a partition is lost: send it again.
     Lost = 7,
+    /// Several small `Execute`s, each with an id of its own.
+    Batch = 8,
     /// To `Execute`: bytes of the client's protocol.
     Reply = 0x81,
     /// To `Put`.
@@ -181,7 +192,7 @@ impl Head {
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
         use Kind::*;
-        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Lost, Reply, PutDone, Found, Done, Refused];
+        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Lost, Batch, Reply, PutDone, Found, Done, Refused];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
 
@@ -324,6 +335,67 @@ pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Put<'a>, Gar
         return Err(Garbled("a tombstone with a value"));
     }
     Ok(Put { replica, exempt: bits & 16 != 0, missing, settled })
+}
+
+/// The batch at the end of what waits to be sent, while commands may be added to it.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenBatch {
+    start: usize,
+    count: usize,
+    hops: u8,
+    sent_ms: u32,
+}
+
+impl OpenBatch {
+    /// Begins a batch without commands behind what is there.
+    pub fn begin(output: &mut Buffer, hops: u8, stamp: Stamp) -> Self {
+        let start = output.bytes.len();
+        write(output, (Kind::Batch, 0, hops, 0), stamp, Value::EMPTY, |_| {});
+        Self { start, count: 0, hops, sent_ms: stamp.sent_ms }
+    }
+
+    /// Whether a command of this length may be added: nothing else was written since, and the batch is not full.
+    pub fn takes(&self, output: &Buffer, hops: u8, stamp: Stamp, element_bytes: usize) -> bool {
+        let value_bytes = output.bytes.get(self.start + 4..self.start + 8).and_then(|bytes| bytes.try_into().ok());
+        let value_bytes = value_bytes.map_or(usize::MAX, |bytes| u32::from_le_bytes(bytes) as usize);
+        value_bytes.checked_add(self.start + HEAD_BYTES) == Some(output.bytes.len())
+            && value_bytes + element_bytes <= BATCH_BYTES_MAX
+            && (self.count < BATCH_COUNT_MAX && self.hops == hops && self.sent_ms == stamp.sent_ms)
+    }
+
+    /// Adds a command: the meta of its `Execute`, and its value.
+    pub fn push(&mut self, output: &mut Buffer, id: u32, stamp: Stamp, meta: &[u8], value: &[u8]) {
+        self.count += 1;
+        let bytes = &mut output.bytes;
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&(meta.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(&(value.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(meta);
+        bytes.extend_from_slice(value);
+        let value_bytes = bytes.len() - self.start - HEAD_BYTES;
+        let head = &mut bytes[self.start..self.start + HEAD_BYTES];
+        head[4..8].copy_from_slice(&(value_bytes as u32).to_le_bytes());
+        // What the sender has seen before the last of the commands, it has seen before the batch arrives.
+        head[20..28].copy_from_slice(&stamp.clock.to_le_bytes());
+        head[28..36].copy_from_slice(&stamp.fence.to_le_bytes());
+    }
+}
+
+/// Bytes of a command in a batch.
+pub fn element_bytes(meta: &[u8], value: &[u8]) -> usize {
+    ELEMENT_HEAD_BYTES + meta.len() + value.len()
+}
+
+/// Takes the next command out of the value of a `Batch`: its id and the command; `None` at the end.
+pub fn read_element<'a>(batch: &mut &'a [u8]) -> Result<Option<(u32, Execute<'a>)>, Garbled> {
+    if batch.is_empty() {
+        return Ok(None);
+    }
+    let mut reader = Reader(batch);
+    let (id, meta_bytes, value_bytes) = (reader.u32()?, usize::from(reader.u16()?), usize::from(reader.u16()?));
+    let (meta, value) = (reader.take(meta_bytes)?, reader.take(value_bytes)?);
+    *batch = reader.0;
+    Ok(Some((id, read_execute(meta, Value::Bytes(value))?)))
 }
 
 /// Writes the meta of an `Execute`.
@@ -682,6 +754,38 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_takes_commands_until_it_is_full_or_something_else_is_written() {
+        let (mut meta, mut output) = (Vec::new(), Buffer::default());
+        let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::EMPTY };
+        write_execute(&command, [1; FRAMING_BYTES], b"words", &mut meta);
+        let stamp = |clock| Stamp { clock, fence: 2, sent_ms: 3 };
+        let mut batch = OpenBatch::begin(&mut output, 1, stamp(4));
+        for id in 0..BATCH_COUNT_MAX as u32 {
+            assert!(batch.takes(&output, 1, stamp(5), element_bytes(&meta, b"value")));
+            assert!(!batch.takes(&output, 2, stamp(5), 10) && !batch.takes(&output, 1, stamp(5), BATCH_BYTES_MAX + 1));
+            batch.push(&mut output, id, stamp(5 + u64::from(id)), &meta, b"value");
+        }
+        assert!(!batch.takes(&output, 1, stamp(5), 10), "full");
+        let head = Head::read(output.bytes.first_chunk().unwrap(), 1 << 20).unwrap();
+        assert_eq!((head.kind, head.clock, head.frame_bytes()), (Kind::Batch, 4 + BATCH_COUNT_MAX as u64, output.bytes.len()));
+        let mut rest = &output.bytes[HEAD_BYTES..];
+        for wanted in 0..BATCH_COUNT_MAX as u32 {
+            let (id, execute) = read_element(&mut rest).unwrap().unwrap();
+            assert_eq!((id, execute.command.key.bytes, execute.words), (wanted, &b"k"[..], &b"words"[..]));
+            assert_eq!(execute.command.value.to_vec(), b"value");
+        }
+        assert!(read_element(&mut rest).unwrap().is_none());
+        for end in HEAD_BYTES + 1..HEAD_BYTES + element_bytes(&meta, b"value") {
+            assert!(read_element(&mut &output.bytes[HEAD_BYTES..end]).is_err(), "cut at {end}");
+        }
+        let batch = OpenBatch::begin(&mut output, 1, stamp(4));
+        write(&mut output, (Kind::Sync, 0, 0, 7), stamp(4), Value::EMPTY, |_| {});
+        assert!(!batch.takes(&output, 1, stamp(4), 10), "something else was written");
+        output.clear();
+        assert!(!batch.takes(&output, 1, stamp(4), 10), "it was sent");
+    }
+
+    #[test]
     fn heads_beyond_their_bounds_are_refused() {
         let mut buffer = Buffer::default();
         write(&mut buffer, (Kind::Sync, 0, 0, 7), Stamp { clock: 1, fence: 2, sent_ms: 3 }, Value::EMPTY, |_| {});
@@ -721,7 +825,7 @@ mod tests {
         };
         for length in 0..3000usize {
             let bytes: Vec<u8> = (0..length % 90).map(|_| next() % if length % 3 == 0 { 8 } else { 255 }).collect();
-            let _ = read_execute(&bytes, Value::EMPTY);
+            let _ = (read_execute(&bytes, Value::EMPTY), read_element(&mut &bytes[..]));
             let _ = read_replica(&bytes, Value::EMPTY);
             let _ = (read_begin(&bytes), read_version(&bytes), read_key(&bytes), PutDone::read(&bytes));
         }

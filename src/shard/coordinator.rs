@@ -279,9 +279,7 @@ impl Desk<'_> {
         (op.phase, op.awaiting) = (Phase::Forwarded, 1);
         ring.figures.forwarded += 1;
         let held = &op.held;
-        ring.peers.request(link, (Kind::Execute, op.hops + 1), stamp, held.value(), What::Forward(key), ms, |output| {
-            output.extend_from_slice(held.meta());
-        });
+        ring.peers.execute(link, op.hops + 1, stamp, (held.meta(), held.value()), What::Forward(key), ms);
     }
 
     /// This node answers for the key.

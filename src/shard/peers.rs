@@ -18,7 +18,7 @@ use slab::Slab;
 use super::ShardId;
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
-use crate::cluster::wire::{self, Kind, Stamp};
+use crate::cluster::wire::{self, Kind, OpenBatch, Stamp};
 use crate::command::Value;
 use crate::key;
 use crate::limits;
@@ -73,6 +73,8 @@ pub struct Link {
     pub output: Buffer,
     /// Requests under way.
     pub outstanding: u32,
+    /// The last frame of the output, if commands may be added to it.
+    batch: Option<OpenBatch>,
     listed: bool,
     /// When something was last heard, or expected from.
     heard_ms: u64,
@@ -162,6 +164,7 @@ impl<T> Peers<T> {
                 state: State::Idle,
                 output: Buffer::default(),
                 outstanding: 0,
+                batch: None,
                 listed: false,
                 heard_ms: 0,
                 pinged_ms: 0,
@@ -289,28 +292,50 @@ impl<T> Peers<T> {
         now_ms: u64,
         meta: impl FnOnce(&mut Vec<u8>),
     ) {
+        let (id, target) = self.expect(link, what, now_ms);
+        wire::write(&mut target.output, (kind, 0, hops, id), stamp, value, meta);
+    }
+
+    /// Sends a command, in one frame with those just before it that go the same way; `meta` is that of its `Execute`.
+    pub fn execute(&mut self, link: LinkId, hops: u8, stamp: Stamp, (meta, value): (&[u8], Value<'_>), what: T, now_ms: u64) {
+        let (id, target) = self.expect(link, what, now_ms);
+        let output = &mut target.output;
+        match value {
+            Value::Bytes(value) if wire::element_bytes(meta, value) <= BATCHED_BYTES_MAX => {
+                let element_bytes = wire::element_bytes(meta, value);
+                let open = target.batch.take().filter(|batch| batch.takes(output, hops, stamp, element_bytes));
+                let mut batch = open.unwrap_or_else(|| OpenBatch::begin(output, hops, stamp));
+                batch.push(output, id, stamp, meta, value);
+                target.batch = Some(batch);
+            }
+            _ => wire::write(output, (Kind::Execute, 0, hops, id), stamp, value, |output| output.extend_from_slice(meta)),
+        }
+    }
+
+    /// Makes room for a request that is about to be written: its id, and where it goes.
+    fn expect(&mut self, link: LinkId, what: T, now_ms: u64) -> (u32, &mut Link) {
         if self.link(link).state == State::Idle {
             self.connect(link, now_ms);
         }
         let id = self.awaited.insert(Awaited { link, sent_ms: now_ms, what }) as u32;
+        self.sent += 1;
         let target = &mut self.links[link.0 as usize];
         if target.outstanding == 0 {
             target.heard_ms = now_ms;
         }
         target.outstanding += 1;
-        self.sent += 1;
-        wire::write(&mut target.output, (kind, 0, hops, id), stamp, value, meta);
         if !target.listed {
             target.listed = true;
             self.ready.push(link);
         }
+        (id, target)
     }
 
     /// Takes the output of a link that is up.
     pub fn take_output(&mut self, link: LinkId, output: &mut Buffer) {
         let link = &mut self.links[link.0 as usize];
         if link.state == State::Up {
-            link.listed = false;
+            (link.listed, link.batch) = (false, None);
             output.append(&mut link.output);
         }
     }
@@ -419,6 +444,7 @@ impl<T> Peers<T> {
         target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
         (target.outstanding, target.listed, target.lease_until_ms) = (0, false, 0);
         target.output.clear();
+        target.batch = None;
         self.lost += u64::from(was_up);
         self.ready.retain(|&ready| ready != link);
         self.reckon(now_ms);
@@ -493,3 +519,6 @@ impl<T> Peers<T> {
         self.links.iter().any(|link| matches!(link.state, State::Connecting(_) | State::Probing(_)))
     }
 }
+
+/// Commands longer than this travel in a frame of their own, in bytes.
+const BATCHED_BYTES_MAX: usize = 2 << 10;

@@ -1,19 +1,21 @@
 //! What this core does for the cores of other nodes.
 //!
 //! ```text
-//!   EXECUTE --> at once if nobody else has a part in it, else as a request of its own; the answer follows
+//!   EXECUTE --> at once if nobody else has a part in it, else as a request of its own; the answer follows          BATCH --> several
 //!   PUT     --> merge, keep hints for the owners that lack it           FETCH --> what the key has here, or what an owner lacks of it
 //!   SYNC    --> our word, if we hold nothing for that node              FENCE --> flush        BEGIN --> doubt what is old, then say so
 //! ```
 //!
 //! Lives here: requests of peers. Not here: our own (`coordinator`), how frames come and go (`runtime::peer`).
 
+use arrayvec::ArrayVec;
+
 use super::Place;
 use super::peers::Reach;
 use super::ringed::{Desk, Mistake, Origin, PeerRequest};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
-use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Execute, Frame, Garbled, Kind, PutDone};
 use crate::command::{Replica, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
@@ -39,7 +41,11 @@ impl Desk<'_> {
     pub fn serve(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
         self.hear(&frame.head)?;
         match frame.head.kind {
-            Kind::Execute => self.serve_execute(from, frame, output),
+            Kind::Execute => {
+                let execute = wire::read_execute(frame.meta, frame.value)?;
+                self.serve_execute(from, frame.head.hops, &execute, output)
+            }
+            Kind::Batch => self.serve_batch(from, frame, output),
             Kind::Put => self.serve_put(from, frame, output),
             Kind::Fetch => self.serve_fetch(from, frame, output),
             Kind::Sync => {
@@ -75,8 +81,35 @@ impl Desk<'_> {
         }
     }
 
-    fn serve_execute(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        let execute = wire::read_execute(frame.meta, frame.value)?;
+    /// Several commands: what they need is fetched for some of them at once, before the first is executed.
+    fn serve_batch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let Value::Bytes(mut batch) = frame.value else { return Err(Garbled("a batch beyond its bounds")) };
+        loop {
+            let mut some = ArrayVec::<(u32, Execute<'_>), { limits::BATCH_COMMANDS_MAX }>::new();
+            while !some.is_full()
+                && let Some(element) = wire::read_element(&mut batch)?
+            {
+                some.push(element);
+            }
+            if some.is_empty() {
+                return Ok(());
+            }
+            if some.len() > 1 {
+                self.engine.prepare(some.iter().map(|(_, execute)| &execute.command.key));
+            }
+            for (id, execute) in &some {
+                self.serve_execute(PeerRequest { id: *id, ..from }, frame.head.hops, execute, output)?;
+            }
+        }
+    }
+
+    fn serve_execute(
+        &mut self,
+        from: PeerRequest,
+        hops: u8,
+        execute: &Execute<'_>,
+        output: &mut Buffer,
+    ) -> Result<(), Garbled> {
         let head = Head::from_bytes(&execute.framing).ok_or(Garbled("a framing of no door"))?;
         // Who sent it has given it up by then, and perhaps had it executed elsewhere.
         let too_late = from.late_ms >= limits::PEER_LATE_MS_MAX;
@@ -98,8 +131,7 @@ impl Desk<'_> {
                 return Ok(());
             }
         }
-        let hops = frame.head.hops.max(1);
-        if !self.submit(Origin::Peer(from), hops, &execute.command, head, execute.words) {
+        if !self.submit(Origin::Peer(from), hops.max(1), &execute.command, head, execute.words) {
             self.refuse(from, output);
         }
         Ok(())

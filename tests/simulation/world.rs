@@ -555,7 +555,8 @@ impl World {
     /// Prints what passes about the key that `SIMULATION_TRACE` names.
     fn trace(&self, source: (usize, u16), target: (usize, u16), frame: &Frame<'_>) {
         let Some(key) = &self.traced else { return };
-        let about = frame.meta.windows(key.len()).any(|part| part == key.as_bytes());
+        let value = frame.value.to_vec();
+        let about = frame.meta.windows(key.len()).chain(value.windows(key.len())).any(|part| part == key.as_bytes());
         let copy = wire::read_replica(frame.meta, frame.value).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
         if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Lost | wire::Kind::Fence) {
             let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
