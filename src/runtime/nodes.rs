@@ -139,6 +139,11 @@ impl Core {
         !self.nodes.late.is_empty() || self.context.shard.ring.as_ref().is_some_and(|ring| ring.is_busy(self.context.ms))
     }
 
+    /// Whether items wait for the next millisecond to go to another node.
+    pub fn is_paced(&self) -> bool {
+        self.context.shard.ring.as_ref().is_some_and(|ring| ring.is_paced)
+    }
+
     /// Finds out where a link goes.
     fn find(&mut self, link: LinkId) {
         let (Some(setup), Some(ring)) = (&self.context.peer_setup, &self.context.shard.ring) else { return };

@@ -141,6 +141,7 @@ impl Desk<'_> {
 
     /// What is to be done now and then. Cheap when it is called too often.
     pub fn tick(&mut self) {
+        self.pace();
         if self.ms < self.ring.ticked_ms + TICK_MS {
             return;
         }
@@ -165,17 +166,32 @@ impl Desk<'_> {
         }
         self.retry();
         self.settle_overdue();
-        for node in self.ring.peers.others() {
-            let rate = u64::from(self.ring.options.handoff_rate);
-            let handoff = &mut self.ring.handoffs[usize::from(node.0)];
-            handoff.tokens = match rate {
-                0 => u64::MAX / 2,
-                rate => (handoff.tokens + rate * passed_ms).min(rate * TICK_MS * 4),
-            };
-            self.replay(node);
-        }
         self.drop_slice();
         self.strange_slice();
+    }
+
+    /// Sends what others lack, a millisecond's share at a time: what goes in one piece is in the way of clients.
+    fn pace(&mut self) {
+        let passed_ms = (self.ms - self.ring.paced_ms).min(TICK_MS);
+        if passed_ms == 0 {
+            return;
+        }
+        self.ring.paced_ms = self.ms;
+        self.ring.is_paced = false;
+        let rate = u64::from(self.ring.options.handoff_rate);
+        for node in self.ring.peers.others() {
+            let index = usize::from(node.0);
+            let handoff = &mut self.ring.handoffs[index];
+            handoff.tokens = match rate {
+                0 => u64::MAX / 2,
+                rate => (handoff.tokens + rate * passed_ms).min((rate * BURST_MS).max(TOKEN)),
+            };
+            if self.ring.hints.is_clean(index) && handoff.is_idle() && handoff.has_told() {
+                continue;
+            }
+            self.replay(node);
+            self.ring.is_paced |= self.ring.handoffs[index].tokens < TOKEN;
+        }
     }
 
     /// Asks for a node's word.
@@ -234,13 +250,13 @@ impl Desk<'_> {
 
     fn may_send(&self, index: usize) -> bool {
         let handoff = &self.ring.handoffs[index];
-        handoff.outstanding < handoff.window.max(limits::REPLAY_WINDOW_MIN) && handoff.tokens >= 1000
+        handoff.outstanding < handoff.window.max(limits::REPLAY_WINDOW_MIN) && handoff.tokens >= TOKEN
     }
 
     fn spend(&mut self, index: usize) {
         let handoff = &mut self.ring.handoffs[index];
         handoff.outstanding += 1;
-        handoff.tokens = handoff.tokens.saturating_sub(1000);
+        handoff.tokens = handoff.tokens.saturating_sub(TOKEN);
     }
 
     /// One less is under way.
@@ -557,6 +573,11 @@ impl Desk<'_> {
         }
     }
 }
+
+/// What one item costs: thousandths.
+const TOKEN: u64 = 1000;
+/// Milliseconds whose items may go at once.
+const BURST_MS: u64 = 2;
 
 /// Id of a finished answer whose bytes are a whole frame already.
 pub const RAW_ID: u32 = u32::MAX;

@@ -249,6 +249,9 @@ pub struct Ringed {
     /// Millisecond of the last request for which leases matter.
     pub(super) active_ms: u64,
     pub(super) ticked_ms: u64,
+    pub(super) paced_ms: u64,
+    /// Something is to be sent that waits for the next millisecond only.
+    pub is_paced: bool,
     pub(super) swept_ms: u64,
     /// What happened.
     pub figures: Figures,
@@ -300,6 +303,8 @@ impl Ringed {
             scratch: Buffer::default(),
             active_ms: 0,
             ticked_ms: 0,
+            paced_ms: 0,
+            is_paced: false,
             swept_ms: 0,
             figures: Figures::default(),
             view,

@@ -40,6 +40,8 @@ use crate::shard::ShardId;
 /// A timer that runs on while the core waits in its own ring; glommio's tasks are late by as much. A timeout per wait would have to be
 /// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time.
 static TICK: types::Timespec = types::Timespec::new().nsec(10_000_000);
+/// The same while items go to another node, a few each time.
+static SHORT_TICK: types::Timespec = types::Timespec::new().nsec(1_000_000);
 /// Ticks without traffic after which the core parks in glommio.
 const IDLE_TICKS_BEFORE_PARK: u32 = 2;
 /// Wait of a core that drains.
@@ -751,8 +753,9 @@ impl Pump {
             return;
         }
         self.ticking = true;
-        let entry = opcode::Timeout::new(&raw const TICK).build().user_data(Mark::new(Kind::Tick, 0, 0).0);
-        // SAFETY: the time is static.
+        let tick = if self.core.is_paced() { &raw const SHORT_TICK } else { &raw const TICK };
+        let entry = opcode::Timeout::new(tick).build().user_data(Mark::new(Kind::Tick, 0, 0).0);
+        // SAFETY: both times are static.
         unsafe { self.ring.push(&entry) };
     }
 
