@@ -73,6 +73,8 @@ pub enum Kind {
 
 /// The node that answers holds nothing for the one that asked, and will not stand in for it for a while: see `lease`.
 pub const FLAG_SYNCED: u8 = 1;
+/// Of a `Found`: no node has anything newer of this key than what this one says.
+pub const FLAG_SURE: u8 = 2;
 
 /// The fixed part of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,7 +94,7 @@ pub struct Op {
     /// Responses awaited.
     pub(super) awaiting: u32,
     pub(super) phase: Phase,
-    consulted: bool,
+    consulted: Consulted,
     pub(super) conflicts: u8,
     answered: bool,
     /// What only a request has that is coordinated here.
@@ -126,6 +126,16 @@ impl Op {
     pub(super) fn work(&mut self) -> &mut Work {
         self.work.get_or_insert_default()
     }
+}
+
+/// Who was asked what it has of the key, before the command is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consulted {
+    Nobody,
+    /// One that is probably sure; if it is not, all are asked.
+    One,
+    /// Who had to be.
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +192,7 @@ impl Desk<'_> {
     }
 
     /// Whether what is not here is nowhere: with the others' word, and nothing evicted.
-    fn has_lost_nothing(&self) -> bool {
+    pub(super) fn has_lost_nothing(&self) -> bool {
         self.engine.evicted_count() == 0 && !self.ring.drops.has_dropped() && self.ring.peers.is_calm(self.ms)
     }
 
@@ -211,7 +221,7 @@ impl Desk<'_> {
             started_ms: self.ms,
             awaiting: 0,
             phase,
-            consulted: false,
+            consulted: Consulted::Nobody,
             conflicts: 0,
             answered: false,
             work: None,
@@ -287,7 +297,7 @@ impl Desk<'_> {
         self.ring.active_ms = self.ms;
         let Some(op) = self.op(key) else { return };
         op.phase = Phase::New;
-        if !op.consulted && !self.consult(key) {
+        if op.consulted != Consulted::All && !self.consult(key) {
             return;
         }
         self.run(key);
@@ -296,33 +306,36 @@ impl Desk<'_> {
     /// Asks the nodes that may hold something newer, or what is not here. False if there are such, or they must become known first.
     fn consult(&mut self, key: OpKey) -> bool {
         let held = self.lend(key);
-        let asked = match held.execute() {
-            Ok(execute) => self.ask(key, &execute.command),
-            Err(_) => Some(0),
+        let links = match held.execute() {
+            Ok(execute) => self.to_be_asked(key, &execute.command),
+            Err(_) => Some(ArrayVec::new()),
         };
+        if let (Some(links), Ok(execute)) = (&links, held.execute()) {
+            links.iter().for_each(|&(node, link)| self.fetch(link, &execute.command, What::Consult(key, node)));
+        }
         self.give_back(key, held);
-        let Some(asked) = asked else {
+        let Some(links) = links else {
             self.ring.parked.push(key);
             return false;
         };
         let Some(op) = self.op(key) else { return false };
-        op.consulted = true;
-        op.awaiting = asked;
-        op.phase = if asked > 0 { Phase::Consulting } else { Phase::New };
-        asked == 0
+        op.awaiting = links.len() as u32;
+        op.phase = if links.is_empty() { Phase::New } else { Phase::Consulting };
+        links.is_empty()
     }
 
-    /// Sends the questions; `None` if a node that must be asked is not known yet.
-    fn ask(&mut self, op: OpKey, command: &Command<'_>) -> Option<u32> {
+    /// Who must be asked; `None` if one of them is not known yet.
+    fn to_be_asked(&mut self, op: OpKey, command: &Command<'_>) -> Option<ArrayVec<(NodeIndex, LinkId), CONSULTED_MAX>> {
+        let before = std::mem::replace(&mut self.op(op)?.consulted, Consulted::All);
         if self.ring.options.mistake == Some(Mistake::NoDoubt) {
-            return Some(0);
+            return Some(ArrayVec::new());
         }
         let (hash, buckets, me) = (command.key.hash, self.buckets(), self.me());
         let i_own = self.owns(me, hash);
         let lacks = needs_present(command) && !self.has_lost_nothing();
         let lacks = lacks && with_plain_key(command, |key| !self.engine.contains(key, self.now));
         if i_own && !lacks && self.ring.peers.is_calm(self.ms) {
-            return Some(0);
+            return Some(ArrayVec::new());
         }
         let (view, bucket) = (self.ring.view.clone(), self.bucket_of(hash));
         let owners = self.ring.cache.owners_of(&view.ring, bucket);
@@ -330,7 +343,10 @@ impl Desk<'_> {
         for node in view.ring.ranking(bucket).filter(|&node| node != me).take(CONSULTED_MAX) {
             match self.ring.peers.reach(node, hash, buckets, self.ms) {
                 Reach::Away => {}
-                Reach::Unknown => return None,
+                Reach::Unknown => {
+                    self.op(op)?.consulted = before;
+                    return None;
+                }
                 Reach::There(link) => {
                     let doubted = self.ring.peers.is_doubted(node, hash, buckets, self.ms);
                     if doubted || !i_own || (lacks && owners.contains(&node)) {
@@ -339,11 +355,19 @@ impl Desk<'_> {
                 }
             }
         }
-        let asked = links.len() as u32;
-        for (node, link) in links {
-            self.fetch(link, command, What::Consult(op, node));
+        // Another owner that has everybody's word knows what all others could tell.
+        let mut others = owners.iter().filter(|&&owner| owner != me);
+        if before == Consulted::Nobody
+            && i_own
+            && links.len() > 1
+            && let Some((owner, link)) =
+                others.find_map(|&owner| Some((owner, self.ring.peers.reach(owner, hash, buckets, self.ms).link()?)))
+        {
+            self.op(op)?.consulted = Consulted::One;
+            links.clear();
+            links.push((owner, link));
         }
-        Some(asked)
+        Some(links)
     }
 
     pub(super) fn fetch(&mut self, link: LinkId, command: &Command<'_>, what: What) {
@@ -570,7 +594,7 @@ impl Desk<'_> {
             if taken == Merge::Busy {
                 // Asked again, when there is memory.
                 if let Some(op) = self.op(key) {
-                    op.consulted = false;
+                    op.consulted = Consulted::Nobody;
                 }
             }
             let me = self.me();
@@ -579,6 +603,9 @@ impl Desk<'_> {
             }
         }
         let Some(op) = self.op(key) else { return Ok(()) };
+        if frame.head.flags & wire::FLAG_SURE != 0 && op.consulted == Consulted::One {
+            op.consulted = Consulted::All;
+        }
         let _ = op.work().found.try_push((node, version));
         self.asked(key);
         Ok(())
@@ -593,8 +620,11 @@ impl Desk<'_> {
         }
         match op.phase {
             Phase::Conflict => self.start_again(key),
-            _ if op.consulted => self.run(key),
-            _ => self.ring.parked.push(key),
+            _ => match op.consulted {
+                Consulted::All => self.run(key),
+                Consulted::One => self.coordinate(key),
+                Consulted::Nobody => self.ring.parked.push(key),
+            },
         }
     }
 

@@ -61,6 +61,16 @@ pub enum Reach {
     Away,
 }
 
+impl Reach {
+    /// The link that requests may go over.
+    pub fn link(self) -> Option<LinkId> {
+        match self {
+            Self::There(link) => Some(link),
+            Self::Unknown | Self::Away => None,
+        }
+    }
+}
+
 /// A link to one core of another node.
 pub struct Link {
     /// The node.
@@ -126,6 +136,8 @@ pub struct Peers<T> {
     pub ready: Vec<LinkId>,
     /// Until when no node that is there may hold something newer than we do.
     calm_until_ms: u64,
+    /// At the last reckoning, nobody was away.
+    whole: bool,
     /// Requests sent since start.
     pub sent: u64,
     /// Links lost since start.
@@ -147,6 +159,7 @@ impl<T> Peers<T> {
             unwanted: Vec::new(),
             ready: Vec::new(),
             calm_until_ms: if nodes == 1 { u64::MAX } else { 0 },
+            whole: nodes == 1,
             sent: 0,
             lost: 0,
         };
@@ -374,6 +387,11 @@ impl<T> Peers<T> {
         now_ms < self.calm_until_ms
     }
 
+    /// Whether no node at all may hold something newer than we do.
+    pub fn is_whole(&self, now_ms: u64) -> bool {
+        self.whole && self.is_calm(now_ms)
+    }
+
     /// The cores of a node whose part of the ring meets ours.
     fn facing(&self, node: NodeIndex) -> impl Iterator<Item = LinkId> + '_ {
         let known = self.node(node);
@@ -386,15 +404,17 @@ impl<T> Peers<T> {
 
     /// Finds out anew until when all that are there have given their word.
     pub fn reckon(&mut self, now_ms: u64) {
-        let mut calm_until_ms = u64::MAX;
+        let (mut calm_until_ms, mut whole) = (u64::MAX, true);
         for node in self.others() {
             for link in self.facing(node) {
                 let link = self.link(link);
-                if !link.state.is_away() {
-                    calm_until_ms = calm_until_ms.min(link.lease_until_ms);
+                match link.state.is_away() {
+                    true => whole = false,
+                    false => calm_until_ms = calm_until_ms.min(link.lease_until_ms),
                 }
             }
         }
+        self.whole = whole;
         // With everybody away there is no lease to end it: look again soon.
         self.calm_until_ms = calm_until_ms.min(now_ms + limits::PEER_LEASE_MS);
     }

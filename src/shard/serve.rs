@@ -200,7 +200,7 @@ impl Desk<'_> {
             self.refuse(from, output);
             return Ok(());
         }
-        let (flags, stamp) = (self.word_to(from), self.stamp());
+        let (flags, stamp) = (self.word_to(from) | self.surety(&key), self.stamp());
         let head = (Kind::Found, flags, 0, from.id);
         let lacks = from.node.and_then(|node| self.lacked_by(node, &key));
         match self.engine.copy_of(&key, self.now) {
@@ -219,6 +219,15 @@ impl Desk<'_> {
             },
         }
         Ok(())
+    }
+
+    /// The flag that says that what this node has of a key is the newest there is, if that is known.
+    fn surety(&mut self, key: &Key<'_>) -> u8 {
+        let me = self.me();
+        let sure = self.ring.peers.is_whole(self.ms)
+            && self.owns(me, key.hash)
+            && (self.has_lost_nothing() || self.engine.copy_of(key, self.now).is_some());
+        if sure { wire::FLAG_SURE } else { 0 }
     }
 
     /// Version of this key that a node lacks, or may lack, as far as is known here.
