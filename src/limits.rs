@@ -163,6 +163,9 @@ pub const PEER_ACTIVE_MS: u64 = 1000;
 /// Times that a write starts again because another node had something newer.
 pub const PEER_CONFLICTS_MAX: u8 = 4;
 
+/// Keys that one core of another node may name as lacking here, about 32 bytes each. With more, all of what it holds is doubted.
+pub const PEER_LISTED_MAX: usize = 1 << 20;
+
 /// How long a copy waits for word that all others of its write have arrived before hints are kept for them, in milliseconds: several
 /// times `PEER_PING_MS`.
 pub const PEER_UNSETTLED_MS_MAX: u64 = 1000;

@@ -3,6 +3,7 @@
 //! ```text
 //!   hint:   (owner, key) -> version, since when                  the item itself lies in the engine, readable, no second value
 //!   dirty:  owner -> one bit and one version a partition         all that this core holds of it is sent when the owner is back
+//!   list:   the keys of hints, told to the owner before they are sent, so that it doubts only these
 //!
 //!   created = replayed + superseded + expired + degraded + rerouted + pending                 at all times, for each owner
 //! ```
@@ -91,6 +92,8 @@ pub struct Target {
     hints: HashMap<Box<[u8]>, Hint, ahash::RandomState>,
     /// Keys in the order in which they are replayed. A key may stand here though its hint has gone.
     queue: VecDeque<Box<[u8]>>,
+    /// How many of them, from the front, the owner has been told of.
+    listed: usize,
     /// By partition: 0 for clean, else 1 + the greatest version that was not kept as a hint.
     dirty: Box<[u64]>,
     dirty_count: u32,
@@ -159,6 +162,7 @@ impl Hints {
     pub fn next(&mut self, node: usize, now: Instant, partition_of: impl Fn(&[u8]) -> u32) -> Option<(Box<[u8]>, Hint)> {
         let target = &mut self.targets[node];
         while let Some(key) = target.queue.pop_front() {
+            target.listed = target.listed.saturating_sub(1);
             let Some(hint) = target.hints.get_mut(&key) else { continue };
             if hint.sent {
                 continue;
@@ -176,6 +180,24 @@ impl Hints {
             return Some((key, hint));
         }
         None
+    }
+
+    /// Gives the keys, at most `count` of them, that the owner was not told of yet, with their versions: it lacks them. They count
+    /// as told.
+    pub fn list(&mut self, node: usize, count: usize, mut give: impl FnMut(&[u8], u64)) {
+        let target = &mut self.targets[node];
+        let end = target.queue.len().min(target.listed + count);
+        for key in target.queue.range(target.listed..end) {
+            if let Some(hint) = target.hints.get(key) {
+                give(key, hint.version);
+            }
+        }
+        target.listed = end;
+    }
+
+    /// What the owner was told is lost, or may be.
+    pub fn unlist(&mut self, node: usize) {
+        self.targets[node].listed = 0;
     }
 
     /// The hint of a key, if it has one.
@@ -260,6 +282,11 @@ impl Target {
         self.dirty.get(partition as usize).and_then(|mark| mark.checked_sub(1))
     }
 
+    /// Whether the owner was told of every key that waits.
+    pub fn is_listed(&self) -> bool {
+        self.listed == self.queue.len()
+    }
+
     /// Dirty partitions.
     pub fn dirty_count(&self) -> u32 {
         self.dirty_count
@@ -314,6 +341,30 @@ mod tests {
         let (_, hint) = hints.next(0, NOW, |_| 0).unwrap();
         assert_eq!(hint.version, 9);
         assert!(hints.end(0, b"k", 9, End::Replayed) && hints.target(0).account().balances());
+    }
+
+    #[test]
+    fn what_is_queued_again_is_listed_again() {
+        let mut hints = hints(1 << 20);
+        let listed = |hints: &mut Hints, count| {
+            let mut keys = Vec::new();
+            hints.list(0, count, |key, version| keys.push((key.to_vec(), version)));
+            keys
+        };
+        assert!(hints.target(0).is_listed());
+        [b"a", b"b", b"c"].into_iter().zip(5..).for_each(|(key, version)| hints.add(0, key, version, 0, NOW));
+        assert_eq!(listed(&mut hints, 2), [(b"a".to_vec(), 5), (b"b".to_vec(), 6)]);
+        assert!(!hints.target(0).is_listed());
+        assert_eq!(listed(&mut hints, 2), [(b"c".to_vec(), 7)]);
+        assert!(hints.target(0).is_listed());
+        hints.next(0, NOW, |_| 0).unwrap();
+        assert!(hints.target(0).is_listed(), "what is under way is listed");
+        hints.add(0, b"b", 8, 0, NOW);
+        assert!(hints.target(0).is_listed(), "it still waits");
+        hints.add(0, b"a", 9, 0, NOW);
+        assert_eq!(listed(&mut hints, 9), [(b"a".to_vec(), 9)]);
+        hints.unlist(0);
+        assert_eq!(listed(&mut hints, 9).len(), 3);
     }
 
     #[test]

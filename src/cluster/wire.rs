@@ -7,7 +7,7 @@
 //!   value of a BATCH:   | id | meta bytes | value bytes | meta of an EXECUTE | value |  again and again
 //!                        0    4            6             8
 //!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags | version up to which all is settled
-//!   meta of a SYNC:     version up to which all is settled
+//!   meta of a SYNC:     version up to which all is settled           value of a LIST:  | hash | version | again and again
 //!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
 //!   value of a REPLY:   bytes of the client's protocol
 //! ```
@@ -59,22 +59,27 @@ pub enum Kind {
     Lost = 7,
     /// Several small `Execute`s, each with an id of its own.
     Batch = 8,
+    /// Keys that the receiver lacks; they follow one by one.
+    List = 9,
     /// To `Execute`: bytes of the client's protocol.
     Reply = 0x81,
     /// To `Put`.
     PutDone = 0x82,
     /// To `Fetch`.
     Found = 0x83,
-    /// To `Fence`, `Sync`, `Begin` and `Lost`.
+    /// To `Fence`, `Sync`, `Begin`, `Lost` and `List`.
     Done = 0x85,
     /// To any: not here, not now.
     Refused = 0xff,
 }
 
-/// The node that answers holds nothing for the one that asked, and will not stand in for it for a while: see `lease`.
+/// The node that answers holds nothing for the one that asked but what it has listed, and will not stand in for it for a while: see
+/// `lease`.
 pub const FLAG_SYNCED: u8 = 1;
 /// Of a `Found`: no node has anything newer of this key than what this one says.
 pub const FLAG_SURE: u8 = 2;
+/// The node that answers holds nothing at all for the one that asked.
+pub const FLAG_CLEAN: u8 = 4;
 
 /// The fixed part of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +199,7 @@ impl Head {
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
         use Kind::*;
-        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Lost, Batch, Reply, PutDone, Found, Done, Refused];
+        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Lost, Batch, List, Reply, PutDone, Found, Done, Refused];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
 
@@ -464,6 +469,23 @@ pub fn read_begin(meta: &[u8]) -> Result<(u32, u64, u64), Garbled> {
     let begin = (reader.u32()?, reader.u64()?, reader.u64()?);
     reader.end()?;
     if begin.0 >= crate::key::PARTITIONS_COUNT { Err(Garbled("a partition that does not exist")) } else { Ok(begin) }
+}
+
+/// Writes an entry of the value of a `List`: the routing hash of a key, and the version that is lacking.
+pub fn write_lacking((hash, version): (u64, u64), output: &mut Vec<u8>) {
+    output.extend_from_slice(&hash.to_le_bytes());
+    output.extend_from_slice(&version.to_le_bytes());
+}
+
+/// Takes the next entry out of the value of a `List`; `None` at the end.
+pub fn read_lacking(list: &mut &[u8]) -> Result<Option<(u64, u64)>, Garbled> {
+    if list.is_empty() {
+        return Ok(None);
+    }
+    let mut reader = Reader(list);
+    let entry = (reader.u64()?, reader.u64()?);
+    *list = reader.0;
+    Ok(Some(entry))
 }
 
 /// Reads one number: the meta of a `Fence`, and what its `Done` says.
@@ -827,7 +849,7 @@ mod tests {
         };
         for length in 0..3000usize {
             let bytes: Vec<u8> = (0..length % 90).map(|_| next() % if length % 3 == 0 { 8 } else { 255 }).collect();
-            let _ = (read_execute(&bytes, Value::EMPTY), read_element(&mut &bytes[..]));
+            let _ = (read_execute(&bytes, Value::EMPTY), read_element(&mut &bytes[..]), read_lacking(&mut &bytes[..]));
             let _ = read_replica(&bytes, Value::EMPTY);
             let _ = (read_begin(&bytes), read_version(&bytes), read_key(&bytes), PutDone::read(&bytes));
         }

@@ -374,7 +374,7 @@ pub fn wait_handoff(cores: &Cores, longest: Duration) -> bool {
             // Leases are kept while somebody asks.
             ring.active_now(ms);
             let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
-            clean && ring.peers.is_calm(ms)
+            clean && ring.peers.is_calm(ms) && ring.peers.has_all_listed()
         });
         if settled.iter().all(|settled| *settled) {
             return true;

@@ -66,6 +66,8 @@ pub enum What {
     Stream(Sent),
     /// The announcement of a dirty partition.
     Begin(NodeIndex, u32),
+    /// Keys that a node lacks.
+    List(NodeIndex, u32),
     /// Word of a partition whose old items were dropped here.
     Lost(NodeIndex, u32, u32),
 }
@@ -177,7 +179,7 @@ impl Desk<'_> {
             return Some(Place::Core(core));
         }
         ring.active_ms = self.ms;
-        if !ring.peers.is_calm(self.ms) {
+        if !ring.peers.is_calm(self.ms) || ring.peers.is_listed(command.key.hash, ring.view.ring.buckets()) {
             return None;
         }
         if owners.len() == 1 || (command.verb == Verb::Get(Get::default()) && self.reads_alone(command)) {
@@ -334,7 +336,7 @@ impl Desk<'_> {
         let i_own = self.owns(me, hash);
         let lacks = needs_present(command) && !self.has_lost_nothing();
         let lacks = lacks && with_plain_key(command, |key| !self.engine.contains(key, self.now));
-        if i_own && !lacks && self.ring.peers.is_calm(self.ms) {
+        if i_own && !lacks && self.ring.peers.is_calm(self.ms) && !self.ring.peers.is_listed(hash, buckets) {
             return Some(ArrayVec::new());
         }
         let (view, bucket) = (self.ring.view.clone(), self.bucket_of(hash));
@@ -546,7 +548,12 @@ impl Desk<'_> {
         let synced = frame.head.flags & wire::FLAG_SYNCED != 0;
         if matches!(frame.head.kind, Kind::Found | Kind::Done) {
             match synced {
-                true => self.ring.peers.lease(link, awaited.sent_ms, self.ms),
+                true => {
+                    self.ring.peers.lease(link, awaited.sent_ms, self.ms);
+                    if frame.head.flags & wire::FLAG_CLEAN != 0 {
+                        self.ring.peers.unlist_all(link, awaited.sent_ms);
+                    }
+                }
                 false if matches!(awaited.what, What::Consult(..) | What::Sync) => self.ring.peers.end_lease(link),
                 false => {}
             }
@@ -560,6 +567,7 @@ impl Desk<'_> {
             What::Replay(sent) => return self.replayed(&sent, frame, awaited.sent_ms),
             What::Stream(sent) => return self.streamed(&sent, frame, awaited.sent_ms),
             What::Begin(node, era) => self.begun(node, era, frame.head.kind == Kind::Done),
+            What::List(node, era) => self.listed(node, era, frame.head.kind == Kind::Done),
             What::Lost(node, partition, era) => self.told_lost(node, partition, era, frame.head.kind == Kind::Done),
         }
         Ok(())
@@ -590,6 +598,7 @@ impl Desk<'_> {
         if frame.head.kind == Kind::Found && !frame.meta.is_empty() {
             let put = wire::read_replica(frame.meta, frame.value)?;
             version = put.replica.version;
+            let (hash, buckets) = (put.replica.key.hash, self.buckets());
             let taken = self.engine.merge(&put.replica, self.now);
             if taken == Merge::Busy {
                 // Asked again, when there is memory.
@@ -597,8 +606,11 @@ impl Desk<'_> {
                     op.consulted = Consulted::Nobody;
                 }
             }
+            if taken != Merge::Busy {
+                self.ring.peers.unlist(node, hash, version, buckets);
+            }
             let me = self.me();
-            if taken == Merge::Taken && !self.owns(me, put.replica.key.hash) {
+            if taken == Merge::Taken && !self.owns(me, hash) {
                 self.hint_owners(&put.replica);
             }
         }
@@ -659,6 +671,8 @@ impl Desk<'_> {
                 self.undelivered(sent.node, sent.era);
             }
             What::Begin(node, era) => self.begun(node, era, false),
+            // The link is lost, and with it what was said over it.
+            What::List(node, era) => self.listed(node, era, true),
             What::Lost(node, partition, era) => self.told_lost(node, partition, era, false),
         }
     }

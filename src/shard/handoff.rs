@@ -1,7 +1,8 @@
 //! What others lacked goes to them when they are back: hints one by one, dirty partitions whole.
 //!
 //! ```text
-//!   owner is there --> hints, oldest first, at most `window` under way --> delivered: gone here too, where this node does not own it
+//!   owner is there --> list of the keys that it lacks: it doubts only these, and asks for them when it is asked
+//!                  --> hints, oldest first, at most `window` under way --> delivered: gone here too, where this node does not own it
 //!                  --> then dirty partitions:  BEGIN (drop what is older than ..)  -->  walk: every item it owns  -->  clean
 //!
 //!   window: doubled while the owner answers quickly, halved when it is slow        rate: tokens, so that clients do not feel it
@@ -19,7 +20,7 @@ use arrayvec::ArrayVec;
 
 use super::coordinator::{Sent, What};
 use super::peers::{LinkId, Reach};
-use super::ringed::{Desk, Mistake, Origin, PeerRequest};
+use super::ringed::{Desk, Mistake, Origin, PeerRequest, Ringed};
 use super::serve::REPLAYED;
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
@@ -48,6 +49,10 @@ pub struct Handoff {
     /// Items that may be sent now, in thousandths.
     tokens: u64,
     transfer: Option<Transfer>,
+    /// Lists of keys under way.
+    lists: u32,
+    /// It takes no list: it doubts everything until all hints have arrived.
+    unlistable: bool,
     /// Partitions of which this core has dropped old items, and the node has not heard so.
     lost: BTreeSet<u32>,
 }
@@ -82,6 +87,11 @@ impl Handoff {
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.transfer.is_none()
+    }
+
+    /// Whether nothing but hints is under way that the node does not know of.
+    pub fn has_listed(&self) -> bool {
+        self.lists == 0 && !self.unlistable && self.transfer.is_none()
     }
 
     /// Whether the node has heard of everything that was dropped here.
@@ -124,6 +134,8 @@ impl Desk<'_> {
         let node = self.ring.peers.link(link).node;
         let lost = self.ring.peers.down(link, self.ms);
         self.ring.peers.node_mut(node).trouble = why.into();
+        self.ring.hints.unlist(usize::from(node.0));
+        self.ring.handoffs[usize::from(node.0)].unlistable = false;
         for (what, sent) in lost {
             self.lost(what, sent);
         }
@@ -212,6 +224,9 @@ impl Desk<'_> {
         if self.ring.hints.is_clean(index) && self.ring.handoffs[index].transfer.is_none() {
             return;
         }
+        if !self.list(node) {
+            return;
+        }
         let buckets = self.buckets();
         while self.may_send(index) {
             let Some((key, hint)) = self.ring.hints.next(index, self.now, |key| partition_of_hash(routing_hash(key), buckets))
@@ -245,6 +260,50 @@ impl Desk<'_> {
         }
         if self.ring.hints.target(index).pending() == 0 {
             self.transfer(node);
+        }
+    }
+
+    /// Tells a node which keys it lacks, so that it doubts no others. True once it knows all of them.
+    fn list(&mut self, node: NodeIndex) -> bool {
+        let (index, buckets) = (usize::from(node.0), self.buckets());
+        let handoff = &self.ring.handoffs[index];
+        if handoff.lists > 0 || self.ring.hints.target(index).is_listed() || handoff.unlistable {
+            return handoff.lists == 0;
+        }
+        let (era, stamp, ms) = (handoff.era, self.stamp(), self.ms);
+        let Ringed { hints, peers, .. } = &mut *self.ring;
+        let (mut lists, mut reached) = (Vec::<(LinkId, Vec<u8>)>::new(), true);
+        hints.list(index, LIST_KEYS_MAX, |key, version| {
+            let hash = routing_hash(key);
+            let Some(link) = peers.reach(node, hash, buckets, ms).link() else {
+                reached = false;
+                return;
+            };
+            let place = lists.iter().position(|(other, _)| *other == link).unwrap_or_else(|| {
+                lists.push((link, Vec::new()));
+                lists.len() - 1
+            });
+            wire::write_lacking((hash, version), &mut lists[place].1);
+        });
+        if !reached {
+            hints.unlist(index);
+            return false;
+        }
+        for (link, list) in &lists {
+            let what = What::List(node, era);
+            peers.request(*link, (Kind::List, 0), stamp, Value::Bytes(list), what, ms, |_| {});
+        }
+        self.ring.handoffs[index].lists = lists.len() as u32;
+        lists.is_empty() && self.ring.hints.target(index).is_listed()
+    }
+
+    /// A node has heard of keys that it lacks, or would not.
+    pub(super) fn listed(&mut self, node: NodeIndex, era: u32, heard: bool) {
+        let handoff = &mut self.ring.handoffs[usize::from(node.0)];
+        if handoff.era == era {
+            handoff.lists = handoff.lists.saturating_sub(1);
+            handoff.unlistable |= !heard;
+            self.replay(node);
         }
     }
 
@@ -528,6 +587,8 @@ impl Desk<'_> {
         let handoff = &mut self.ring.handoffs[usize::from(node.0)];
         handoff.era += 1;
         (handoff.outstanding, handoff.transfer, handoff.window) = (0, None, limits::REPLAY_WINDOW_MIN);
+        (handoff.lists, handoff.unlistable) = (0, false);
+        self.ring.hints.unlist(usize::from(node.0));
     }
 
     /// Drops a slice of what other nodes have announced as old.
@@ -574,6 +635,8 @@ impl Desk<'_> {
     }
 }
 
+/// Keys told at once: 4 KiB.
+const LIST_KEYS_MAX: usize = 256;
 /// What one item costs: thousandths.
 const TOKEN: u64 = 1000;
 /// Milliseconds whose items may go at once.

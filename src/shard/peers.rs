@@ -7,10 +7,12 @@
 //!            (requests wait)                            (requests go to the next in the ranking)
 //! ```
 //!
-//! A *lease* is a node's word that it holds nothing for us and will not stand in for us for `PEER_LEASE_MS`: with leases of all that are
-//! there, what this core has is the newest. Liveness lives here and nowhere else; who owns what never changes by it.
+//! A *lease* is a node's word that it holds nothing for us but what it has listed, and will not stand in for us for `PEER_LEASE_MS`: with
+//! leases of all that are there, what this core has is the newest, but for the keys that are listed. Liveness lives here and nowhere else; who owns what never changes by it.
 //!
 //! Lives here: links, requests under way, leases. Not here: what is asked and what an answer means (`coordinator`, `handoff`), sockets.
+
+use std::collections::HashMap;
 
 use arrayvec::ArrayVec;
 use slab::Slab;
@@ -89,8 +91,12 @@ pub struct Link {
     /// When something was last heard, or expected from.
     heard_ms: u64,
     pinged_ms: u64,
-    /// Until when that core's word holds that it has nothing for us.
+    /// Until when that core's word holds that it has nothing for us but what it has listed.
     lease_until_ms: u64,
+    /// What that core has for us: routing hash and version.
+    listed_keys: HashMap<u64, u64, ahash::RandomState>,
+    /// When it last listed something.
+    listed_ms: u64,
     backoff_ms: u64,
 }
 
@@ -136,6 +142,8 @@ pub struct Peers<T> {
     pub ready: Vec<LinkId>,
     /// Until when no node that is there may hold something newer than we do.
     calm_until_ms: u64,
+    /// Keys that others have listed.
+    listed_count: usize,
     /// At the last reckoning, nobody was away.
     whole: bool,
     /// Requests sent since start.
@@ -159,6 +167,7 @@ impl<T> Peers<T> {
             unwanted: Vec::new(),
             ready: Vec::new(),
             calm_until_ms: if nodes == 1 { u64::MAX } else { 0 },
+            listed_count: 0,
             whole: nodes == 1,
             sent: 0,
             lost: 0,
@@ -182,6 +191,8 @@ impl<T> Peers<T> {
                 heard_ms: 0,
                 pinged_ms: 0,
                 lease_until_ms: 0,
+                listed_keys: HashMap::default(),
+                listed_ms: 0,
                 backoff_ms: limits::PEER_BACKOFF_MS_MIN,
             });
         }
@@ -378,7 +389,59 @@ impl<T> Peers<T> {
 
     /// Whether that node may hold something newer of this hash than we do.
     pub fn is_doubted(&self, node: NodeIndex, hash: u64, buckets: u32, now_ms: u64) -> bool {
-        self.link(self.link_of(node, hash, buckets)).lease_until_ms <= now_ms
+        let link = self.link(self.link_of(node, hash, buckets));
+        link.lease_until_ms <= now_ms || link.listed_keys.contains_key(&hash)
+    }
+
+    /// Whether any node has said that it has something newer of this hash.
+    #[inline]
+    pub fn is_listed(&self, hash: u64, buckets: u32) -> bool {
+        self.listed_count > 0
+            && self.others().any(|node| self.link(self.link_of(node, hash, buckets)).listed_keys.contains_key(&hash))
+    }
+
+    /// Whether no node has anything listed for us.
+    pub fn has_all_listed(&self) -> bool {
+        self.listed_count == 0
+    }
+
+    /// A node says that it has this version of a hash for us. False if there are too many.
+    pub fn list(&mut self, node: NodeIndex, (hash, version): (u64, u64), buckets: u32, now_ms: u64) -> bool {
+        let link = self.link_of(node, hash, buckets);
+        let link = &mut self.links[link.0 as usize];
+        link.listed_ms = now_ms;
+        if link.listed_keys.len() >= limits::PEER_LISTED_MAX {
+            return false;
+        }
+        let before = link.listed_keys.insert(hash, version);
+        self.listed_count += usize::from(before.is_none());
+        if let Some(before) = before.filter(|&before| before > version) {
+            link.listed_keys.insert(hash, before);
+        }
+        true
+    }
+
+    /// This version of a hash has come from a node.
+    pub fn unlist(&mut self, node: NodeIndex, hash: u64, version: u64, buckets: u32) {
+        if self.listed_count == 0 {
+            return;
+        }
+        let link = self.link_of(node, hash, buckets);
+        let listed = &mut self.links[link.0 as usize].listed_keys;
+        if listed.get(&hash).is_some_and(|&lacking| lacking <= version) {
+            listed.remove(&hash);
+            self.listed_count -= 1;
+        }
+    }
+
+    /// Over this link a node was asked at `sent_ms`, and has nothing for us any more.
+    pub fn unlist_all(&mut self, link: LinkId, sent_ms: u64) {
+        let link = &mut self.links[link.0 as usize];
+        // What it has listed since, it has listed later.
+        if sent_ms > link.listed_ms {
+            self.listed_count -= link.listed_keys.len();
+            link.listed_keys = HashMap::default();
+        }
     }
 
     /// Whether no node that is there may hold something newer than we do.
@@ -450,6 +513,7 @@ impl<T> Peers<T> {
         if reborn || recut {
             for link in self.nodes[usize::from(node.0)].links.clone() {
                 self.links[link.0 as usize].lease_until_ms = 0;
+                self.unlist_all(link, u64::MAX);
             }
             self.calm_until_ms = 0;
         }

@@ -3,7 +3,8 @@
 //! ```text
 //!   EXECUTE --> at once if nobody else has a part in it, else as a request of its own; the answer follows          BATCH --> several
 //!   PUT     --> merge, keep hints for the owners that lack it           FETCH --> what the key has here, or what an owner lacks of it
-//!   SYNC    --> our word, if we hold nothing for that node              FENCE --> flush        BEGIN --> doubt what is old, then say so
+//!   SYNC    --> our word, if that node knows of all that we hold for it           LIST --> doubt these keys until they have come
+//!   FENCE   --> flush                BEGIN --> doubt what is old, then say so                LOST --> send what we have of that
 //! ```
 //!
 //! Lives here: requests of peers. Not here: our own (`coordinator`), how frames come and go (`runtime::peer`).
@@ -77,8 +78,29 @@ impl Desk<'_> {
                 self.done(from, self.engine.clock(), output);
                 Ok(())
             }
+            Kind::List => self.serve_list(from, frame, output),
             _ => Err(Garbled("an answer where a request was expected")),
         }
+    }
+
+    /// Keys that a node has for us: only these are doubted.
+    fn serve_list(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let (Some(node), Value::Bytes(mut list)) = (from.node, frame.value) else {
+            self.refuse(from, output);
+            return Ok(());
+        };
+        let (buckets, mut taken) = (self.buckets(), true);
+        while let Some((hash, version)) = wire::read_lacking(&mut list)? {
+            if self.ring.options.mistake == Some(Mistake::ListIgnored) {
+                continue;
+            }
+            taken &= self.routes.core_of(hash) == self.core && self.ring.peers.list(node, (hash, version), buckets, self.ms);
+        }
+        match taken {
+            true => self.done(from, self.engine.clock(), output),
+            false => self.refuse(from, output),
+        }
+        Ok(())
     }
 
     /// Several commands: what they need is fetched for some of them at once, before the first is executed.
@@ -157,6 +179,10 @@ impl Desk<'_> {
             Merge::Kept { version } => PutDone::Kept(version),
             Merge::Busy => PutDone::Busy,
         };
+        if let Some(node) = from.node.filter(|_| done != PutDone::Busy) {
+            let buckets = self.buckets();
+            self.ring.peers.unlist(node, put.replica.key.hash, put.replica.version, buckets);
+        }
         if done == PutDone::Taken {
             self.ring.figures.copies_taken += 1;
             let (me, hash) = (self.me(), put.replica.key.hash);
@@ -225,6 +251,7 @@ impl Desk<'_> {
     fn surety(&mut self, key: &Key<'_>) -> u8 {
         let me = self.me();
         let sure = self.ring.peers.is_whole(self.ms)
+            && !self.ring.peers.is_listed(key.hash, self.buckets())
             && self.owns(me, key.hash)
             && (self.has_lost_nothing() || self.engine.copy_of(key, self.now).is_some());
         if sure { wire::FLAG_SURE } else { 0 }
@@ -244,17 +271,20 @@ impl Desk<'_> {
         self.engine.evicted_count() == self.ring.hints.target(usize::from(node.0)).evicted_before
     }
 
-    /// The flag that gives our word to a node, if it can be given: nothing is held for it, and it is not away for us.
+    /// The flags that give our word to a node, if it can be given: nothing is held for it that it does not know of, and it is not
+    /// away for us.
     fn word_to(&mut self, from: PeerRequest) -> u8 {
         let Some(node) = from.node else { return 0 };
         let index = usize::from(node.0);
-        let clean = self.ring.hints.is_clean(index) && self.ring.handoffs[index].is_idle();
+        let (target, handoff) = (self.ring.hints.target(index), &self.ring.handoffs[index]);
+        let clean = self.ring.hints.is_clean(index) && handoff.is_idle();
+        let listed = target.is_listed() && target.dirty_count() == 0 && handoff.has_listed();
         let away = self.ring.peers.reach(node, self.own_hash(), self.buckets(), self.ms) == Reach::Away;
-        if !clean || away {
+        if !(clean || listed) || away {
             return 0;
         }
         self.ring.peers.node_mut(node).granted_ms = self.ms;
-        wire::FLAG_SYNCED
+        wire::FLAG_SYNCED | if clean { wire::FLAG_CLEAN } else { 0 }
     }
 
     fn done(&mut self, from: PeerRequest, version: u64, output: &mut Buffer) {

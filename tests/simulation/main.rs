@@ -56,6 +56,8 @@ fn plan(seed: u64) -> (Plan, bool) {
         zones: random.below(4) as usize,
         // Few keys are written often, many show what nobody writes again.
         keys: if evicts { 400 } else { [30, 400, 30, 5000][seed as usize % 4] },
+        // Slow enough that clients meet nodes that are still catching up.
+        handoff_rate: if seed % 3 == 1 { 100 } else { 0 },
         mistake: None,
         reap_early: false,
         views_differ: false,
@@ -282,6 +284,11 @@ fn doubt_that_is_not_felt_is_caught() {
 #[test]
 fn copies_that_nobody_settles_are_caught() {
     is_caught("owners-agree", |plan| (plan.mistake, plan.redundancy, plan.keys) = (Some(Mistake::AllSettled), 3, 5000));
+}
+
+#[test]
+fn lists_that_are_not_heeded_are_caught() {
+    is_caught("versions-rise", |plan| plan.mistake = Some(Mistake::ListIgnored));
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub struct Plan {
     pub weights: Vec<u32>,
     pub zones: usize,
     pub keys: u64,
+    pub handoff_rate: u32,
     pub mistake: Option<Mistake>,
     pub reap_early: bool,
     pub views_differ: bool,
@@ -192,7 +193,7 @@ impl World {
                 ack: plan.ack,
                 handoff_bytes_max: plan.handoff_bytes / usize::from(cores),
                 handoff_window_ms: plan.window_ms,
-                handoff_rate: 0,
+                handoff_rate: plan.handoff_rate,
                 cores,
                 mistake: plan.mistake,
             };
@@ -527,8 +528,8 @@ impl World {
 
     /// Has a request of a kind that may come twice do so now and then, soon or late.
     fn duplicate(&mut self, connection: usize, frame: &[u8]) {
-        const KINDS: [wire::Kind; 5] =
-            [wire::Kind::Put, wire::Kind::Fetch, wire::Kind::Fence, wire::Kind::Sync, wire::Kind::Lost];
+        use wire::Kind::*;
+        const KINDS: [wire::Kind; 6] = [Put, Fetch, Fence, Sync, Lost, List];
         if KINDS.iter().any(|kind| *kind as u8 == frame[8]) && self.random.below(50) == 0 {
             let delay = [10, 1000][self.random.below(2) as usize];
             let at = self.now + self.random.below(delay);
@@ -629,7 +630,8 @@ impl World {
             node.cores.iter().all(|core| {
                 let ring = core.ring.as_ref().unwrap();
                 let clean = ring.peers.others().all(|other| ring.hints.is_clean(usize::from(other.0)));
-                clean && ring.peers.is_calm(self.now + 1000) && ring.operations() == 0 && !ring.is_dropping()
+                let sure = ring.peers.is_calm(self.now + 1000) && ring.peers.has_all_listed();
+                clean && sure && ring.operations() == 0 && !ring.is_dropping()
             })
         })
     }
