@@ -18,7 +18,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(10);
 const UPKEEP_BUDGET: u32 = 64;
 /// How long a draining core lets its clients take their answers.
 const DRAIN_TRIES_MAX: u32 = 500;
+/// How long it still listens: what clients had sent by then may not have been received.
+const DRAIN_LISTEN: Duration = Duration::from_millis(20);
 
 /// One core that serves by stock glommio streams. Any kernel that glommio runs on.
 pub struct Streams {
@@ -56,6 +58,8 @@ pub struct Streams {
     /// The task of each open connection.
     tasks: RefCell<HashMap<u32, glommio::task::JoinHandle<()>>>,
     open: Cell<usize>,
+    /// Unix milliseconds from which a draining core listens no more; 0 before it drains.
+    deaf_ms: Cell<u64>,
 }
 
 impl Streams {
@@ -74,6 +78,7 @@ impl Streams {
             idle_timeout_s,
             tasks: RefCell::default(),
             open: Cell::new(0),
+            deaf_ms: Cell::new(0),
         }))
     }
 
@@ -101,7 +106,8 @@ impl Streams {
         }
         for _ in 0..DRAIN_TRIES_MAX {
             self.turn();
-            if self.open.get() == 0 {
+            // Connections of other cores may need this one for their answers.
+            if self.open.get() == 0 && self.core.borrow().shared().connections.load(Acquire) == 0 {
                 break;
             }
             self.wake_sleepers();
@@ -125,6 +131,9 @@ impl Streams {
             let any = core.pull() | core.pull_inbox();
             core.dirty.clear();
             let now = core.context.now;
+            if core.draining && self.deaf_ms.get() == 0 {
+                self.deaf_ms.set(now.unix_ms + DRAIN_LISTEN.as_millis() as u64);
+            }
             core.context.shard.engine.tick(now, UPKEEP_BUDGET);
             publish(&mut core);
             let adopted = std::mem::take(&mut core.adopted);
@@ -245,10 +254,18 @@ impl Streams {
                 }
                 flow = self.step(id, &[], &mut output);
             }
-            if flow == Flow::Closing || self.core.borrow().draining {
+            let (draining, now_ms) = {
+                let core = self.core.borrow();
+                (core.draining, core.context.now.unix_ms)
+            };
+            if flow == Flow::Closing || (draining && now_ms >= self.deaf_ms.get()) {
                 return;
             }
+            if draining {
+                let _ = stream.set_read_timeout(Some(DRAIN_LISTEN));
+            }
             length = match stream.read(&mut input).await {
+                Err(_) if draining => return,
                 Ok(0) | Err(_) => {
                     self.core.borrow_mut().connections[id as usize].end_of_input();
                     0

@@ -309,7 +309,7 @@ impl Desk<'_> {
     fn consult(&mut self, key: OpKey) -> bool {
         let held = self.lend(key);
         let links = match held.execute() {
-            Ok(execute) => self.to_be_asked(key, &execute.command),
+            Ok(execute) => self.whom_to_ask(key, &execute.command),
             Err(_) => Some(ArrayVec::new()),
         };
         if let (Some(links), Ok(execute)) = (&links, held.execute()) {
@@ -327,7 +327,7 @@ impl Desk<'_> {
     }
 
     /// Who must be asked; `None` if one of them is not known yet.
-    fn to_be_asked(&mut self, op: OpKey, command: &Command<'_>) -> Option<ArrayVec<(NodeIndex, LinkId), CONSULTED_MAX>> {
+    fn whom_to_ask(&mut self, op: OpKey, command: &Command<'_>) -> Option<ArrayVec<(NodeIndex, LinkId), CONSULTED_MAX>> {
         let before = std::mem::replace(&mut self.op(op)?.consulted, Consulted::All);
         if self.ring.options.mistake == Some(Mistake::NoDoubt) {
             return Some(ArrayVec::new());

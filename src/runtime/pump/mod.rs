@@ -18,7 +18,7 @@ mod dial;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
@@ -57,6 +57,8 @@ const SINGLE_REQUEST_BYTES: i32 = 256;
 const UPKEEP_BUDGET: u32 = 64;
 /// Milliseconds that a draining core gives its clients to take their answers.
 const DRAIN_MS_MAX: u64 = 5000;
+/// Milliseconds that it still listens: what clients had sent by then may not have been received.
+const DRAIN_LISTEN_MS: u64 = 20;
 
 /// One connection's socket.
 struct Socket {
@@ -835,24 +837,27 @@ impl Pump {
         }
     }
 
-    /// Whether a drain has ended: every connection answered and closed, or out of time.
+    /// Whether a drain has ended: every connection answered and closed, those of other cores too, which may need this one for their
+    /// answers; or out of time.
     fn finished(&mut self) -> bool {
         if self.core.draining && self.drain_deadline_ms.is_none() {
             self.begin_drain();
         }
         let Some(deadline_ms) = self.drain_deadline_ms else { return false };
         self.listeners.clear();
-        let out_of_time = self.core.context.now.unix_ms >= deadline_ms;
+        let now_ms = self.core.context.now.unix_ms;
+        let (listens, out_of_time) = (now_ms < deadline_ms - DRAIN_MS_MAX + DRAIN_LISTEN_MS, now_ms >= deadline_ms);
         for id in 0..self.sockets.len() as u32 {
             let Some(socket) = &self.sockets[id as usize] else { continue };
             let connection = &self.core.connections[id as usize];
             let idle = connection.is_drained() && !connection.is_blocked() && socket.backlog.is_none();
-            if (idle && socket.output.is_none()) || out_of_time {
+            if (idle && socket.output.is_none() && !listens) || out_of_time {
                 self.close_now(id);
             }
         }
         let gone = self.sockets.iter().all(Option::is_none) && self.graveyard.is_empty();
-        gone || self.core.context.now.unix_ms >= deadline_ms + WAIT_DRAINING.as_millis() as u64 * 100
+        let gone = gone && self.core.shared().connections.load(Acquire) == 0;
+        gone || now_ms >= deadline_ms + WAIT_DRAINING.as_millis() as u64 * 100
     }
 }
 
