@@ -8,26 +8,19 @@
 #![allow(clippy::disallowed_methods)] // a bench looks at the clock
 
 mod bare;
-
-use std::sync::Arc;
+#[path = "../tests/bare_ring/mod.rs"]
+mod bare_ring;
 
 use bare::{cpu_ns, key, setting};
-use pbcache::arena::Arena;
+use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
-use pbcache::cluster::handshake::Identity;
-use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Stamp};
+use pbcache::cluster::wire::{self, Stamp};
 use pbcache::command::{Command, Get, Store, Value, Verb};
-use pbcache::engine::{Engine, Options, Replication};
 use pbcache::key::Key;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
-use pbcache::ring::{NodeId, NodeIndex};
+use pbcache::ring::NodeIndex;
 use pbcache::shard::peers::LinkId;
-use pbcache::shard::{Ack, Desk, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
-use pbcache::time::Instant;
-
-const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
-const BUCKETS: u32 = 10_000_000;
+use pbcache::shard::{Desk, Origin, PeerRequest, Place, Shard, Ticket};
 
 fn main() {
     let items = setting("ITEMS", 200_000, 500);
@@ -71,27 +64,8 @@ struct Bench {
 
 impl Bench {
     fn new(count: usize, redundancy: usize) -> Self {
-        let id = |node: usize| NodeId::new(&format!("node-{node}")).unwrap();
-        let entry = |node| Entry { id: id(node), address: format!("10.0.0.{node}:1"), weight: 1, zone: String::new() };
-        let entries: Vec<Entry> = (0..count).map(entry).collect();
-        let node = |node| {
-            let arena = Arena::new(256 << 20, 256 << 20, 1).unwrap();
-            let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000 });
-            let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
-            let view = Arc::new(View::new(&entries, &id(node), BUCKETS, redundancy).unwrap());
-            let options_of_ring = RingOptions {
-                ack: Ack::Live,
-                handoff_bytes_max: 256 << 20,
-                handoff_window_ms: 3_600_000,
-                handoff_rate: 0,
-                cores: 1,
-                mistake: None,
-            };
-            let mut shard = Shard::new(ShardId(0), Routes::new(1, BUCKETS), Engine::new(options, arena));
-            shard.ring = Some(Box::new(Ringed::new(view, ShardId(0), options_of_ring)));
-            shard
-        };
-        Self { nodes: (0..count).map(node).collect(), away: None, ms: 1000, answers: 0 }
+        let nodes = (0..count).map(|index| node(index, count, redundancy, 256 << 20)).collect();
+        Self { nodes, away: None, ms: 1000, answers: 0 }
     }
 
     fn desk(&mut self, node: usize) -> Desk<'_> {
@@ -151,17 +125,6 @@ impl Bench {
         if self.away == Some(to) {
             return self.desk(node).link_down(link, "away");
         }
-        let identity = |node: usize| Identity {
-            cluster: String::new(),
-            id: format!("node-{node}"),
-            boot: 1 + node as u64,
-            view: 0,
-            buckets: BUCKETS,
-            redundancy: 1,
-            cores: 1,
-            unix_ms: 0,
-            target_core: 0,
-        };
         self.desk(to).greeted(&identity(node));
         self.desk(node).link_up(link, &identity(to));
     }
@@ -176,7 +139,7 @@ impl Bench {
         }
         let me = NodeIndex(node as u16);
         let mut served = Vec::new();
-        for_each(&requests.bytes, |frame| {
+        each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), late_ms: 0 };
             self.desk(to).serve(from, frame, &mut responses).unwrap();
             served.push(frame.head.id);
@@ -185,7 +148,7 @@ impl Bench {
         while responses_count(&responses.bytes) < served.len() {
             self.settle(to, &mut responses);
         }
-        for_each(&responses.bytes, |frame| self.desk(node).response(link, frame).unwrap());
+        each(&responses.bytes, |frame| self.desk(node).response(link, frame).unwrap());
     }
 
     /// Lets a node's own requests go through, and collects what became ready for its peers.
@@ -231,18 +194,8 @@ impl Bench {
     }
 }
 
-fn for_each(mut input: &[u8], mut handle: impl FnMut(&Frame<'_>)) {
-    while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
-        let head = Head::read(head, 1 << 20).unwrap();
-        let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
-        let (value, rest) = rest.split_at(head.value_bytes);
-        handle(&Frame { head, meta, value: Value::Bytes(value) });
-        input = rest;
-    }
-}
-
 fn responses_count(bytes: &[u8]) -> usize {
     let mut count = 0;
-    for_each(bytes, |_| count += 1);
+    each(bytes, |_| count += 1);
     count
 }

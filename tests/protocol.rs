@@ -23,8 +23,10 @@ use pbcache::protocol::{Framing, Options, Session, Step, encode};
 
 #[path = "transcripts/inputs.rs"]
 mod inputs;
+mod random;
 
-use inputs::{Random, input, rounds, seed, shorten};
+use inputs::{input, rounds, seed, shorten};
+use random::Random;
 
 /// What came out of an input.
 #[derive(Debug, PartialEq, Eq)]
@@ -175,8 +177,8 @@ fn the_same_steps_come_out_however_the_bytes_are_cut() {
         let input = input(&mut random);
         let cuts: Vec<Vec<usize>> = vec![
             if input.len() < 3_000 { (0..input.len()).collect() } else { (0..input.len()).step_by(501).collect() },
-            vec![random.below(input.len() + 1)],
-            sorted((0..4).map(|_| random.below(input.len() + 1)).collect()),
+            vec![random.below(input.len() as u64 + 1) as usize],
+            sorted((0..4).map(|_| random.below(input.len() as u64 + 1) as usize).collect()),
         ];
         let result = std::panic::catch_unwind(|| {
             let whole = trace(&input, &[], &arena);

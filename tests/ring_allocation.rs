@@ -6,63 +6,17 @@
 //!
 //! Lives here: two nodes whose frames are handed over in memory. Not here: sockets, copies (one entry each, from the heap).
 
+mod bare_ring;
 mod counting;
 
-use std::sync::Arc;
-
-use pbcache::arena::Arena;
+use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
-use pbcache::cluster::handshake::Identity;
-use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{Frame, HEAD_BYTES, Head};
 use pbcache::command::{Command, Get, Store, Value, Verb};
-use pbcache::engine::{Engine, Options, Replication};
 use pbcache::key::Key;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
-use pbcache::ring::{NodeId, NodeIndex};
+use pbcache::ring::NodeIndex;
 use pbcache::shard::peers::LinkId;
-use pbcache::shard::{Ack, Origin, PeerRequest, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
-use pbcache::time::Instant;
-
-const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
-const BUCKETS: u32 = 10_000_000;
-
-fn id(node: usize) -> NodeId {
-    NodeId::new(&format!("node-{node}")).unwrap()
-}
-
-fn node(index: usize) -> Shard {
-    let entry = |node| Entry { id: id(node), address: format!("10.0.0.{node}:1"), weight: 1, zone: String::new() };
-    let view = View::new(&[entry(0), entry(1)], &id(index), BUCKETS, 1).unwrap();
-    let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000 });
-    let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
-    let ring = RingOptions {
-        ack: Ack::Live,
-        handoff_bytes_max: 1 << 20,
-        handoff_window_ms: 1000,
-        handoff_rate: 0,
-        cores: 1,
-        mistake: None,
-    };
-    let arena = Arena::new(16 << 20, 16 << 20, 1).unwrap();
-    let mut shard = Shard::new(ShardId(0), Routes::new(1, BUCKETS), Engine::new(options, arena));
-    shard.ring = Some(Box::new(Ringed::new(Arc::new(view), ShardId(0), ring)));
-    shard
-}
-
-fn identity(node: usize) -> Identity {
-    Identity {
-        cluster: String::new(),
-        id: format!("node-{node}"),
-        boot: 1 + node as u64,
-        view: 0,
-        buckets: BUCKETS,
-        redundancy: 1,
-        cores: 1,
-        unix_ms: 0,
-        target_core: 0,
-    }
-}
+use pbcache::shard::{Origin, PeerRequest, Shard, Ticket};
 
 /// Links the first node to the second, and the second to the first.
 fn join(nodes: &mut [Shard; 2], ms: u64) {
@@ -94,19 +48,9 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
     }
 }
 
-fn each(mut input: &[u8], mut handle: impl FnMut(&Frame<'_>)) {
-    while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
-        let head = Head::read(head, 1 << 20).unwrap();
-        let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
-        let (value, rest) = rest.split_at(head.value_bytes);
-        handle(&Frame { head, meta, value: Value::Bytes(value) });
-        input = rest;
-    }
-}
-
 #[test]
 fn sending_a_command_on_allocates_nothing() {
-    let mut nodes = [node(0), node(1)];
+    let mut nodes = [0, 1].map(|index| node(index, 2, 1, 16 << 20));
     join(&mut nodes, 1000);
     let (mut requests, mut responses) = (Buffer::with_capacity(1 << 16), Buffer::with_capacity(1 << 16));
     let mut session = Session::new(ProtocolOptions::default());

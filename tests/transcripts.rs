@@ -51,6 +51,7 @@ mod inputs;
 mod memory;
 #[path = "transcripts/packet.rs"]
 mod packet;
+mod random;
 #[path = "transcripts/run.rs"]
 mod run;
 #[path = "transcripts/tcp.rs"]
@@ -115,7 +116,7 @@ folder!(binary);
 #[test]
 fn any_bytes_are_answered_the_same_however_they_are_cut() {
     let seed = inputs::seed();
-    let mut random = inputs::Random(seed);
+    let mut random = random::Random(seed);
     let mut servers = [Cut::Whole, Cut::Bytes, Cut::Random { seed }].map(|cut| Memory::new(&Options::default(), cut));
     for round in 0..inputs::rounds(600) {
         let input = inputs::input(&mut random);

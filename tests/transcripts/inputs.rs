@@ -4,25 +4,7 @@
 //!
 //! Environment: PROTOCOL_SEED (else of the moment), PROTOCOL_ROUNDS for long runs.
 
-/// Pseudo-random numbers (xorshift64*).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 16) as usize % bound
-    }
-
-    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-}
+use super::random::Random;
 
 /// Requests of all doors, to be joined and mutated.
 fn request(random: &mut Random) -> Vec<u8> {
@@ -79,7 +61,7 @@ fn key(random: &mut Random) -> Vec<u8> {
         1 => vec![b'k'; 251],
         2 => b"{tag}k\x01".to_vec(),
         3 => b"aGVsbG8=".to_vec(),
-        _ => vec![b'a' + random.below(26) as u8; 1 + random.below(20)],
+        _ => vec![b'a' + random.below(26) as u8; 1 + random.below(20) as usize],
     }
 }
 
@@ -140,7 +122,7 @@ pub fn input(random: &mut Random) -> Vec<u8> {
         if bytes.is_empty() {
             break;
         }
-        let at = random.below(bytes.len());
+        let at = random.below(bytes.len() as u64) as usize;
         match random.below(4) {
             0 => bytes[at] = random.next() as u8,
             1 => drop(bytes.remove(at)),
