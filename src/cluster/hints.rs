@@ -260,10 +260,11 @@ impl Hints {
         }
     }
 
-    /// Oldest hint of this owner: milliseconds since it was taken; 0 if there is none. O(hints).
+    /// The hint of this owner that is sent next, mostly the oldest: milliseconds since it was taken; 0 if there is none.
     pub fn oldest_ms(&self, node: usize, now: Instant) -> u64 {
-        let oldest = self.targets[node].hints.values().map(|hint| hint.since.unix_ms).min();
-        oldest.map_or(0, |since| now.unix_ms.saturating_sub(since))
+        let target = &self.targets[node];
+        let next = target.queue.iter().find_map(|key| target.hints.get(key));
+        next.map_or(0, |hint| now.unix_ms.saturating_sub(hint.since.unix_ms))
     }
 }
 

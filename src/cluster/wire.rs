@@ -37,7 +37,7 @@ const ELEMENT_HEAD_BYTES: usize = 8;
 /// Longest value of a batch: it is received into the buffer that it is parsed from.
 const BATCH_BYTES_MAX: usize = INLINE_VALUE_BYTES_MAX;
 /// Commands of one batch: their answers wait together where they cannot be sent.
-const BATCH_COUNT_MAX: usize = 64;
+pub const BATCH_COUNT_MAX: usize = 64;
 
 /// What a frame is. Responses have the high bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -227,6 +227,7 @@ struct Told {
     oldest_ms: Vec<u64>,
     hint_bytes: usize,
     calm: bool,
+    listed: usize,
     figures: Figures,
     nodes: Vec<ToldNode>,
     operations: usize,
@@ -268,6 +269,7 @@ fn tell(core: &mut Core) -> Option<Told> {
         oldest_ms: (0..count).map(|node| ring.hints.oldest_ms(node, now)).collect(),
         hint_bytes: ring.hints.bytes(),
         calm: ring.peers.is_calm(ms),
+        listed: ring.peers.listed_count(),
         figures: ring.figures,
         nodes,
         operations: ring.operations(),
@@ -360,6 +362,7 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
     }
     lines.push(("hint_bytes".into(), told.iter().map(|core| core.hint_bytes).sum::<usize>().to_string()));
     lines.push(("items_streamed".into(), told.iter().map(|core| core.figures.streamed).sum::<u64>().to_string()));
+    lines.push(("listed_by_others".into(), told.iter().map(|core| core.listed).sum::<usize>().to_string()));
     lines.push(("synced".into(), if told.iter().all(|core| core.calm) { "yes" } else { "no" }.into()));
     lines
 }
@@ -374,7 +377,7 @@ pub fn wait_handoff(cores: &Cores, longest: Duration) -> bool {
             // Leases are kept while somebody asks.
             ring.active_now(ms);
             let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
-            clean && ring.peers.is_calm(ms) && ring.peers.has_all_listed()
+            clean && ring.peers.is_calm(ms) && ring.peers.listed_count() == 0
         });
         if settled.iter().all(|settled| *settled) {
             return true;

@@ -400,9 +400,9 @@ impl<T> Peers<T> {
             && self.others().any(|node| self.link(self.link_of(node, hash, buckets)).listed_keys.contains_key(&hash))
     }
 
-    /// Whether no node has anything listed for us.
-    pub fn has_all_listed(&self) -> bool {
-        self.listed_count == 0
+    /// Keys that others have listed and that have not come, once for each that has listed them.
+    pub fn listed_count(&self) -> usize {
+        self.listed_count
     }
 
     /// A node says that it has this version of a hash for us. False if there are too many.

@@ -106,7 +106,7 @@ impl Desk<'_> {
     /// Several commands: what they need is fetched for some of them at once, before the first is executed.
     fn serve_batch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
         let Value::Bytes(mut batch) = frame.value else { return Err(Garbled("a batch beyond its bounds")) };
-        loop {
+        for _ in 0..=wire::BATCH_COUNT_MAX / limits::BATCH_COMMANDS_MAX {
             let mut some = ArrayVec::<(u32, Execute<'_>), { limits::BATCH_COMMANDS_MAX }>::new();
             while !some.is_full()
                 && let Some(element) = wire::read_element(&mut batch)?
@@ -123,6 +123,7 @@ impl Desk<'_> {
                 self.serve_execute(PeerRequest { id: *id, ..from }, frame.head.hops, execute, output)?;
             }
         }
+        Err(Garbled("a batch beyond its bounds"))
     }
 
     fn serve_execute(

@@ -630,7 +630,7 @@ impl World {
             node.cores.iter().all(|core| {
                 let ring = core.ring.as_ref().unwrap();
                 let clean = ring.peers.others().all(|other| ring.hints.is_clean(usize::from(other.0)));
-                let sure = ring.peers.is_calm(self.now + 1000) && ring.peers.has_all_listed();
+                let sure = ring.peers.is_calm(self.now + 1000) && ring.peers.listed_count() == 0;
                 clean && sure && ring.operations() == 0 && !ring.is_dropping()
             })
         })
