@@ -154,6 +154,9 @@ pub const PEER_BACKOFF_MS_MIN: u64 = 50;
 /// See [`PEER_BACKOFF_MS_MIN`].
 pub const PEER_BACKOFF_MS_MAX: u64 = 1000;
 
+/// How long a node that is heard of, but cannot be reached, is taken to be away, in milliseconds: the way there is broken, and only that.
+pub const PEER_DEAF_MS: u64 = 5000;
+
 /// Longest life of a request that other nodes have a part in, in milliseconds.
 pub const PEER_OPERATION_MS_MAX: u64 = 5000;
 

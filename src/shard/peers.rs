@@ -98,6 +98,10 @@ pub struct Link {
     /// When it last listed something.
     listed_ms: u64,
     backoff_ms: u64,
+    /// It is away, but its node was heard of: until it is up or has failed, nobody stands in for it.
+    courted: bool,
+    /// Until then, that its node is heard of means nothing: it was tried for that reason, and could not be reached.
+    deaf_until_ms: u64,
 }
 
 /// What is known of a node.
@@ -109,6 +113,8 @@ pub struct Node {
     /// Its view, as it last said.
     pub view: u64,
     links: Vec<LinkId>,
+    /// One of its links may be away.
+    lost: bool,
     /// When we last gave it our word that we hold nothing for it.
     pub granted_ms: u64,
     /// Why it was last refused or lost.
@@ -155,7 +161,8 @@ pub struct Peers<T> {
 impl<T> Peers<T> {
     /// Links to nobody so far.
     pub fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16) -> Self {
-        let node = |_| Node { cores: None, boot: 0, view: 0, links: Vec::new(), granted_ms: 0, trouble: String::new() };
+        let node =
+            |_| Node { cores: None, boot: 0, view: 0, links: Vec::new(), lost: false, granted_ms: 0, trouble: String::new() };
         let mut peers = Self {
             me,
             own,
@@ -194,6 +201,8 @@ impl<T> Peers<T> {
                 listed_keys: HashMap::default(),
                 listed_ms: 0,
                 backoff_ms: limits::PEER_BACKOFF_MS_MIN,
+                courted: false,
+                deaf_until_ms: 0,
             });
         }
     }
@@ -243,7 +252,7 @@ impl<T> Peers<T> {
             State::Up | State::Connecting(_) => Reach::Unknown,
             State::Down(_) | State::Probing(_) => {
                 self.probe(link, now_ms);
-                Reach::Away
+                if self.link(link).courted { Reach::Unknown } else { Reach::Away }
             }
         }
     }
@@ -285,11 +294,28 @@ impl<T> Peers<T> {
         }
     }
 
-    /// A node has been heard of: what is away is tried at once.
-    pub fn heard_of(&mut self, node: NodeIndex) {
-        for &link in &self.nodes[usize::from(node.0)].links {
-            if let State::Down(until_ms) = &mut self.links[link.0 as usize].state {
-                *until_ms = 0;
+    /// A node has been heard of: what is away is tried at once, and nobody stands in for it meanwhile. It may be answering others
+    /// already.
+    #[inline]
+    pub fn heard_of(&mut self, node: NodeIndex, now_ms: u64) {
+        if self.node(node).lost {
+            self.court(node, now_ms);
+        }
+    }
+
+    fn court(&mut self, node: NodeIndex, now_ms: u64) {
+        let node = &mut self.nodes[usize::from(node.0)];
+        node.lost = false;
+        for &link in &node.links {
+            let link = &mut self.links[link.0 as usize];
+            node.lost |= link.state.is_away();
+            if link.state.is_away() && now_ms >= link.deaf_until_ms && !link.courted {
+                link.courted = true;
+                // It may hold something for us, too.
+                self.calm_until_ms = 0;
+                if let State::Down(until_ms) = &mut link.state {
+                    *until_ms = 0;
+                }
             }
         }
     }
@@ -471,7 +497,7 @@ impl<T> Peers<T> {
         for node in self.others() {
             for link in self.facing(node) {
                 let link = self.link(link);
-                match link.state.is_away() {
+                match link.state.is_away() && !link.courted {
                     true => whole = false,
                     false => calm_until_ms = calm_until_ms.min(link.lease_until_ms),
                 }
@@ -489,7 +515,7 @@ impl<T> Peers<T> {
         let target = &mut self.links[link.0 as usize];
         target.state = State::Up;
         (target.heard_ms, target.pinged_ms, target.lease_until_ms) = (now_ms, now_ms, 0);
-        target.backoff_ms = limits::PEER_BACKOFF_MS_MIN;
+        (target.backoff_ms, target.courted) = (limits::PEER_BACKOFF_MS_MIN, false);
         self.calm_until_ms = 0;
         // What waited for the link was listed before there was anything to send it over.
         target.listed |= !target.output.bytes.is_empty();
@@ -525,10 +551,15 @@ impl<T> Peers<T> {
         let target = &mut self.links[link.0 as usize];
         let was_up = target.state == State::Up;
         target.state = State::Down(now_ms + target.backoff_ms);
+        if std::mem::take(&mut target.courted) {
+            target.deaf_until_ms = now_ms + limits::PEER_DEAF_MS;
+        }
         target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
         (target.outstanding, target.listed, target.lease_until_ms) = (0, false, 0);
         target.output.clear();
         target.batch = None;
+        let node = target.node;
+        self.nodes[usize::from(node.0)].lost = true;
         self.lost += u64::from(was_up);
         self.ready.retain(|&ready| ready != link);
         self.reckon(now_ms);

@@ -74,6 +74,8 @@ pub enum Mistake {
     ReplayElsewhere,
     /// What others may hold is never asked for.
     NoDoubt,
+    /// Whoever is asked for a key takes what it has for the newest.
+    AlwaysSure,
     /// Keys that others have listed are not asked for.
     ListIgnored,
     /// A copy is taken to be where it belongs though its coordinator has not said so.

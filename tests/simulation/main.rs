@@ -163,6 +163,11 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
         0..=2 => {
             clients.steady = false;
             world.nodes[victim].paused_until = end;
+            // Sometimes two at once, which know nothing better than each other when they are back.
+            let other = (victim + 1) % nodes;
+            if world.random.below(2) == 0 {
+                world.nodes[other].paused_until = end;
+            }
             advance(world, clients, end);
             // With one copy, what the absent node has is not known until it is asked again, up to a second later.
             clients.steady = world.plan.redundancy > 1;
@@ -289,6 +294,11 @@ fn copies_that_nobody_settles_are_caught() {
 #[test]
 fn lists_that_are_not_heeded_are_caught() {
     is_caught("versions-rise", |plan| plan.mistake = Some(Mistake::ListIgnored));
+}
+
+#[test]
+fn sureness_without_everybodys_word_is_caught() {
+    is_caught("versions-rise", |plan| plan.mistake = Some(Mistake::AlwaysSure));
 }
 
 #[test]
