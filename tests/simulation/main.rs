@@ -154,23 +154,27 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
             let moment = world.now + world.random.below(100);
             advance(world, clients, moment);
             world.jitter_ms = 2;
-            world.crash(victim);
+            // With three copies, two nodes may die at once.
+            let other = (victim + 1) % nodes;
+            let victims: &[usize] = if world.plan.redundancy > 2 { &[victim, other] } else { &[victim] };
+            let victims = &victims[..1 + world.random.below(victims.len() as u64) as usize];
+            victims.iter().for_each(|&victim| world.crash(victim));
             let end = world.now + length;
             advance(world, clients, end);
-            world.restart(victim);
+            victims.iter().for_each(|&victim| world.restart(victim));
             advance(world, clients, end + 500);
         }
         0..=2 => {
             clients.steady = false;
             world.nodes[victim].paused_until = end;
             // Sometimes two at once, which know nothing better than each other when they are back.
-            let other = (victim + 1) % nodes;
-            if world.random.below(2) == 0 {
-                world.nodes[other].paused_until = end;
+            let paused = 1 + world.random.below(2) as usize;
+            if paused > 1 {
+                world.nodes[(victim + 1) % nodes].paused_until = end;
             }
             advance(world, clients, end);
-            // With one copy, what the absent node has is not known until it is asked again, up to a second later.
-            clients.steady = world.plan.redundancy > 1;
+            // What all owners were away with is not known until one of them is asked again, up to a second later.
+            clients.steady = world.plan.redundancy > paused;
             advance(world, clients, end + 500);
         }
         3 => {
