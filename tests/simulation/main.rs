@@ -148,22 +148,7 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
     let length = 200 + world.random.below(4000);
     let end = world.now + length;
     match kind {
-        0 | 1 if may_crash => {
-            // Whoever is left has everything that was acknowledged. Slow links just before: many copies are under way.
-            world.jitter_ms = [2, 100][world.random.below(2) as usize];
-            let moment = world.now + world.random.below(100);
-            advance(world, clients, moment);
-            world.jitter_ms = 2;
-            // With three copies, two nodes may die at once.
-            let other = (victim + 1) % nodes;
-            let victims: &[usize] = if world.plan.redundancy > 2 { &[victim, other] } else { &[victim] };
-            let victims = &victims[..1 + world.random.below(victims.len() as u64) as usize];
-            victims.iter().for_each(|&victim| world.crash(victim));
-            let end = world.now + length;
-            advance(world, clients, end);
-            victims.iter().for_each(|&victim| world.restart(victim));
-            advance(world, clients, end + 500);
-        }
+        0 | 1 if may_crash => crash(world, clients, victim, length),
         0..=2 => {
             clients.steady = false;
             world.nodes[victim].paused_until = end;
@@ -211,6 +196,24 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
     }
     world.jitter_ms = 2;
     world.cut.iter_mut().for_each(|row| row.fill(false));
+}
+
+/// One node dies with its memory, or two, and is started again.
+fn crash(world: &mut World, clients: &mut Clients, victim: usize, length: u64) {
+    // Whoever is left has everything that was acknowledged. Slow links just before: many copies are under way.
+    world.jitter_ms = [2, 100][world.random.below(2) as usize];
+    let moment = world.now + world.random.below(100);
+    advance(world, clients, moment);
+    world.jitter_ms = 2;
+    // With three copies, two nodes may die at once.
+    let other = (victim + 1) % world.nodes.len();
+    let victims: &[usize] = if world.plan.redundancy > 2 { &[victim, other] } else { &[victim] };
+    let victims = &victims[..1 + world.random.below(victims.len() as u64) as usize];
+    victims.iter().for_each(|&victim| world.crash(victim));
+    let end = world.now + length;
+    advance(world, clients, end);
+    victims.iter().for_each(|&victim| world.restart(victim));
+    advance(world, clients, end + 500);
 }
 
 fn seeds() -> Box<dyn Iterator<Item = u64>> {
