@@ -104,6 +104,9 @@ pub const RESERVE_BYTES_PER_CORE: usize = 2 << 20;
 /// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
 pub const STARVED_MS_MAX: u64 = 5000;
 
+/// Milliseconds that a core listens after it was told to end: what clients had sent by then may not have been received.
+pub const DRAIN_LISTEN_MS: u64 = 20;
+
 /// Requests in a row to one other core after which a connection moves there. High enough that a random stream over two cores
 /// moves once in 2^64 requests.
 pub const STEERING_STREAK_MIN: u32 = 64;

@@ -488,7 +488,12 @@ pub fn read_lacking(list: &mut &[u8]) -> Result<Option<(u64, u64)>, Garbled> {
     Ok(Some(entry))
 }
 
-/// Reads one number: the meta of a `Fence`, and what its `Done` says.
+/// Writes one number: the meta of a `Fence`, a `Sync` and a `Done`.
+pub fn write_version(version: u64, output: &mut Vec<u8>) {
+    output.extend_from_slice(&version.to_le_bytes());
+}
+
+/// Reads what `write_version` wrote.
 pub fn read_version(meta: &[u8]) -> Result<u64, Garbled> {
     let mut reader = Reader(meta);
     let version = reader.u64()?;

@@ -32,6 +32,7 @@ use super::core::{Core, Handover};
 use super::listener::{self, Admission, Listener};
 use super::park::Doorbell;
 use crate::buffer::Buffer;
+use crate::limits;
 use crate::protocol::Session;
 use crate::shard::ShardId;
 
@@ -45,8 +46,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(10);
 const UPKEEP_BUDGET: u32 = 64;
 /// How long a draining core lets its clients take their answers.
 const DRAIN_TRIES_MAX: u32 = 500;
-/// How long it still listens: what clients had sent by then may not have been received.
-const DRAIN_LISTEN: Duration = Duration::from_millis(20);
 
 /// One core that serves by stock glommio streams. Any kernel that glommio runs on.
 pub struct Streams {
@@ -132,7 +131,7 @@ impl Streams {
             core.dirty.clear();
             let now = core.context.now;
             if core.draining && self.deaf_ms.get() == 0 {
-                self.deaf_ms.set(now.unix_ms + DRAIN_LISTEN.as_millis() as u64);
+                self.deaf_ms.set(now.unix_ms + limits::DRAIN_LISTEN_MS);
             }
             core.context.shard.engine.tick(now, UPKEEP_BUDGET);
             publish(&mut core);
@@ -262,7 +261,7 @@ impl Streams {
                 return;
             }
             if draining {
-                let _ = stream.set_read_timeout(Some(DRAIN_LISTEN));
+                let _ = stream.set_read_timeout(Some(Duration::from_millis(limits::DRAIN_LISTEN_MS)));
             }
             length = match stream.read(&mut input).await {
                 Err(_) if draining => return,

@@ -309,12 +309,15 @@ impl Desk<'_> {
     fn consult(&mut self, key: OpKey) -> bool {
         let held = self.lend(key);
         let links = match held.execute() {
-            Ok(execute) => self.whom_to_ask(key, &execute.command),
+            Ok(execute) => {
+                let links = self.whom_to_ask(key, &execute.command);
+                for &(node, link) in links.iter().flatten() {
+                    self.fetch(link, &execute.command, What::Consult(key, node));
+                }
+                links
+            }
             Err(_) => Some(ArrayVec::new()),
         };
-        if let (Some(links), Ok(execute)) = (&links, held.execute()) {
-            links.iter().for_each(|&(node, link)| self.fetch(link, &execute.command, What::Consult(key, node)));
-        }
         self.give_back(key, held);
         let Some(links) = links else {
             self.ring.parked.push(key);

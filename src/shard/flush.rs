@@ -43,7 +43,7 @@ impl Desk<'_> {
             }
             sent += 1;
             self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, What::Fence(key), ms, |output| {
-                output.extend_from_slice(&version.to_le_bytes());
+                wire::write_version(version, output);
             });
         }
         self.ring.ops[key.index as usize].awaiting += sent;

@@ -212,7 +212,7 @@ impl Desk<'_> {
             let (stamp, ms) = (self.stamp(), self.ms);
             let settled = self.settled();
             self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, What::Sync, ms, |output| {
-                output.extend_from_slice(&settled.to_le_bytes());
+                wire::write_version(settled, output);
             });
         }
     }
@@ -267,8 +267,11 @@ impl Desk<'_> {
     fn list(&mut self, node: NodeIndex) -> bool {
         let (index, buckets) = (usize::from(node.0), self.buckets());
         let handoff = &self.ring.handoffs[index];
-        if handoff.lists > 0 || self.ring.hints.target(index).is_listed() || handoff.unlistable {
-            return handoff.lists == 0;
+        if handoff.lists > 0 {
+            return false;
+        }
+        if handoff.unlistable || self.ring.hints.target(index).is_listed() {
+            return true;
         }
         let (era, stamp, ms) = (handoff.era, self.stamp(), self.ms);
         let Ringed { hints, peers, .. } = &mut *self.ring;
@@ -378,7 +381,6 @@ impl Desk<'_> {
         if self.ring.handoffs[index].transfer.is_none() && !self.begin(node) {
             return;
         }
-        let mut found = Buffer::default();
         while self.may_send(index) {
             let handoff = &mut self.ring.handoffs[index];
             let Some(transfer) = &mut handoff.transfer else { return };
@@ -387,7 +389,7 @@ impl Desk<'_> {
             }
             let Some(cursor) = transfer.cursor else { break };
             let marks = std::mem::take(&mut transfer.marks);
-            let next = self.walk(node, cursor, &marks, &mut found);
+            let next = self.walk(node, cursor, &marks);
             if let Some(transfer) = &mut self.ring.handoffs[index].transfer {
                 (transfer.marks, transfer.cursor) = (marks, next);
             }
@@ -402,7 +404,7 @@ impl Desk<'_> {
             return false;
         }
         let (hash, buckets) = (self.own_hash(), self.buckets());
-        if !matches!(self.ring.peers.reach(node, hash, buckets, self.ms), Reach::There(_)) {
+        if self.ring.peers.reach(node, hash, buckets, self.ms).link().is_none() {
             return false;
         }
         let target = self.ring.hints.target(index);
@@ -475,9 +477,8 @@ impl Desk<'_> {
     }
 
     /// One step of the walk: sends the items that the node owns in these partitions.
-    fn walk(&mut self, node: NodeIndex, cursor: Cursor, marks: &BTreeMap<u32, u64>, found: &mut Buffer) -> Option<Cursor> {
+    fn walk(&mut self, node: NodeIndex, cursor: Cursor, marks: &BTreeMap<u32, u64>) -> Option<Cursor> {
         let mut keys: Vec<Box<[u8]>> = Vec::new();
-        found.clear();
         let (view, buckets) = (self.ring.view.clone(), self.buckets());
         let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
             let bucket = bucket_of(replica.key.hash, buckets);
@@ -627,7 +628,7 @@ impl Desk<'_> {
                 let mut response = Buffer::default();
                 let version = self.engine.clock();
                 wire::write(&mut response, (Kind::Done, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| {
-                    meta.extend_from_slice(&version.to_le_bytes());
+                    wire::write_version(version, meta);
                 });
                 self.ring.outbox.put(Origin::Peer(PeerRequest { id: RAW_ID, ..from }), &mut response);
             }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A *lease* is a node's word that it holds nothing for us but what it has listed, and will not stand in for us for `PEER_LEASE_MS`: with
-//! leases of all that are there, what this core has is the newest, but for the keys that are listed. Liveness lives here and nowhere else; who owns what never changes by it.
+//! leases of all that are there, what this core has is the newest, but for the keys that are listed. Liveness lives here and nowhere
+//! else; who owns what never changes by it.
 //!
 //! Lives here: links, requests under way, leases. Not here: what is asked and what an answer means (`coordinator`, `handoff`), sockets.
 
@@ -87,7 +88,8 @@ pub struct Link {
     pub outstanding: u32,
     /// The last frame of the output, if commands may be added to it.
     batch: Option<OpenBatch>,
-    listed: bool,
+    /// It stands in `Peers::ready`.
+    is_ready: bool,
     /// When something was last heard, or expected from.
     heard_ms: u64,
     pinged_ms: u64,
@@ -194,7 +196,7 @@ impl<T> Peers<T> {
                 output: Buffer::default(),
                 outstanding: 0,
                 batch: None,
-                listed: false,
+                is_ready: false,
                 heard_ms: 0,
                 pinged_ms: 0,
                 lease_until_ms: 0,
@@ -374,8 +376,8 @@ impl<T> Peers<T> {
             target.heard_ms = now_ms;
         }
         target.outstanding += 1;
-        if !target.listed {
-            target.listed = true;
+        if !target.is_ready {
+            target.is_ready = true;
             self.ready.push(link);
         }
         (id, target)
@@ -385,7 +387,7 @@ impl<T> Peers<T> {
     pub fn take_output(&mut self, link: LinkId, output: &mut Buffer) {
         let link = &mut self.links[link.0 as usize];
         if link.state == State::Up {
-            (link.listed, link.batch) = (false, None);
+            (link.is_ready, link.batch) = (false, None);
             output.append(&mut link.output);
         }
     }
@@ -518,8 +520,8 @@ impl<T> Peers<T> {
         (target.backoff_ms, target.courted) = (limits::PEER_BACKOFF_MS_MIN, false);
         self.calm_until_ms = 0;
         // What waited for the link was listed before there was anything to send it over.
-        target.listed |= !target.output.bytes.is_empty();
-        if target.listed && !self.ready.contains(&link) {
+        target.is_ready |= !target.output.bytes.is_empty();
+        if target.is_ready && !self.ready.contains(&link) {
             self.ready.push(link);
         }
         reborn
@@ -555,7 +557,7 @@ impl<T> Peers<T> {
             target.deaf_until_ms = now_ms + limits::PEER_DEAF_MS;
         }
         target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
-        (target.outstanding, target.listed, target.lease_until_ms) = (0, false, 0);
+        (target.outstanding, target.is_ready, target.lease_until_ms) = (0, false, 0);
         target.output.clear();
         target.batch = None;
         let node = target.node;

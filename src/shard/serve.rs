@@ -294,7 +294,7 @@ impl Desk<'_> {
     fn done(&mut self, from: PeerRequest, version: u64, output: &mut Buffer) {
         let flags = self.word_to(from);
         wire::write(output, (Kind::Done, flags, 0, from.id), self.stamp(), Value::EMPTY, |meta| {
-            meta.extend_from_slice(&version.to_le_bytes());
+            wire::write_version(version, meta);
         });
     }
 

@@ -57,8 +57,6 @@ const SINGLE_REQUEST_BYTES: i32 = 256;
 const UPKEEP_BUDGET: u32 = 64;
 /// Milliseconds that a draining core gives its clients to take their answers.
 const DRAIN_MS_MAX: u64 = 5000;
-/// Milliseconds that it still listens: what clients had sent by then may not have been received.
-const DRAIN_LISTEN_MS: u64 = 20;
 
 /// One connection's socket.
 struct Socket {
@@ -846,7 +844,7 @@ impl Pump {
         let Some(deadline_ms) = self.drain_deadline_ms else { return false };
         self.listeners.clear();
         let now_ms = self.core.context.now.unix_ms;
-        let (listens, out_of_time) = (now_ms < deadline_ms - DRAIN_MS_MAX + DRAIN_LISTEN_MS, now_ms >= deadline_ms);
+        let (listens, out_of_time) = (now_ms < deadline_ms - DRAIN_MS_MAX + limits::DRAIN_LISTEN_MS, now_ms >= deadline_ms);
         for id in 0..self.sockets.len() as u32 {
             let Some(socket) = &self.sockets[id as usize] else { continue };
             let connection = &self.core.connections[id as usize];
