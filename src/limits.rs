@@ -94,6 +94,16 @@ pub const LINK_BYTES_MAX: usize = 256 << 10;
 /// Most connections that one `stats conns` lists: about 1 MiB of text.
 pub const CONNECTIONS_LISTED_MAX: usize = 10_000;
 
+/// Prefixes that one core counts for `stats detail`, and their bytes: about 1 MiB with their counters.
+pub const PREFIXES_PER_CORE_MAX: usize = 8192;
+/// See [`PREFIXES_PER_CORE_MAX`], in bytes.
+pub const PREFIX_BYTES_PER_CORE_MAX: usize = 128 << 10;
+
+/// Prefixes that `stats detail dump` shows, as many as on memcached 1.6, and their bytes. What is beyond is counted together.
+pub const PREFIXES_MAX: usize = 65_536;
+/// See [`PREFIXES_MAX`], in bytes.
+pub const PREFIX_BYTES_MAX: usize = 1 << 20;
+
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 

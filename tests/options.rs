@@ -228,7 +228,8 @@ fn what_has_no_effect_is_accepted_and_told() {
         "-R 5 -n 64 -f 1.5 -L",
         &["--max_reqs_per_event", "--slab_min_size", "--slab_growth_factor", "--enable_largepages"],
     );
-    noticed("-D / -N 2", &["--delimiter", "--napi_ids"]);
+    noticed("-D / -N 2", &["--napi_ids"]);
+    means("-D /", |options| (options.delimiter, options.detail) = ('/', true));
     noticed("-o modern,hashpower=20 -o no_lru_crawler", &["-o modern", "-o hashpower", "-o no_lru_crawler"]);
     noticed("-o slab_automove,slab_automove=2,track_sizes", &["-o slab_automove", "-o slab_automove", "-o track_sizes"]);
     means("-o idle_timeout=30", |options| options.idle_timeout_s = 30);

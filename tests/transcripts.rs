@@ -22,6 +22,8 @@
 //!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C)
 //!   @node                                          needs the control plane (stats, ...): not run in memory
 //!   @memory REASON                                 runs in memory only
+//!   @since 1.6.45                                  this is how that release of the original behaves: not run against older ones
+//!   @since next 1.6.45                             the same for the next exchange only: what is sent next, and its answers
 //!   @differs REASON                                we differ from the original on purpose: not run against it
 //! ```
 //!
@@ -38,7 +40,8 @@
 //! Every transcript runs in memory (whole, byte by byte, cut at seeded places), over TCP against a node, and against the
 //! original memcached where one is installed, so that every expectation is checked against it.
 //! Beside them, any bytes from a seed go through sessions and engine (`inputs.rs`; PROTOCOL_SEED, PROTOCOL_ROUNDS).
-//! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED_BIN, PBCACHE_BIN.
+//! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED (see
+//! `tests/original`), PBCACHE_BIN.
 //!
 //! Lives here: the tests. In `transcripts/`: the format (`format.rs`, `packet.rs`), who answers (`memory.rs`, `tcp.rs`), the data.
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
@@ -49,6 +52,7 @@ mod format;
 mod inputs;
 #[path = "transcripts/memory.rs"]
 mod memory;
+mod original;
 #[path = "transcripts/packet.rs"]
 mod packet;
 mod random;

@@ -27,6 +27,7 @@ use crate::buffer::Buffer;
 use crate::cluster::members::View;
 use crate::command::{Error, Reply};
 use crate::engine::{Cursor, Statistics};
+use crate::observe::prefixes::Prefixes;
 use crate::protocol::{self, Framing, Head};
 use crate::runtime::context::{ControlRequest, OwnedControl, Shared};
 use crate::runtime::core::{Core, ToCore};
@@ -268,13 +269,28 @@ impl Control {
                 self.reset();
                 Answer::Reply(Reply::Reset)
             }
-            "detail" => match words.next() {
-                Some("on" | "off") => Answer::Reply(Reply::Ok),
-                Some("dump") => text_line("END"),
-                _ => Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats detail on|off|dump"))),
-            },
+            "detail" => self.detail(words.next()),
             "cachedump" => self.cachedump(words.next(), words.next()),
             _ => Answer::Reply(Reply::Error(Error::Line("ERROR"))),
+        }
+    }
+
+    /// `stats detail on | off | dump`: counters by prefix of the key.
+    fn detail(&mut self, word: Option<&str>) -> Answer {
+        match word {
+            Some(switch @ ("on" | "off")) => {
+                let on = switch == "on";
+                self.options.detail = on;
+                self.cores.ask(move |core| core.context.shard.observer.count_prefixes(on));
+                Answer::Reply(Reply::Ok)
+            }
+            Some("dump") => {
+                let mut node = Prefixes::of_node();
+                let tables = self.cores.ask(|core| core.context.shard.observer.prefixes.pack());
+                tables.iter().for_each(|table| node.add(table));
+                Answer::Text(stats::prefixes(&node))
+            }
+            _ => Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats detail on|off|dump"))),
         }
     }
 
@@ -282,6 +298,7 @@ impl Control {
     fn reset(&mut self) {
         self.totals_at_reset = self.cores.ask(|core| {
             core.context.shard.counters = Default::default();
+            core.context.shard.observer.prefixes.clear();
             core.context.shard.engine.statistics()
         });
     }

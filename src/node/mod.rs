@@ -33,6 +33,7 @@ use self::ring::RingPlan;
 use crate::arena::Arena;
 use crate::engine;
 use crate::limits;
+use crate::observe::Observer;
 use crate::protocol;
 use crate::runtime::clock::Clock;
 use crate::runtime::context::{ControlRequest, CoreState, Links, Shared};
@@ -223,9 +224,11 @@ impl Starter<'_> {
         let routes = Routes::new(options.cores, options.buckets);
         let (arena, control) = (self.arena.clone(), self.control.clone());
         let (plan, resolver) = (self.plan.cloned(), self.resolver.clone());
+        let (delimiter, detail) = (options.delimiter, options.detail);
         move || Parts {
             shard: Shard {
                 ring: plan.as_ref().map(|plan| Box::new(Ringed::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
+                observer: Observer::new(delimiter, detail),
                 ..Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone()))
             },
             peer_setup: plan.map(|plan| plan.setup),

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use crate::engine::Statistics;
 use crate::metrics::{Counters, ROWS};
 use crate::node::options::{Options, table};
+use crate::observe::prefixes::{Counts, Prefixes};
 
 /// Names and values, in order.
 pub type Lines = Vec<(String, String)>;
@@ -155,6 +156,7 @@ pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32, tuning_want
         "shutdown_command" => on(options.shutdown_enabled),
         "num_threads" | "num_threads_per_udp" => options.cores.to_string(),
         "stat_key_prefix" => options.delimiter.to_string(),
+        "detail_enabled" => on(options.detail),
         "reqs_per_event" => options.requests_per_event.to_string(),
         "cas_enabled" => on(!options.cas_disabled),
         "tcp_backlog" => options.listen_backlog.to_string(),
@@ -315,6 +317,30 @@ pub fn shards(cores: &[CoreFigures], options: &Options) -> Lines {
     }
     lines
 }
+
+/// `stats detail dump`, with its end. What found no place is the last line.
+pub fn prefixes(table: &Prefixes) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut put = |prefix: &[u8], counts: &Counts| {
+        text.extend_from_slice(b"PREFIX ");
+        // A binary key may hold line ends, which would be read as lines.
+        prefix.iter().for_each(|&byte| match byte {
+            0..=b' ' | 0x7f => text.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            _ => text.push(byte),
+        });
+        let Counts { gets, hits, sets, deletes } = counts;
+        text.extend_from_slice(format!(" get {gets} hit {hits} set {sets} del {deletes}\r\n").as_bytes());
+    };
+    table.sorted().into_iter().for_each(|(prefix, counts)| put(prefix, counts));
+    if let Some(counts) = table.others() {
+        put(PREFIXES_BEYOND, &counts);
+    }
+    text.extend_from_slice(b"END\r\n");
+    text
+}
+
+/// What stands for the prefixes beyond `limits::PREFIXES_MAX` and the bounds of a core.
+const PREFIXES_BEYOND: &[u8] = b"(others)";
 
 /// One line of `lru_crawler metadump`. `last_used_s` is Unix time; the size is the whole item's.
 pub fn metadump_line(key: &[u8], item: &crate::command::Item<'_>, now_s: u32, output: &mut Vec<u8>) {

@@ -45,7 +45,7 @@ pub struct Options {
     pub doors: Doors,
     /// `-F`: `flush_all` is refused.
     pub flush_disabled: bool,
-    /// `-X`: `stats cachedump` and dumps of keys are refused.
+    /// `-X`: `stats cachedump`, `stats detail` and dumps of keys are refused.
     pub dump_disabled: bool,
     /// `-C`: CAS is shown as 0 and not stored by `gets`.
     pub cas_disabled: bool,

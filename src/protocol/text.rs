@@ -538,6 +538,9 @@ fn stats<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed: usi
     if session.options.dump_disabled && words.at(1) == b"cachedump" {
         return refuse("CLIENT_ERROR stats cachedump not allowed", false, consumed);
     }
+    if session.options.dump_disabled && words.at(1) == b"detail" {
+        return refuse("CLIENT_ERROR stats detail not allowed", false, consumed);
+    }
     control(Control::Stats { group: words_behind(line, 1) }, false, consumed)
 }
 

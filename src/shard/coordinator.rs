@@ -416,6 +416,9 @@ impl Desk<'_> {
         work.reply.clear();
         protocol::encode(&framing, command.key.bytes, &reply, &mut work.reply);
         self.counters.record(&command.verb, &reply);
+        if self.observer.is_on() {
+            self.observer.record(command, &reply);
+        }
         let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
         let version = match self.engine.take_change() {
             Some(version) => Some(version),

@@ -11,6 +11,7 @@
 use crate::command::{Command, Reply};
 use crate::engine::Engine;
 use crate::metrics::Counters;
+use crate::observe::Observer;
 use crate::time::Instant;
 
 pub mod coordinator;
@@ -58,6 +59,8 @@ pub struct Shard {
     pub engine: Engine,
     /// What happened, since start or `stats reset`.
     pub counters: Counters,
+    /// What is noted of the commands for who asked for it.
+    pub observer: Observer,
     /// Which core owns which key.
     pub routes: Routes,
     /// Its part of a ring of nodes; `None` on a lone node.
@@ -67,7 +70,7 @@ pub struct Shard {
 impl Shard {
     /// A shard without items.
     pub fn new(id: ShardId, routes: Routes, engine: Engine) -> Self {
-        Self { id, engine, counters: Counters::default(), routes, ring: None }
+        Self { id, engine, counters: Counters::default(), observer: Observer::default(), routes, ring: None }
     }
 
     /// Where the key with this routing hash lives. About 2 ns.
@@ -82,8 +85,8 @@ impl Shard {
     /// Everything of this core at one moment, where it is part of a ring. `ms` never goes back.
     #[inline]
     pub fn desk(&mut self, now: Instant, ms: u64) -> Option<Desk<'_>> {
-        let Self { id, engine, counters, routes, ring } = self;
-        ring.as_deref_mut().map(|ring| Desk { engine, counters, ring, core: *id, routes, now, ms })
+        let Self { id, engine, counters, observer, routes, ring } = self;
+        ring.as_deref_mut().map(|ring| Desk { engine, counters, observer, ring, core: *id, routes, now, ms })
     }
 
     /// Executes a command on this core's items and counts it. `Reply::Busy` is not counted: the command comes again.
@@ -91,6 +94,9 @@ impl Shard {
     pub fn execute<'s>(&'s mut self, command: &Command<'_>, now: Instant) -> Reply<'s> {
         let reply = self.engine.execute(command, now);
         self.counters.record(&command.verb, &reply);
+        if self.observer.is_on() {
+            self.observer.record(command, &reply);
+        }
         reply
     }
 }

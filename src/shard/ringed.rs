@@ -28,6 +28,7 @@ use crate::command::{Command, Value};
 use crate::engine::Engine;
 use crate::key;
 use crate::metrics::Counters;
+use crate::observe::Observer;
 use crate::protocol::Head;
 use crate::ring::{NodeIndex, OwnersCache};
 use crate::time::Instant;
@@ -350,6 +351,8 @@ pub struct Desk<'a> {
     pub engine: &'a mut Engine,
     /// Its counters.
     pub counters: &'a mut Counters,
+    /// What is noted of the commands for who asked for it.
+    pub observer: &'a mut Observer,
     /// Its part of the ring.
     pub ring: &'a mut Ringed,
     /// Which core it is.

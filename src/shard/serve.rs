@@ -151,6 +151,9 @@ impl Desk<'_> {
                 let framing = Framing { head, words: execute.words };
                 protocol::encode(&framing, execute.command.key.bytes, &reply, &mut scratch);
                 self.counters.record(&execute.command.verb, &reply);
+                if self.observer.is_on() {
+                    self.observer.record(&execute.command, &reply);
+                }
                 wire::write_reply(output, from.id, self.stamp(), &mut scratch);
                 scratch.clear();
                 self.ring.scratch = scratch;

@@ -272,7 +272,8 @@ def compare(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default=f"{ROOT}/target/release/pbcache --cores 2 --memory_size 64 --ip 127.0.0.1 --port {{port}} --unix_socket {{socket}}")
-    parser.add_argument("--against", default="memcached -u nobody -m 64 -l 127.0.0.1 -U 0 -p {port} -a 777 -s {socket}")
+    original = os.environ.get("MEMCACHED", "memcached")
+    parser.add_argument("--against", default=f"{original} -u nobody -m 64 -l 127.0.0.1 -U 0 -p {{port}} -a 777 -s {{socket}}")
     parser.add_argument("--only", nargs="*", choices=list(SUITES))
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

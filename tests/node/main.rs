@@ -8,6 +8,8 @@
 mod abuse;
 mod life;
 mod memory;
+#[path = "../original/mod.rs"]
+mod original;
 mod process;
 mod sandbox;
 mod server;

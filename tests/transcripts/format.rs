@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use crate::original::{self, Version};
 use crate::packet::{Request, Response};
 
 /// One file.
@@ -26,6 +27,8 @@ pub struct Options {
     pub clock: bool,
     /// Runs in memory only.
     pub memory_only: bool,
+    /// The release of the original whose behaviour this is; older ones differ.
+    pub since: Option<Version>,
 }
 
 impl Options {
@@ -41,6 +44,8 @@ pub struct Line {
     pub number: usize,
     pub source: String,
     pub action: Action,
+    /// As `Options::since`, for this line.
+    pub since: Option<Version>,
 }
 
 /// What a line does.
@@ -87,18 +92,44 @@ pub enum Match {
 pub fn read(path: &Path) -> Transcript {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut transcript = Transcript { path: path.to_path_buf(), options: Options::default(), lines: Vec::new() };
+    let mut exchange = Exchange::default();
     for (index, source) in text.lines().enumerate() {
         let wrong = |reason: &str| -> ! { panic!("{}:{}: {reason}: {source}", path.display(), index + 1) };
+        if let Some(version) = source.strip_prefix("@since next ") {
+            let Some(version) = original::parse(version) else { wrong("no release") };
+            exchange = Exchange { since: Some(version), answered: false };
+            continue;
+        }
         match parse(source, &mut transcript.options) {
             Ok(None) => {}
             Ok(Some(action)) => {
-                transcript.lines.push(Line { number: index + 1, source: source.to_string(), action });
+                let since = exchange.since(&action);
+                transcript.lines.push(Line { number: index + 1, source: source.to_string(), action, since });
             }
             Err(reason) => wrong(&reason),
         }
     }
     assert!(!transcript.lines.is_empty(), "{}: nothing in it", path.display());
     transcript
+}
+
+/// The exchange that `@since next` is about: what is sent, and the answers behind it.
+#[derive(Default)]
+struct Exchange {
+    since: Option<Version>,
+    answered: bool,
+}
+
+impl Exchange {
+    /// The release from which a line holds, if this exchange has one and the line belongs to it.
+    fn since(&mut self, action: &Action) -> Option<Version> {
+        let sends = matches!(action, Action::Send(_) | Action::SendPacket(_));
+        if sends && self.answered {
+            self.since = None;
+        }
+        self.answered |= !sends;
+        self.since
+    }
 }
 
 fn parse(source: &str, options: &mut Options) -> Result<Option<Action>, String> {
@@ -137,6 +168,7 @@ fn directive(mark: &str, rest: &str, options: &mut Options) -> Result<(), String
         "@dump_disabled" => options.dump_disabled = true,
         "@cas_disabled" => options.cas_disabled = true,
         "@node" => options.node_only = true,
+        "@since" => options.since = Some(original::parse(rest).ok_or("no release")?),
         "@differs" if rest.is_empty() => return Err("@differs wants a reason".into()),
         "@differs" => options.differs = true,
         _ => return Err("unknown mark".into()),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::format::{self, Action, Line, Match, Names, Options, Transcript};
 use crate::memory::{Cut, Memory};
+use crate::original::{self, Version, original};
 use crate::tcp::{Server, Tcp};
 
 /// Whoever answers.
@@ -41,24 +42,39 @@ pub fn in_memory(folder: &str, cut: Cut) {
         folder,
         |options| !options.node_only,
         |transcript| {
-            run(transcript, &mut Memory::new(&transcript.options, cut))
+            run(transcript, &mut Memory::new(&transcript.options, cut), None)
                 .map_err(|failure| format!("{failure}\n  in memory, {cut:?}"))
         },
     );
 }
 
-/// Every transcript of `folder` in which we mean to agree with memcached, against it. Nothing where none is installed.
+/// Every transcript of `folder` in which we mean to agree with memcached, against it. What is of a later release than that memcached
+/// is skipped, and counted aloud.
 pub fn against_memcached(folder: &str) {
-    if Server::memcached(&Options::default()).is_none() {
-        eprintln!("memcached is not installed: expectations are not checked against the original");
-        return;
-    }
-    let mut servers = Servers::new(|options| Server::memcached(options).expect("it started before"));
+    let Some(original) = original() else { return };
+    let version = original::show(original.version);
+    let later = |since: Option<Version>| since.is_some_and(|since| since > original.version);
+    let mut servers = Servers::new(|options: &Options| Server::memcached(original, options));
+    servers.original = Some(original.version);
+    let (mut files, mut exchanges) = (0, 0);
     run_all(
         folder,
-        |options| !options.differs && !options.clock && !options.memory_only,
-        |transcript| servers.run(transcript).map_err(|failure| format!("{failure}\n  against memcached")),
+        |options| {
+            let ours = options.differs || options.clock || options.memory_only;
+            files += usize::from(!ours && later(options.since));
+            !ours && !later(options.since)
+        },
+        |transcript| {
+            let skipped = servers.run(transcript).map_err(|failure| format!("{failure}\n  against memcached {version}"))?;
+            exchanges += skipped;
+            Ok(skipped)
+        },
     );
+    if files + exchanges > 0 {
+        original::say(&format!(
+            "{folder}: {files} transcripts and {exchanges} exchanges are of a later release than memcached {version}, and were skipped."
+        ));
+    }
 }
 
 /// Transcripts of `folder` against a node: the plain ones, or those that ask for options and the control plane. Those that move
@@ -86,21 +102,23 @@ pub fn seed() -> u64 {
 /// One server per set of options, emptied between transcripts.
 struct Servers<F> {
     start: F,
+    /// The release of the original that they are; `None` for ours, which is the latest.
+    original: Option<Version>,
     running: HashMap<Options, Server>,
 }
 
 impl<F: Fn(&Options) -> Server> Servers<F> {
     fn new(start: F) -> Self {
-        Self { start, running: HashMap::new() }
+        Self { start, original: None, running: HashMap::new() }
     }
 
     /// Runs a transcript; once more if it fails, because a second may have passed between two of its lines.
-    fn run(&mut self, transcript: &Transcript) -> Result<(), String> {
+    fn run(&mut self, transcript: &Transcript) -> Result<usize, String> {
         self.run_once(transcript).or_else(|_| self.run_once(transcript))
     }
 
-    fn run_once(&mut self, transcript: &Transcript) -> Result<(), String> {
-        let options = Options { node_only: false, differs: false, ..transcript.options.clone() };
+    fn run_once(&mut self, transcript: &Transcript) -> Result<usize, String> {
+        let options = Options { node_only: false, differs: false, since: None, ..transcript.options.clone() };
         // What cannot be emptied again starts anew.
         if options.flush_disabled || options.cas_disabled {
             self.running.remove(&options);
@@ -112,7 +130,7 @@ impl<F: Fn(&Options) -> Server> Servers<F> {
         if options.clock {
             server.debug_time("p");
         }
-        run(transcript, &mut Tcp::new(server))
+        run(transcript, &mut Tcp::new(server), self.original)
     }
 }
 
@@ -131,7 +149,7 @@ fn empty(server: &Server) -> Result<(), String> {
     Ok(())
 }
 
-fn run_all(folder: &str, wanted: impl Fn(&Options) -> bool, mut run: impl FnMut(&Transcript) -> Result<(), String>) {
+fn run_all(folder: &str, mut wanted: impl FnMut(&Options) -> bool, mut run: impl FnMut(&Transcript) -> Result<usize, String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts").join(folder);
     let mut paths = Vec::new();
     collect(&root, &mut paths);
@@ -160,17 +178,27 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// Runs one transcript; the failure names file, line, what was expected and what came.
-pub fn run(transcript: &Transcript, peer: &mut dyn Peer) -> Result<(), String> {
+/// Runs one transcript against a server of this release; the failure names file, line, what was expected and what came. Returns how
+/// many exchanges are of a later release and were skipped.
+pub fn run(transcript: &Transcript, peer: &mut dyn Peer, release: Option<Version>) -> Result<usize, String> {
     let mut run = Run { peer, names: Names::new(), received: HashMap::new(), current: "main".into(), unsent: Vec::new() };
     run.peer.connect("main")?;
+    let (mut skipped, mut skipping) = (0, false);
     for line in &transcript.lines {
+        let later = line.since.is_some_and(|since| release.is_some_and(|release| since > release));
+        if later {
+            let sends = matches!(line.action, Action::Send(_) | Action::SendPacket(_));
+            skipped += usize::from(sends && !skipping);
+            skipping = sends;
+            continue;
+        }
         run.line(line).map_err(|reason| {
             let path = transcript.path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(&transcript.path);
             format!("{}:{}: {}\n  {reason}", path.display(), line.number, line.source)
         })?;
     }
-    run.finish().map_err(|reason| format!("{}: at the end: {reason}", transcript.path.display()))
+    run.finish().map_err(|reason| format!("{}: at the end: {reason}", transcript.path.display()))?;
+    Ok(skipped)
 }
 
 struct Run<'p> {

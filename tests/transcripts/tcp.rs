@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::format::Options;
+use crate::original::Original;
 use crate::run::{Arrival, Peer};
 
 /// A process that serves; ended when dropped.
@@ -18,9 +19,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts memcached, or `None` where none is installed.
-    pub fn memcached(options: &Options) -> Option<Self> {
-        let binary = std::env::var("MEMCACHED_BIN").unwrap_or_else(|_| "memcached".into());
+    /// Starts memcached.
+    pub fn memcached(original: &Original, options: &Options) -> Self {
         let mut arguments = vec!["-u", "nobody", "-l", "127.0.0.1", "-U", "0", "-m", "64"];
         let max_item_size = options.max_item_size.map(|bytes| bytes.to_string());
         if let Some(bytes) = &max_item_size {
@@ -30,7 +30,7 @@ impl Server {
         arguments.extend(options.flush_disabled.then_some("-F"));
         arguments.extend(options.dump_disabled.then_some("-X"));
         arguments.extend(options.cas_disabled.then_some("-C"));
-        Self::start(&binary, &arguments, "-p")
+        Self::start(&original.program, &arguments, "-p").unwrap_or_else(|| panic!("{} cannot be started", original.program))
     }
 
     /// Starts a node of ours.

@@ -99,8 +99,10 @@ pub struct Options {
     pub verbosity: u8,
     /// memcached's `-R`, shown in `stats settings`.
     pub requests_per_event: u32,
-    /// memcached's `-D`.
+    /// memcached's `-D`: where the prefix of a key ends.
     pub delimiter: char,
+    /// Commands are counted by prefix from the start: `-D` was given.
+    pub detail: bool,
     /// What was accepted without effect; logged once at start.
     pub notices: Vec<String>,
 }
@@ -263,6 +265,7 @@ impl Values<'_> {
             verbosity: self.matches.get_count("verbose"),
             requests_per_event: self.number("max_reqs_per_event") as u32,
             delimiter: self.delimiter()?,
+            detail: self.text("delimiter").is_some(),
             notices: self.notices(),
         })
     }
@@ -352,7 +355,7 @@ impl Values<'_> {
 
     /// What was given and has no effect, as it was typed.
     fn notices(&self) -> Vec<String> {
-        let inert = ["max_reqs_per_event", "delimiter", "slab_min_size", "slab_growth_factor", "napi_ids"];
+        let inert = ["max_reqs_per_event", "slab_min_size", "slab_growth_factor", "napi_ids"];
         let options = inert.iter().filter(|name| self.text(name).is_some()).map(|name| format!("--{name}"));
         let pages = self.is_set("enable_largepages").then(|| "--enable_largepages".to_string());
         let is_inert = |name: &str| matches!(table::extended(name), Some(Extended::Inert | Extended::InertValue(_)));

@@ -316,7 +316,7 @@ pub const ROWS: &[Row] = &[
     row(MEMCACHED, "delimiter", One("CHARACTER"), ":")
         .short('D')
         .bounds(Form("one character"))
-        .doc("Without effect: there are no statistics by prefix; shown in `stats settings`."),
+        .doc("What ends the prefix of a key; given, `stats detail` is on from the start."),
     row(MEMCACHED, "slab_min_size", One("BYTES"), "48")
         .short('n')
         .bounds(Number(1, 1 << 20))
