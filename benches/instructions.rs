@@ -10,6 +10,8 @@
 #![allow(clippy::disallowed_methods)] // a bench starts processes
 
 mod bare;
+#[path = "../tests/skip/mod.rs"]
+mod skip;
 
 use std::hint::black_box;
 use std::process::Command;
@@ -46,8 +48,7 @@ fn main() {
     }
     let calls = setting("CALLS", 20_000, 160);
     if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("valgrind is not installed: nothing is counted");
-        return;
+        return skip::because("valgrind is not installed: nothing is counted");
     }
     println!("{:<44} {:>14}", "", "instructions");
     for (number, (name, _)) in LINES.iter().enumerate() {

@@ -8,6 +8,8 @@
 #![allow(clippy::disallowed_methods)] // a bench starts processes
 
 mod bare;
+#[path = "../tests/skip/mod.rs"]
+mod skip;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,8 +21,7 @@ fn main() {
     let rounds = setting("ROUNDS", 3, 1);
     let node = env!("CARGO_BIN_EXE_pbcache");
     let Some(loadgen) = loadgen(node) else {
-        println!("loadgen is not built beside this bench: cargo build --release --workspace");
-        return;
+        return skip::because("loadgen is not built beside this bench: cargo build --release --workspace");
     };
     let node = format!("{node} --cores 1 --memory_size 256 --ip 127.0.0.1 --port {{port}}");
     let small = !std::env::args().any(|argument| argument == "--bench");

@@ -38,7 +38,7 @@
 //! Numbers are decimal or 0x; `extras=` is hex, where `_` means nothing; `key=` and `value=` take the escapes above.
 //!
 //! Every transcript runs in memory (whole, byte by byte, cut at seeded places), over TCP against a node, and against the
-//! original memcached where one is installed, so that every expectation is checked against it.
+//! original memcached, so that every expectation is checked against it (skipped where none is installed; not in CI).
 //! Beside them, any bytes from a seed go through sessions and engine (`inputs.rs`; PROTOCOL_SEED, PROTOCOL_ROUNDS).
 //! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED (see
 //! `tests/original`), PBCACHE_BIN.
@@ -58,6 +58,7 @@ mod packet;
 mod random;
 #[path = "transcripts/run.rs"]
 mod run;
+mod skip;
 #[path = "transcripts/tcp.rs"]
 mod tcp;
 
@@ -115,6 +116,13 @@ macro_rules! folder {
 folder!(text);
 folder!(meta);
 folder!(binary);
+
+#[test]
+fn the_comparison_with_memcached_is_not_left_out_in_silence() {
+    for folder in ["text", "meta", "binary"] {
+        skip::fails_without(&format!("{folder}::against_memcached"), "memcached is not installed");
+    }
+}
 
 /// Whatever arrives, however it is cut, three servers that hold the same items answer the same and stay whole.
 #[test]

@@ -3,8 +3,8 @@
 
     tests/clients/run.py [--server CMD] [--against CMD] [--only SUITE ...]
 
-CMD has {port} and {socket} where they belong. Packages are installed below target/clients, in the versions below. The
-servers and the suites run in a network namespace of their own where that is allowed, because some suites insist on port 11211;
+CMD has {port} and {socket} where they belong. Packages are installed in the folder `clients` of cargo's target directory, in the
+versions below; commands that are missing are named, and `tests/run clients` installs them. The servers and the suites run in a network namespace of their own where that is allowed, because some suites insist on port 11211;
 elsewhere on the machine's loopback, if that port is free there. Ends with a line `N passed, N failed`.
 """
 
@@ -24,8 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-WORK = ROOT / "target" / "clients"
-VENV = WORK / "venv"
+ORIGINAL = os.environ.get("MEMCACHED", "memcached")
+COMMANDS = ["cargo", ORIGINAL, "memccapable", "node", "npm"]
 PORT = 11211
 SUITE_SECONDS_MAX = 240
 # Some cases of the suites depend on time: what is worse is asked again before it counts.
@@ -38,6 +38,25 @@ WHEELS = [
 ]
 SOURCES = ["pymemcache==4.0.0", "pylibmc==1.6.3", "python-memcached==1.62", "python-binary-memcached==0.33.0"]
 NPM = ["memcached@2.2.2", "memjs@1.3.2"]
+
+
+def target():
+    """Where cargo builds: below the repository, or where its environment or configuration says."""
+    words = ["cargo", "metadata", "--format-version", "1", "--no-deps", "--offline"]
+    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return Path(json.loads(done.stdout)["target_directory"])
+
+
+def require(commands):
+    absent = [command for command in commands if shutil.which(command) is None]
+    if absent:
+        sys.exit(f"tests/clients/run.py: cannot find {', '.join(absent)}; `tests/run clients` installs what is missing, or says how.")
+
+
+require(COMMANDS)
+TARGET = target()
+WORK = TARGET / "clients"
+VENV = WORK / "venv"
 
 
 def say(text):
@@ -88,7 +107,10 @@ class Server:
         words = [word.format(port=port, socket=path or "") for word in command.split()]
         if path is None:
             words = without_socket(words)
-        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise SystemExit(f"{command}: cannot be started: {error}")
         target = path if path and "memcached" in command else ("127.0.0.1", port)
         deadline = time.monotonic() + 10
         while True:
@@ -255,8 +277,11 @@ def compare(options):
         for _ in range(TRIES):
             theirs, ours, worse = verdict(name, options)
             # Where the original fails much that passes here, something was wrong with its run, and nothing was compared.
-            if not worse and 10 * sum(theirs.values()) >= 9 * sum(ours.values()):
+            compared = 10 * sum(theirs.values()) >= 9 * sum(ours.values())
+            if not worse and compared:
                 break
+        if not worse and not compared:
+            worse.append("(most of what passes here fails on the original: nothing was compared)")
         regressions += [f"{name}: {case}" for case in worse]
         count = lambda cases: f"{sum(cases.values())} of {len(cases)}"
         rows.append((name, count(theirs), count(ours), "no worse" if not worse else f"{len(worse)} worse"))
@@ -271,9 +296,8 @@ def compare(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", default=f"{ROOT}/target/release/pbcache --cores 2 --memory_size 64 --ip 127.0.0.1 --port {{port}} --unix_socket {{socket}}")
-    original = os.environ.get("MEMCACHED", "memcached")
-    parser.add_argument("--against", default=f"{original} -u nobody -m 64 -l 127.0.0.1 -U 0 -p {{port}} -a 777 -s {{socket}}")
+    parser.add_argument("--server", default=f"{TARGET}/release/pbcache --cores 2 --memory_size 64 --ip 127.0.0.1 --port {{port}} --unix_socket {{socket}}")
+    parser.add_argument("--against", default=f"{ORIGINAL} -u nobody -m 64 -l 127.0.0.1 -U 0 -p {{port}} -a 777 -s {{socket}}")
     parser.add_argument("--only", nargs="*", choices=list(SUITES))
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -282,7 +306,7 @@ def main():
         words = [sys.executable, str(Path(__file__).resolve()), "--inside", "--server", options.server, "--against", options.against]
         words += ["--only", *options.only] if options.only else []
         namespace = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-        if subprocess.run(namespace + ["true"], stderr=subprocess.DEVNULL).returncode == 0:
+        if shutil.which("unshare") and subprocess.run(namespace + ["true"], stderr=subprocess.DEVNULL).returncode == 0:
             raise SystemExit(subprocess.run(namespace + words).returncode)
         say("no network namespace is allowed here: the suites run on this machine's loopback")
     raise SystemExit(compare(options))

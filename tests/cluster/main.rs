@@ -8,6 +8,8 @@
 
 mod partition;
 mod ring;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod strangers;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,5 +13,7 @@ mod original;
 mod process;
 mod sandbox;
 mod server;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod stats;
 mod steering;
