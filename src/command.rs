@@ -101,8 +101,8 @@ pub struct Get {
     pub touch: Option<Exptime>,
     /// On a miss create an empty item with this exptime and tell the client that it won (meta `N`).
     pub vivify: Option<Exptime>,
-    /// Tell one client that it won when fewer seconds than this remain (meta `R`).
-    pub recache_s: Option<u32>,
+    /// Tell one client that it won when the item expires before this time; the item need not (meta `R`).
+    pub recache: Option<Exptime>,
     /// CAS of a vivified item (meta `E`).
     pub cas_new: Option<u64>,
     /// The stale, won and token-sent bits apply and may change (meta commands). The classic ones read a stale item as it is.
@@ -111,7 +111,7 @@ pub struct Get {
     pub peek: bool,
     /// With `touch`: `Item::remaining_s` tells the time that was left before it (meta `t` in front of `T`).
     pub remaining_before: bool,
-    /// With `touch`: `recache_s` is compared with the time that was left before it (meta `R` in front of `T`).
+    /// With `touch`: `recache` is compared with the time that was left before it (meta `R` in front of `T`).
     pub recache_before: bool,
 }
 

@@ -6,6 +6,9 @@
 //!   1 ..= 2,592,000           -> now + exptime
 //!   above 2,592,000           -> exptime itself, a Unix time; in the past means expired
 //!   negative                  -> expired at once
+//!
+//!   words of a line: the low 32 bits of a signed number of 64, as a signed number     4294967295 -> -1, 4294967296 -> 0
+//!   binary packets:  32 bits without a sign
 //! ```
 //!
 //! Lives here: `Instant`, `Seconds`, `Expiry`, the exptime rule. Not here: any clock (`runtime/`), timers.
@@ -60,13 +63,19 @@ impl Expiry {
     }
 }
 
-/// An expiration time as the client sent it, before the rule above.
+/// An expiration time as the client meant it, before the rule above: negative ones come from lines, those of 32 bits from packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exptime(pub i64);
 
 impl Exptime {
     /// Never.
     pub const NEVER: Self = Self(0);
+    /// The exptime that a number in a line means: its low 32 bits, signed, which is what memcached makes of a `long`. Clients rely on
+    /// it: libmemcached writes -1 as 4294967295.
+    pub const fn of_line(number: i64) -> Self {
+        Self(number as i32 as i64)
+    }
+
     /// Largest relative exptime: 30 days, in seconds. protocol.txt, *Expiration times*.
     pub const RELATIVE_MAX: i64 = 60 * 60 * 24 * 30;
 
@@ -112,6 +121,21 @@ mod tests {
         assert_eq!(Exptime(NOW.0 as i64).expiry(NOW), Expiry::PAST);
         assert_eq!(Exptime(NOW.0 as i64 + 1).expiry(NOW), Expiry(NOW.0 + 1));
         assert_eq!(Exptime(i64::MAX).expiry(NOW), Expiry(u32::MAX));
+    }
+
+    #[test]
+    fn a_number_in_a_line_counts_by_its_low_32_bits_as_a_signed_number() {
+        let expiry = |number| Exptime::of_line(number).expiry(NOW);
+        for at_once in [2_147_483_648, 4_294_967_295, 99_999_999_999, i64::MAX, -1, -2_147_483_648] {
+            assert_eq!(expiry(at_once), Expiry::PAST, "{at_once}");
+        }
+        for never in [0, 4_294_967_296, -4_294_967_296, i64::MIN] {
+            assert_eq!(expiry(never), Expiry::NEVER, "{never}");
+        }
+        for ahead in [2_147_483_647, -2_147_483_649] {
+            assert_eq!(expiry(ahead), Expiry(2_147_483_647), "{ahead}");
+        }
+        assert_eq!(expiry(4_294_967_306), Expiry(NOW.0 + 10));
     }
 
     #[test]

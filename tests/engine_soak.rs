@@ -168,7 +168,7 @@ fn any_verb(random: &mut Random) -> Verb {
         0..=2 => Verb::Get(Get {
             touch: random.maybe_exptime(),
             vivify: random.maybe_exptime(),
-            recache_s: random.maybe_number().map(|number| number as u32),
+            recache: random.maybe_exptime(),
             cas_new: random.maybe_number(),
             meta: random.one_in(2),
             peek: random.one_in(2),

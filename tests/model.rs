@@ -106,7 +106,7 @@ fn verb(random: &mut Random, cas: Option<u64>, now: Instant) -> Verb {
         5 => Verb::Get(Get {
             touch,
             vivify,
-            recache_s: random.one_in(3).then_some(100),
+            recache: random.one_in(3).then(|| exptime(random, now)),
             cas_new,
             meta: random.one_in(2),
             peek: random.one_in(4),

@@ -548,7 +548,7 @@ fn write_verb(verb: &Verb, output: &mut Vec<u8>) {
             output.extend_from_slice(&[1, bits(&[get.meta, get.peek, get.remaining_before, get.recache_before])]);
             exptime(get.touch, output);
             exptime(get.vivify, output);
-            number(get.recache_s.map(u64::from), output);
+            exptime(get.recache, output);
             number(get.cas_new, output);
         }
         Verb::Store(store) => {
@@ -595,7 +595,7 @@ fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, Garbled> {
                 recache_before: bits & 8 != 0,
                 touch: reader.exptime()?,
                 vivify: reader.exptime()?,
-                recache_s: reader.number()?.map(|seconds| seconds.min(u64::from(u32::MAX)) as u32),
+                recache: reader.exptime()?,
                 cas_new: reader.number()?,
             })
         }
@@ -703,7 +703,7 @@ mod tests {
             Verb::Get(Get {
                 touch: exptime,
                 vivify: Some(Exptime(5)),
-                recache_s: Some(30),
+                recache: Some(Exptime(30)),
                 cas_new: Some(9),
                 meta: true,
                 ..Get::default()

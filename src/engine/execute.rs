@@ -189,7 +189,7 @@ impl Engine {
             self.found_hidden(Found { place, location }, hash, seconds);
             return self.get_absent(key, get, now);
         }
-        let writes = get.touch.is_some() || get.recache_s.is_some();
+        let writes = get.touch.is_some() || get.recache.is_some();
         if writes || get.peek || (get.meta && item::is_marked(header)) {
             return self.get_unusual(Found { place, location }, *get, now);
         }
@@ -220,7 +220,8 @@ impl Engine {
                 Some(exptime) if !get.recache_before => exptime.expiry(now).remaining(now),
                 _ => remaining_s,
             };
-            let due = matches!((left_s, get.recache_s), (Some(left), Some(least)) if left < least);
+            let least_s = get.recache.and_then(|exptime| exptime.expiry(now).remaining(now));
+            let due = matches!((left_s, least_s), (Some(left), Some(least)) if left < least);
             won = before.stale || due;
         }
         if won {

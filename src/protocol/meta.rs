@@ -360,7 +360,7 @@ struct Flags {
     vivify: Option<Exptime>,
     /// Exptime of an item that `mg` or `ma` creates: that of `N`, or of a `T` behind it.
     created: Option<Exptime>,
-    recache_s: Option<u32>,
+    recache: Option<Exptime>,
     compare: Option<u64>,
     cas_new: Option<u64>,
     client_flags: u32,
@@ -413,7 +413,7 @@ impl Flags {
                 self.vivify = Some(exptime);
                 self.created = Some(exptime);
             }),
-            b'R' => exptime(token).map(|seconds| self.recache_s = Some(seconds.0.clamp(0, u32::MAX.into()) as u32)),
+            b'R' => exptime(token).map(|exptime| self.recache = Some(exptime)),
             b'C' => number(token, BAD_TOKEN).map(|cas| self.compare = Some(cas)),
             b'E' => number(token, BAD_TOKEN).map(|cas| self.cas_new = Some(cas)),
             b'F' => scan::unsigned32(token).ok_or(BAD_FORMAT).map(|client_flags| self.client_flags = client_flags),
@@ -445,7 +445,7 @@ impl Flags {
         Verb::Get(Get {
             touch: self.touch,
             vivify: self.created,
-            recache_s: self.recache_s,
+            recache: self.recache,
             recache_before: self.recache_before,
             cas_new: self.cas_new,
             meta: true,
@@ -517,7 +517,7 @@ impl Flags {
 
 #[inline]
 fn exptime(token: &[u8]) -> Result<Exptime, &'static str> {
-    scan::signed(token).map(Exptime).ok_or(BAD_TOKEN)
+    scan::signed(token).map(Exptime::of_line).ok_or(BAD_TOKEN)
 }
 
 #[inline]

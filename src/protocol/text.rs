@@ -204,7 +204,7 @@ fn read<'a>(session: &mut Session, reads: Reads, input: &'a [u8], line: &'a [u8]
     if touches {
         let end = scan::word_end(line, start);
         match scan::signed(&line[start..end]) {
-            Some(exptime) => touch = Some(Exptime(exptime)),
+            Some(exptime) => touch = Some(Exptime::of_line(exptime)),
             None => return refuse(BAD_EXPTIME, false, consumed),
         }
         start = scan::word_start(line, end);
@@ -358,7 +358,7 @@ fn parse_store<'a>(words: &Words<'a>) -> Result<StoreLine<'a>, StoreFault> {
     let store = Store {
         mode,
         client_flags,
-        exptime: Exptime(exptime),
+        exptime: Exptime::of_line(exptime),
         compare,
         remove_on_failure: mode == StoreMode::Set && !compares,
         ..Store::default()
@@ -478,7 +478,7 @@ fn touch<'a>(words: &Words<'a>, consumed: usize) -> Step<'a> {
         return refuse(BAD_FORMAT, noreply, consumed);
     }
     match scan::signed(words.at(2)) {
-        Some(exptime) => keyed(words.at(1), Verb::Touch(Exptime(exptime)), noreply, consumed),
+        Some(exptime) => keyed(words.at(1), Verb::Touch(Exptime::of_line(exptime)), noreply, consumed),
         None => refuse(BAD_EXPTIME, noreply, consumed),
     }
 }
@@ -528,7 +528,7 @@ fn flush_all<'a>(session: &Session, words: &Words<'a>, consumed: usize) -> Step<
         return control(Control::FlushAll { delay: Exptime::NEVER }, noreply, consumed);
     }
     match scan::signed(words.at(1)) {
-        Some(delay) => control(Control::FlushAll { delay: Exptime(delay.max(0)) }, noreply, consumed),
+        Some(delay) => control(Control::FlushAll { delay: Exptime::of_line(delay) }, noreply, consumed),
         None => refuse(BAD_EXPTIME, noreply, consumed),
     }
 }

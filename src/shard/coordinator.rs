@@ -774,7 +774,7 @@ fn needs_present(command: &Command<'_>) -> bool {
 /// Whether a command that is executed twice does something else than once.
 fn counts_twice(verb: &Verb) -> bool {
     match verb {
-        Verb::Get(get) => get.vivify.is_some() || get.recache_s.is_some() || get.meta,
+        Verb::Get(get) => get.vivify.is_some() || get.recache.is_some() || get.meta,
         Verb::Store(store) => store.mode != StoreMode::Set || store.compare.is_some(),
         Verb::Delete(delete) => delete.compare.is_some(),
         Verb::Arithmetic(_) => true,

@@ -117,7 +117,8 @@ impl Oracle {
         let (mut won, token_sent) = (false, record.token_sent);
         if get.meta && !token_sent {
             let left = if get.recache_before { before_s } else { record.expiry.remaining(seconds) };
-            let due = matches!((left, get.recache_s), (Some(left), Some(least)) if left < least);
+            let least = get.recache.and_then(|exptime| exptime.expiry(seconds).remaining(seconds));
+            let due = matches!((left, least), (Some(left), Some(least)) if left < least);
             won = record.stale || due;
         }
         record.token_sent |= won;
