@@ -114,7 +114,8 @@ pub const RESERVE_BYTES_PER_CORE: usize = 2 << 20;
 /// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
 pub const STARVED_MS_MAX: u64 = 5000;
 
-/// Milliseconds that a core listens after it was told to end: what clients had sent by then may not have been received.
+/// Milliseconds that a core that was told to end accepts handshakes that had begun, and awaits requests behind the last arrival: what
+/// clients had sent by then may not have been received.
 pub const DRAIN_LISTEN_MS: u64 = 20;
 
 /// Requests in a row to one other core after which a connection moves there. High enough that a random stream over two cores

@@ -23,6 +23,7 @@ fn core() -> Core {
         clock: Clock::default(),
         cores: Box::new([CoreState::default()]),
         connections: AtomicU32::new(0),
+        listening: AtomicU32::new(1),
         connections_max: 10,
     });
     let links = Links::mesh(&shared).remove(0);

@@ -39,6 +39,7 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
         clock: Clock::default(),
         cores: (0..count).map(|_| CoreState::default()).collect(),
         connections: AtomicU32::new(0),
+        listening: AtomicU32::new(count.into()),
         connections_max: 10,
     });
     let core = |(id, links): (u16, Links)| {

@@ -91,6 +91,7 @@ impl Node {
             clock: Clock::default(),
             cores: (0..options.cores).map(|_| CoreState::default()).collect(),
             connections: AtomicU32::new(0),
+            listening: AtomicU32::new(options.cores.into()),
             connections_max: options.conn_limit,
         });
         let (control_sender, requests) = unbounded();

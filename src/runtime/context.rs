@@ -129,6 +129,8 @@ pub struct Shared {
     pub cores: Box<[CoreState]>,
     /// Client connections of the node.
     pub connections: AtomicU32,
+    /// Cores that listen: while there are any, connections may come to every core.
+    pub listening: AtomicU32,
     /// Most client connections.
     pub connections_max: u32,
 }

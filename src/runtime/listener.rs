@@ -3,19 +3,30 @@
 //! One SO_REUSEPORT listener per core and address, so that each core accepts by itself; options set here are inherited by the
 //! accepted sockets. A stranger is refused before a byte is read.
 //!
-//! Lives here: binding, admission. Not here: accepting (`pump`, `streams`), which core a connection goes to (`core`).
+//! ```text
+//!   a core ends:  ignore_newcomers --> accept what had come --> shut_down --> reap the accept --> close
+//!                 a first packet is       every handshake that       nobody can come any more, whoever
+//!                 dropped, and comes      has begun can end          still holds the descriptor
+//!                 again in a second
+//! ```
+//!
+//! A connection that waits in a listener when it is shut down is reset, and its client has been told that it is connected. A listener that
+//! is only closed lives on in the accept that the kernel has not taken back yet, beyond the end of the process.
+//!
+//! Lives here: binding, admission, the end of a listener. Not here: accepting (`pump`, `streams`), which core a connection goes to (`core`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use super::context::Shared;
+use super::sys;
 
 /// A listening socket of one core.
 pub struct Listener {
@@ -92,7 +103,33 @@ impl Listener {
         socket.listen(backlog)?;
         Ok(Self { fd: socket.into(), name: path.display().to_string(), balanced: true, admitted: Arc::new([]) })
     }
+
+    /// Lets no new handshake begin, and those that have begun end. On a unix socket, where a connection is made in one step,
+    /// nothing changes; nor where the kernel takes no filter.
+    pub fn ignore_newcomers(&self) {
+        let _ = SockRef::from(&self.fd).attach_filter(NO_FIRST_PACKETS);
+    }
+
+    /// Ends the listener for good, whoever still holds the descriptor: nobody connects any more, and another process may listen. Connections
+    /// that wait in a unix socket can still be accepted; those of a TCP socket are reset.
+    pub fn shut_down(&self) {
+        sys::shutdown(self.fd.as_raw_fd());
+    }
 }
+
+/// Drops the packets that begin a handshake: SYN without ACK in the flags, byte 13 of a TCP header. Accepted sockets inherit it, and never
+/// get such packets.
+const NO_FIRST_PACKETS: &[SockFilter] = &[
+    SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, 13),
+    SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, (TCP_SYN | TCP_ACK) as u32),
+    SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, TCP_SYN as u32),
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+];
+/// RFC 9293, *Header Format*.
+const TCP_SYN: u8 = 0x02;
+/// See [`TCP_SYN`].
+const TCP_ACK: u8 = 0x10;
 
 /// Decides about a new connection. One system call.
 pub fn admit(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
@@ -119,7 +156,41 @@ fn is_admitted(address: IpAddr, ranges: &[IpNet]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_listener_that_ends_keeps_who_has_come_and_lets_nobody_in() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let address = Listener::probe_tcp(address.parse().unwrap()).unwrap();
+            let listener = Listener::tcp(address, 8, Arc::new([]), true).unwrap();
+            // What a kernel does that has not taken back an accept yet.
+            let held = Socket::from(listener.fd.try_clone().unwrap());
+            let early = TcpStream::connect(address).unwrap();
+
+            listener.ignore_newcomers();
+            let late = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+            assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut, "a first packet is not answered");
+            let (accepted, peer) = held.accept().unwrap();
+            assert_eq!(peer.as_socket(), Some(early.local_addr().unwrap()));
+            accepted.send(b"hello").unwrap();
+
+            listener.shut_down();
+            drop(listener);
+            assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            assert!(Listener::probe_tcp(address).is_ok(), "the next process may listen");
+            let successor = Listener::tcp(address, 8, Arc::new([]), true).unwrap();
+            drop(TcpStream::connect(address).unwrap());
+            drop((successor, held));
+
+            early.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut bytes = [0; 5];
+            std::io::Read::read_exact(&mut &early, &mut bytes).unwrap();
+            assert_eq!(&bytes, b"hello");
+        }
+    }
 
     #[test]
     fn only_listed_ranges_are_admitted() {

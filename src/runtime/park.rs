@@ -34,6 +34,8 @@ pub struct Doorbell {
     bell: (OwnedFd, OwnedFd),
     signal: OwnedFd,
     rung: Cell<bool>,
+    /// The tasks are to end.
+    ended: Cell<bool>,
     sleeper: Cell<Option<Waker>>,
 }
 
@@ -41,7 +43,7 @@ impl Doorbell {
     /// A fresh bell and signal.
     pub fn new() -> io::Result<Rc<Self>> {
         let (bell, signal) = (sys::new_pipe()?, sys::new_eventfd()?);
-        Ok(Rc::new(Self { bell, signal, rung: Cell::new(false), sleeper: Cell::new(None) }))
+        Ok(Rc::new(Self { bell, signal, rung: Cell::new(false), ended: Cell::new(false), sleeper: Cell::new(None) }))
     }
 
     /// What other threads write to.
@@ -59,27 +61,30 @@ impl Doorbell {
         self.signal.as_raw_fd()
     }
 
-    /// Starts the tasks that wake a parked core: one reads the signal, one ticks. Cancel them before the executor ends.
-    pub fn start(self: Rc<Self>) -> Vec<glommio::Task<()>> {
-        let ticker = self.clone();
-        vec![
-            glommio::spawn_local(async move { self.read_signals().await }),
-            glommio::spawn_local(async move {
+    /// Starts the tasks that wake a parked core: one reads the signal, one ticks. End them before the executor ends.
+    pub fn start(self: Rc<Self>) -> Helpers {
+        let (reader, ticker) = (self.clone(), self.clone());
+        Helpers {
+            doorbell: self,
+            reader: glommio::spawn_local(async move { reader.read_signals().await }),
+            ticker: glommio::spawn_local(async move {
                 loop {
                     sleep(TICK).await;
                     ticker.wake();
                 }
             }),
-        ]
+        }
     }
 
     async fn read_signals(&self) {
         let Ok(signal) = self.signal.try_clone() else { return };
         // SAFETY: a descriptor of our own, given to the file for good.
         let file = unsafe { BufferedFile::from_raw_fd(signal.into_raw_fd()) };
-        while file.read_at(0, 8).await.is_ok() {
+        while file.read_at(0, 8).await.is_ok() && !self.ended.get() {
             self.wake();
         }
+        // A file that is only dropped is glommio's to complain about.
+        let _ = file.close().await;
     }
 
     fn wake(&self) {
@@ -99,5 +104,22 @@ impl Doorbell {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// The tasks that wake a parked core.
+pub struct Helpers {
+    doorbell: Rc<Doorbell>,
+    reader: glommio::Task<()>,
+    ticker: glommio::Task<()>,
+}
+
+impl Helpers {
+    /// Ends them. The reader is woken by the signal that it waits for: cancelled, it would leave its file to glommio.
+    pub async fn end(self) {
+        self.doorbell.ended.set(true);
+        sys::ring(self.doorbell.signal_fd());
+        self.reader.await;
+        self.ticker.cancel().await;
     }
 }

@@ -31,6 +31,7 @@ use super::context::CoreState;
 use super::core::{Core, Handover};
 use super::listener::{self, Admission, Listener};
 use super::park::Doorbell;
+use super::sys;
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::protocol::Session;
@@ -57,8 +58,10 @@ pub struct Streams {
     /// The task of each open connection.
     tasks: RefCell<HashMap<u32, glommio::task::JoinHandle<()>>>,
     open: Cell<usize>,
-    /// Unix milliseconds from which a draining core listens no more; 0 before it drains.
-    deaf_ms: Cell<u64>,
+    /// Unix milliseconds until which a draining core awaits a client's next request; 0 before it drains.
+    requests_end_ms: Cell<u64>,
+    /// The listeners are shut down.
+    deaf: Cell<bool>,
 }
 
 impl Streams {
@@ -77,17 +80,19 @@ impl Streams {
             idle_timeout_s,
             tasks: RefCell::default(),
             open: Cell::new(0),
-            deaf_ms: Cell::new(0),
+            requests_end_ms: Cell::new(0),
+            deaf: Cell::new(false),
         }))
     }
 
     /// Serves until the control plane asked to drain and the connections are gone.
     pub async fn run(self: Rc<Self>, listeners: Vec<Listener>) {
         let helpers = self.doorbell.clone().start();
+        let listeners: Vec<_> = listeners.into_iter().map(Rc::new).collect();
         let accepting: Vec<_> = listeners
-            .into_iter()
+            .iter()
             .map(|listener| {
-                let streams = self.clone();
+                let (streams, listener) = (self.clone(), listener.clone());
                 glommio::spawn_local(async move { streams.accept(listener).await })
             })
             .collect();
@@ -100,13 +105,21 @@ impl Streams {
             self.turn();
             glommio::executor().yield_if_needed().await;
         }
+        // The order is that of `pump::drain`.
+        listeners.iter().for_each(|listener| listener.ignore_newcomers());
+        sleep(Duration::from_millis(limits::DRAIN_LISTEN_MS)).await;
+        self.deaf.set(true);
+        listeners.iter().for_each(|listener| listener.shut_down());
         for task in accepting {
-            task.cancel().await;
+            task.await;
         }
+        drop(listeners);
+        let shared = self.core.borrow().shared().clone();
+        shared.listening.fetch_sub(1, AcqRel);
         for _ in 0..DRAIN_TRIES_MAX {
             self.turn();
             // Connections of other cores may need this one for their answers.
-            if self.open.get() == 0 && self.core.borrow().shared().connections.load(Acquire) == 0 {
+            if self.open.get() == 0 && shared.listening.load(Acquire) == 0 && shared.connections.load(Acquire) == 0 {
                 break;
             }
             self.wake_sleepers();
@@ -117,9 +130,7 @@ impl Streams {
             task.cancel();
             task.await;
         }
-        for helper in helpers {
-            helper.cancel().await;
-        }
+        helpers.end().await;
     }
 
     /// What came from other cores and the control plane.
@@ -130,8 +141,8 @@ impl Streams {
             let any = core.pull() | core.pull_inbox();
             core.dirty.clear();
             let now = core.context.now;
-            if core.draining && self.deaf_ms.get() == 0 {
-                self.deaf_ms.set(now.unix_ms + limits::DRAIN_LISTEN_MS);
+            if core.draining && self.requests_end_ms.get() == 0 {
+                self.requests_end_ms.set(now.unix_ms + limits::DRAIN_LISTEN_MS);
             }
             core.context.shard.engine.tick(now, UPKEEP_BUDGET);
             publish(&mut core);
@@ -149,12 +160,15 @@ impl Streams {
         self.sleepers.take().into_iter().for_each(Waker::wake);
     }
 
-    async fn accept(self: Rc<Self>, listener: Listener) {
+    async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
         let Ok(fd) = listener.fd.try_clone() else { return };
         // SAFETY: a descriptor of our own, given to the listener for good. It need not be TCP: accept works on any.
         let acceptor = unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) };
         loop {
             let Ok(accepted) = acceptor.shared_accept().await else {
+                if self.deaf.get() {
+                    return;
+                }
                 self.core.borrow_mut().context.shard.counters.accept_errors += 1;
                 sleep(ACCEPT_RETRY).await;
                 continue;
@@ -178,7 +192,7 @@ impl Streams {
                     }
                     Admission::Welcome => core.context.shard.counters.total_connections += 1,
                 }
-                if listener.balanced { core.better_home() } else { None }
+                if listener.balanced && !core.draining { core.better_home() } else { None }
             };
             let session = Session::new(self.core.borrow().context.protocol);
             self.settle(Handover { fd, session, input: Vec::new(), peer: None }, home);
@@ -204,14 +218,22 @@ impl Streams {
     }
 
     fn adopt(self: &Rc<Self>, handover: Handover) {
-        let id = self.core.borrow_mut().open(Some(handover.session), handover.input, None);
+        let (id, draining, now_ms) = {
+            let mut core = self.core.borrow_mut();
+            (core.open(Some(handover.session), handover.input, None), core.draining, core.context.now.unix_ms)
+        };
+        if draining {
+            self.requests_end_ms.set(now_ms + limits::DRAIN_LISTEN_MS);
+        }
         // SAFETY: a descriptor of our own, given to the stream for good.
-        let stream = unsafe { TcpStream::from_raw_fd(handover.fd.into_raw_fd()) };
+        let mut stream = unsafe { TcpStream::from_raw_fd(handover.fd.into_raw_fd()) };
         let _ = stream.set_read_timeout((self.idle_timeout_s > 0).then(|| Duration::from_secs(self.idle_timeout_s.into())));
         self.open.set(self.open.get() + 1);
         let streams = self.clone();
         let task = glommio::spawn_local(async move {
-            streams.converse(id, stream).await;
+            streams.converse(id, &mut stream).await;
+            sys::hang_up(stream.as_raw_fd());
+            drop(stream);
             streams.close(id);
         });
         self.tasks.borrow_mut().insert(id, task.detach());
@@ -227,14 +249,14 @@ impl Streams {
         self.tasks.borrow_mut().remove(&id);
     }
 
-    async fn converse(self: &Rc<Self>, id: u32, mut stream: TcpStream) {
+    async fn converse(self: &Rc<Self>, id: u32, stream: &mut TcpStream) {
         let mut input = vec![0; READ_BYTES];
         let mut output = Buffer::default();
         let mut length = 0;
         loop {
             let mut flow = self.step(id, &input[..length], &mut output);
             loop {
-                if write(&mut stream, &mut output).await.is_err() {
+                if write(stream, &mut output).await.is_err() {
                     return;
                 }
                 self.core.borrow_mut().confirm_parts(|part| part == id);
@@ -257,7 +279,7 @@ impl Streams {
                 let core = self.core.borrow();
                 (core.draining, core.context.now.unix_ms)
             };
-            if flow == Flow::Closing || (draining && now_ms >= self.deaf_ms.get()) {
+            if flow == Flow::Closing || (draining && now_ms >= self.requests_end_ms.get()) {
                 return;
             }
             if draining {

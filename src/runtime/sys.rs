@@ -45,3 +45,19 @@ pub fn shutdown(fd: RawFd) {
     // SAFETY: no pointers.
     let _ = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
+
+/// Shuts a socket down in both directions and discards what has come, so that the other side sees an end: closed with bytes that
+/// nobody read, a connection is reset.
+pub fn hang_up(fd: RawFd) {
+    shutdown(fd);
+    let mut bytes = [0u8; 4096];
+    for _ in 0..HANG_UP_READS_MAX {
+        // SAFETY: writes at most as many bytes as the live local has.
+        if unsafe { libc::recv(fd, bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT) } <= 0 {
+            return;
+        }
+    }
+}
+
+/// Reads that discard at most as much as a socket holds by default.
+const HANG_UP_READS_MAX: u32 = 64;

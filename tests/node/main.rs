@@ -11,6 +11,7 @@ mod memory;
 #[path = "../original/mod.rs"]
 mod original;
 mod process;
+mod restart;
 mod sandbox;
 mod server;
 #[path = "../skip/mod.rs"]

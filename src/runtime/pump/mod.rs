@@ -14,16 +14,18 @@
 //! Unsafe lives here: submissions point into the turn's output, which is not touched between the push and the `enter`.
 
 mod dial;
+mod drain;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 use socket2::SockAddr;
 
+use self::drain::Drain;
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::protocol::Session;
@@ -55,8 +57,6 @@ const OUTPUT_FLUSH_BYTES: usize = 192 << 10;
 const SINGLE_REQUEST_BYTES: i32 = 256;
 /// Items that upkeep may touch in one turn.
 const UPKEEP_BUDGET: u32 = 64;
-/// Milliseconds that a draining core gives its clients to take their answers.
-const DRAIN_MS_MAX: u64 = 5000;
 
 /// One connection's socket.
 struct Socket {
@@ -131,7 +131,9 @@ pub struct Pump {
     /// A tick is under way.
     ticking: bool,
     idle_timeout_s: u32,
-    drain_deadline_ms: Option<u64>,
+    /// Accepts that are armed.
+    accepting: u32,
+    drain: Option<Drain>,
     swept_s: u32,
 }
 
@@ -165,7 +167,8 @@ impl Pump {
             idle_ticks: 0,
             ticking: false,
             idle_timeout_s,
-            drain_deadline_ms: None,
+            accepting: 0,
+            drain: None,
             swept_s: 0,
         };
         (0..pump.listeners.len()).for_each(|index| pump.arm_accept(index));
@@ -185,9 +188,7 @@ impl Pump {
             self.wait(busy).await?;
             glommio::executor().yield_if_needed().await;
         }
-        for helper in helpers {
-            helper.cancel().await;
-        }
+        helpers.end().await;
         Ok(())
     }
 
@@ -263,7 +264,7 @@ impl Pump {
             self.core.context.links.own_state().prepare_to_wait();
             if self.core.has_inbound() || self.ring.has_completions() {
                 self.ring.enter(0, None)?;
-            } else if self.drain_deadline_ms.is_some() {
+            } else if self.core.draining {
                 self.ring.enter(1, Some(WAIT_DRAINING))?;
             } else if self.idle_ticks < IDLE_TICKS_BEFORE_PARK || self.core.has_deadlines() {
                 self.arm_tick();
@@ -623,11 +624,14 @@ impl Pump {
 
     fn handle_accept(&mut self, completion: Completion) {
         let index = completion.mark.index() as usize;
-        if !completion.more() && self.drain_deadline_ms.is_none() {
-            self.arm_accept(index);
+        if !completion.more() {
+            self.accepting -= 1;
+            if self.drain.as_ref().is_none_or(Drain::accepts) {
+                self.arm_accept(index);
+            }
         }
         if completion.result < 0 {
-            self.core.context.shard.counters.accept_errors += (completion.result != -libc::ECANCELED) as u64;
+            self.core.context.shard.counters.accept_errors += u64::from(!self.core.draining);
             return;
         }
         // SAFETY: a fresh descriptor that the kernel gave to this completion alone.
@@ -639,7 +643,7 @@ impl Pump {
             listener::Admission::Full => counters.rejected_connections += 1,
             listener::Admission::Welcome => {
                 counters.total_connections += 1;
-                let home = if listener.balanced { self.core.better_home() } else { None };
+                let home = if listener.balanced && !self.core.draining { self.core.better_home() } else { None };
                 self.settle(fd, home);
             }
         }
@@ -674,6 +678,9 @@ impl Pump {
     }
 
     fn adopt_one(&mut self, handover: Handover) {
+        if let Some(drain) = &mut self.drain {
+            drain.requests_end_ms = self.core.context.now.unix_ms + limits::DRAIN_LISTEN_MS;
+        }
         let has_input = !handover.input.is_empty();
         let id = self.core.open(Some(handover.session), handover.input, handover.peer);
         let generation = self.core.connections[id as usize].generation;
@@ -689,7 +696,7 @@ impl Pump {
     fn consider_moving(&mut self, id: u32) {
         let Some(core) = self.core.connections[id as usize].belongs_to() else { return };
         let Some(socket) = self.sockets[id as usize].as_mut() else { return };
-        if socket.cancelling || socket.backlog.is_some() || self.drain_deadline_ms.is_some() {
+        if socket.cancelling || socket.backlog.is_some() || self.core.draining {
             return;
         }
         socket.moving_to = Some(core);
@@ -729,6 +736,7 @@ impl Pump {
     }
 
     fn arm_accept(&mut self, index: usize) {
+        self.accepting += 1;
         let fd = self.listeners[index].fd.as_raw_fd();
         let entry = opcode::AcceptMulti::new(types::Fd(fd))
             .flags(libc::SOCK_CLOEXEC)
@@ -799,7 +807,9 @@ impl Pump {
             shared.connections.fetch_sub(1, AcqRel);
         }
         let sending = socket.backlog.as_ref().is_some_and(|backlog| backlog.sending);
-        if socket.receiving || sending {
+        if self.core.draining {
+            sys::hang_up(socket.fd.as_raw_fd());
+        } else if socket.receiving || sending {
             sys::shutdown(socket.fd.as_raw_fd());
         }
         if let Some(backlog) = socket.backlog.take().filter(|_| sending) {
@@ -807,13 +817,10 @@ impl Pump {
         }
     }
 
-    /// Once a second: idle connections, and the end of a drain.
+    /// Once a second: idle connections.
     fn sweep(&mut self) {
         let now = self.core.context.now;
         self.swept_s = now.seconds().0;
-        if self.core.draining && self.drain_deadline_ms.is_none() {
-            self.begin_drain();
-        }
         if self.idle_timeout_s == 0 && self.core.context.shard.ring.is_none() {
             return;
         }
@@ -826,36 +833,6 @@ impl Pump {
                 self.close_now(id);
             }
         }
-    }
-
-    fn begin_drain(&mut self) {
-        self.drain_deadline_ms = Some(self.core.context.now.unix_ms + DRAIN_MS_MAX);
-        for index in 0..self.listeners.len() {
-            self.cancel(Mark::new(Kind::Accept, 0, index as u32));
-        }
-    }
-
-    /// Whether a drain has ended: every connection answered and closed, those of other cores too, which may need this one for their
-    /// answers; or out of time.
-    fn finished(&mut self) -> bool {
-        if self.core.draining && self.drain_deadline_ms.is_none() {
-            self.begin_drain();
-        }
-        let Some(deadline_ms) = self.drain_deadline_ms else { return false };
-        self.listeners.clear();
-        let now_ms = self.core.context.now.unix_ms;
-        let (listens, out_of_time) = (now_ms < deadline_ms - DRAIN_MS_MAX + limits::DRAIN_LISTEN_MS, now_ms >= deadline_ms);
-        for id in 0..self.sockets.len() as u32 {
-            let Some(socket) = &self.sockets[id as usize] else { continue };
-            let connection = &self.core.connections[id as usize];
-            let idle = connection.is_drained() && !connection.is_blocked() && socket.backlog.is_none();
-            if (idle && socket.output.is_none() && !listens) || out_of_time {
-                self.close_now(id);
-            }
-        }
-        let gone = self.sockets.iter().all(Option::is_none) && self.graveyard.is_empty();
-        let gone = gone && self.core.shared().connections.load(Acquire) == 0;
-        gone || now_ms >= deadline_ms + WAIT_DRAINING.as_millis() as u64 * 100
     }
 }
 
