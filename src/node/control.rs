@@ -263,7 +263,10 @@ impl Control {
             "handoff" if group.starts_with(b"handoff wait") => self.wait_handoff(words.nth(1), request),
             name @ ("ring" | "peers" | "handoff" | "where") => self.ring_stats(name, &group[name.len().min(group.len())..]),
             "sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
-            "conns" => Answer::Stats(stats::conns(&sockets::list())),
+            "conns" => {
+                let connections: Vec<_> = self.cores.ask(|core| core.describe_connections()).concat();
+                Answer::Stats(stats::conns(&sockets::list(), &connections, self.cores.shared.clock.now(), self.started))
+            }
             "extstore" => Answer::Stats(Lines::new()),
             "reset" => {
                 self.reset();

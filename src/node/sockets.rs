@@ -1,7 +1,6 @@
 //! The sockets of the process, for `stats conns`.
 //!
-//! The kernel knows every socket and when it last had bytes, so the cores keep no list of addresses for a question that is asked
-//! once in a while.
+//! The kernel knows every socket, so the cores keep no list of addresses for a question that is asked once in a while.
 //!
 //! Lives here: from descriptors to addresses. Not here: what is printed of them (`stats`).
 //! Unsafe lives here: borrowing descriptors by their number.
@@ -34,8 +33,7 @@ fn figures(descriptor: i32) -> Option<SocketFigures> {
         return Some(SocketFigures { descriptor, address: text(&local)?, ..SocketFigures::default() });
     }
     let remote = socket.peer_addr().ok()?;
-    let idle_s = if remote.as_socket().is_some() { idle_ms(descriptor) / 1000 } else { 0 };
-    Some(SocketFigures { descriptor, address: text(&remote)?, listener: text(&local)?, idle_s })
+    Some(SocketFigures { descriptor, address: text(&remote)?, listener: text(&local)? })
 }
 
 /// An address as memcached writes it.
@@ -48,18 +46,6 @@ fn text(address: &SockAddr) -> Option<String> {
         }
         None => None,
     }
-}
-
-/// Time since a TCP socket last received bytes, in milliseconds.
-fn idle_ms(descriptor: i32) -> u64 {
-    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: both live across the call, `length` is the size of `info`, and all zero is a value of it.
-    let info = unsafe {
-        libc::getsockopt(descriptor, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length);
-        info.assume_init()
-    };
-    info.tcpi_last_data_recv.into()
 }
 
 #[cfg(test)]

@@ -6,12 +6,16 @@
 //!
 //! Lives here: names, order, arithmetic. Not here: asking the cores (`control`).
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::engine::Statistics;
 use crate::metrics::{Counters, ROWS};
 use crate::node::options::{Options, table};
 use crate::observe::prefixes::{Counts, Prefixes};
+use crate::runtime::connection::State;
+use crate::runtime::core::Described;
+use crate::time::Instant;
 
 /// Names and values, in order.
 pub type Lines = Vec<(String, String)>;
@@ -268,25 +272,44 @@ pub struct SocketFigures {
     pub address: String,
     /// Where the client connected to; empty for a listener.
     pub listener: String,
-    /// Seconds since the last bytes of the client, 0 where the kernel does not tell.
-    pub idle_s: u64,
 }
 
-/// `stats conns`.
-pub fn conns(sockets: &[SocketFigures]) -> Lines {
+/// `stats conns`: listeners, and the sockets that a core has, with what each core says of its own. One that moves between two cores at
+/// this moment is left out.
+pub fn conns(sockets: &[SocketFigures], connections: &[Described], now: Instant, started: Instant) -> Lines {
+    let known: HashMap<i32, &Described> = connections.iter().map(|connection| (connection.descriptor, connection)).collect();
     let mut lines = Lines::new();
     for socket in sockets {
         let mut put = |name: &str, value: String| lines.push((format!("{}:{name}", socket.descriptor), value));
+        let (state, since) = match known.get(&socket.descriptor) {
+            _ if socket.listener.is_empty() => ("conn_listening", started),
+            Some(connection) => (state_text(connection.state), connection.last_command),
+            None => continue,
+        };
         put("addr", socket.address.clone());
-        if socket.listener.is_empty() {
-            put("state", "conn_listening".into());
-        } else {
+        if !socket.listener.is_empty() {
             put("listen_addr", socket.listener.clone());
-            put("state", "conn_read".into());
         }
-        put("secs_since_last_cmd", socket.idle_s.to_string());
+        put("state", state.into());
+        put("secs_since_last_cmd", (now.unix_ms.saturating_sub(since.unix_ms) / 1000).to_string());
     }
     lines
+}
+
+/// The state of a conversation in memcached's words.
+fn state_text(state: State) -> &'static str {
+    match state {
+        State::Fresh | State::Pending => "conn_new_cmd",
+        State::Reading => "conn_read",
+        State::ReadingValue => "conn_nread",
+        State::Swallowing => "conn_swallow",
+        State::Elsewhere => "conn_io_queue",
+        State::Executing => "conn_parse_cmd",
+        State::Writing => "conn_mwrite",
+        State::Closing => "conn_closing",
+        // memcached has no such links.
+        State::Peer => "conn_peer",
+    }
 }
 
 /// `stats shards`: one group of lines per core; clients that know the map reach the owning core directly.

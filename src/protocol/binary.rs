@@ -480,7 +480,7 @@ fn failure(opcode: u8, error: Error) -> (u16, &'static str) {
     }
 }
 
-const HEADER_BYTES: usize = 24;
+pub(super) const HEADER_BYTES: usize = 24;
 const RESPONSE_MAGIC: u8 = 0x81;
 const NOTHING: (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
 

@@ -273,6 +273,24 @@ impl Session {
         self.options
     }
 
+    /// Whether nothing has told yet which protocol it is.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.state, State::Fresh)
+    }
+
+    /// Whether data of a refused command is still to come.
+    pub fn is_swallowing(&self) -> bool {
+        matches!(self.state, State::Swallow { .. })
+    }
+
+    /// Whether `input`, with which no further step can be made, holds the head of a store whose value is still to come.
+    pub fn awaits_value(&self, input: &[u8]) -> bool {
+        match self.is_binary() {
+            true => input.len() >= binary::HEADER_BYTES,
+            false => scan::newline(input, 0).is_some(),
+        }
+    }
+
     /// Whether this connection speaks binary (its errors at close look different).
     pub fn is_binary(&self) -> bool {
         matches!(self.state, State::Binary | State::Swallow { binary: true, .. })

@@ -34,6 +34,10 @@ use crate::time::Instant;
 pub struct Connection {
     /// Tells this connection from earlier ones with the same index.
     pub generation: u32,
+    /// Its socket's descriptor, by which operators know it; -1 without a socket.
+    pub descriptor: i32,
+    /// Output waits for the reader to take it. Told by who owns the socket.
+    pub unsent: bool,
     session: Session,
     /// Bytes received and not yet parsed.
     input: Vec<u8>,
@@ -52,10 +56,37 @@ pub struct Connection {
     starved_since: Option<Instant>,
     /// Nothing was received so far.
     virgin: bool,
+    /// When its last commands were parsed.
+    last_command: Instant,
     /// The other side is a node.
     peer: Option<Box<Peer>>,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
     foreign: (ShardId, u32),
+}
+
+/// What a conversation is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing has come so far.
+    Fresh,
+    /// It waits for a request, or for the rest of its line.
+    Reading,
+    /// It waits for the rest of a value.
+    ReadingValue,
+    /// It waits for the rest of a value that was refused.
+    Swallowing,
+    /// It has requests that wait for memory, or for room on a link.
+    Pending,
+    /// It waits for another core or node.
+    Elsewhere,
+    /// The control plane works on its command.
+    Executing,
+    /// It waits for its reader.
+    Writing,
+    /// It ends.
+    Closing,
+    /// The other side is a node.
+    Peer,
 }
 
 /// A large value on its way in.
@@ -103,9 +134,11 @@ struct Planned<'a> {
 
 impl Connection {
     /// A new conversation.
-    pub fn new(generation: u32, options: protocol::Options) -> Self {
+    pub fn new(generation: u32, options: protocol::Options, now: Instant) -> Self {
         Self {
             generation,
+            descriptor: -1,
+            unsent: false,
             session: Session::new(options),
             input: Vec::new(),
             needed: 1,
@@ -118,6 +151,7 @@ impl Connection {
             held: 0,
             starved_since: None,
             virgin: true,
+            last_command: now,
             peer: None,
             foreign: (ShardId(0), 0),
         }
@@ -174,9 +208,31 @@ impl Connection {
         (self.session, std::mem::take(&mut self.input), self.peer.take())
     }
 
-    /// A conversation that comes from another core.
-    pub fn from_parts(generation: u32, session: Session, input: Vec<u8>, peer: Option<Box<Peer>>) -> Self {
-        Self { session, input, peer, ..Self::new(generation, session.options()) }
+    /// This conversation with what it had on another core.
+    pub fn with_parts(self, session: Session, input: Vec<u8>, peer: Option<Box<Peer>>) -> Self {
+        Self { session, input, peer, ..self }
+    }
+
+    /// What it is at.
+    pub fn state(&self) -> State {
+        match () {
+            () if self.peer.is_some() => State::Peer,
+            () if self.closing => State::Closing,
+            () if self.unsent => State::Writing,
+            () if self.control_pending => State::Executing,
+            () if self.receiving.is_some() => State::ReadingValue,
+            () if !self.replies.is_empty() => State::Elsewhere,
+            () if self.blocked => State::Pending,
+            () if self.session.is_fresh() => State::Fresh,
+            () if self.session.is_swallowing() => State::Swallowing,
+            () if self.session.awaits_value(&self.input) => State::ReadingValue,
+            () => State::Reading,
+        }
+    }
+
+    /// When its last commands were parsed, or it was made.
+    pub fn last_command(&self) -> Instant {
+        self.last_command
     }
 
     /// The node on the other side, if it is one.
@@ -411,6 +467,9 @@ impl Connection {
                     }
                 }
                 batch.push(Planned { session_before, offset_before, step });
+            }
+            if !batch.is_empty() {
+                self.last_command = context.now;
             }
             if batch.len() > 1 {
                 let Shard { engine, routes, id, .. } = &mut context.shard;

@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
-use super::connection::{Connection, Flow};
+use super::connection::{Connection, Flow, State};
 use super::context::{Context, ControlRequest, CorePeer, Links, Shared};
 use super::message::{self, ReplyBytes, Ticket};
 use super::nodes::{Nodes, Resolve};
@@ -31,6 +31,7 @@ use crate::key::Key;
 use crate::limits;
 use crate::protocol::{self, Session};
 use crate::shard::{Origin, Place, Shard, ShardId};
+use crate::time::Instant;
 
 /// A message of the control plane to a core.
 pub enum ToCore {
@@ -68,6 +69,17 @@ pub struct Handover {
     pub input: Vec<u8>,
     /// The node on the other side, if it is one.
     pub peer: Option<Box<Peer>>,
+}
+
+/// What is told of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its socket.
+    pub descriptor: i32,
+    /// What it is at.
+    pub state: State,
+    /// When its last commands were parsed, or it was made.
+    pub last_command: Instant,
 }
 
 /// One core without its sockets.
@@ -149,11 +161,22 @@ impl Core {
         }
     }
 
-    /// Opens a conversation; its index is free again after `close`.
+    /// Opens a conversation; its index is free again after `close`. Who owns the socket tells its descriptor.
     pub fn open(&mut self, session: Option<Session>, input: Vec<u8>, peer: Option<Box<Peer>>) -> u32 {
         self.generations = self.generations.wrapping_add(1);
         let session = session.unwrap_or_else(|| Session::new(self.context.protocol));
-        self.connections.insert(Connection::from_parts(self.generations, session, input, peer)) as u32
+        let connection = Connection::new(self.generations, session.options(), self.context.now);
+        self.connections.insert(connection.with_parts(session, input, peer)) as u32
+    }
+
+    /// The conversations of this core, at most `limits::CONNECTIONS_LISTED_MAX` of them.
+    pub fn describe_connections(&self) -> Vec<Described> {
+        let describe = |connection: &Connection| Described {
+            descriptor: connection.descriptor,
+            state: connection.state(),
+            last_command: connection.last_command(),
+        };
+        self.connections.iter().map(|(_, connection)| describe(connection)).take(limits::CONNECTIONS_LISTED_MAX).collect()
     }
 
     /// Ends a conversation. Replies that are still under way to it are dropped when they come.

@@ -219,8 +219,10 @@ impl Streams {
 
     fn adopt(self: &Rc<Self>, handover: Handover) {
         let (id, draining, now_ms) = {
-            let mut core = self.core.borrow_mut();
-            (core.open(Some(handover.session), handover.input, None), core.draining, core.context.now.unix_ms)
+            let core = &mut *self.core.borrow_mut();
+            let id = core.open(Some(handover.session), handover.input, None);
+            core.connections[id as usize].descriptor = handover.fd.as_raw_fd();
+            (id, core.draining, core.context.now.unix_ms)
         };
         if draining {
             self.requests_end_ms.set(now_ms + limits::DRAIN_LISTEN_MS);
@@ -256,13 +258,15 @@ impl Streams {
         loop {
             let mut flow = self.step(id, &input[..length], &mut output);
             loop {
+                self.core.borrow_mut().connections[id as usize].unsent = output.total_bytes() > 0;
                 if write(stream, &mut output).await.is_err() {
                     return;
                 }
                 self.core.borrow_mut().confirm_parts(|part| part == id);
                 let (drained, control) = {
-                    let core = self.core.borrow();
-                    let connection = &core.connections[id as usize];
+                    let core = &mut *self.core.borrow_mut();
+                    let connection = &mut core.connections[id as usize];
+                    connection.unsent = false;
                     (connection.is_drained(), connection.waits_for_control())
                 };
                 if drained && flow != Flow::Blocked {

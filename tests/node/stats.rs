@@ -196,17 +196,102 @@ fn reset_starts_every_total_again_and_keeps_what_is_now() {
     }
 }
 
-#[test]
-fn connections_are_listed_with_their_addresses() {
-    let server = Server::start(&["--cores", "2"]);
-    let mut client = server.connect();
+/// The connections of `stats conns`: field by name, for each address.
+fn conns(client: &mut Client) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut sockets: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for (name, value) in stats(client, "conns") {
+        let (descriptor, field) = name.split_once(':').unwrap();
+        assert!(descriptor.parse::<u32>().is_ok(), "{name}");
+        sockets.entry(descriptor.into()).or_default().insert(field.into(), value);
+    }
+    sockets.into_values().map(|fields| (fields["addr"].clone(), fields)).collect()
+}
+
+/// The state in which `client` is listed, once it is `state` or the wait is over.
+fn state_of(asking: &mut Client, client: &Client, state: &str) -> String {
     let own = format!("tcp:{}", client.stream.local_addr().unwrap());
-    let lines = stats(&mut client, "conns");
-    let (name, _) = lines.iter().find(|(_, address)| *address == own).unwrap_or_else(|| panic!("{own} in {lines:?}"));
-    let descriptor = name.strip_suffix(":addr").unwrap();
-    let read = |field: &str| &lines.iter().find(|(name, _)| *name == format!("{descriptor}:{field}")).unwrap().1;
-    assert_eq!(*read("listen_addr"), format!("tcp:{}", server.address()));
-    assert_eq!(read("state"), "conn_read");
-    assert_eq!(read("secs_since_last_cmd"), "0");
-    assert!(lines.iter().any(|(_, state)| state == "conn_listening"), "{lines:?}");
+    let start = Instant::now();
+    loop {
+        // It may not have been accepted yet.
+        let shown = conns(asking).get(&own).map_or("none".into(), |fields| fields["state"].clone());
+        if shown == state || start.elapsed() > Duration::from_secs(5) {
+            return shown;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a client sends, and the state that it is in then.
+const STATES: &[(&str, &str)] = &[
+    ("", "conn_new_cmd"),
+    ("get a\r\n", "conn_read"),
+    ("get long_li", "conn_read"),
+    ("set k 0 0 10\r\nabc", "conn_nread"),
+    ("set k 0 0 500000\r\nabc", "conn_nread"),
+    ("ms k 10 T0\r\nabc", "conn_nread"),
+    ("set k 0 0 2000000\r\nabc", "conn_swallow"),
+    ("foo\r\nabc", "conn_read"),
+];
+
+fn check_states(who: &str, connect: &dyn Fn() -> Client) {
+    let mut asking = connect();
+    let clients: Vec<Client> = STATES.iter().map(|_| connect()).collect();
+    for (mut client, (sent, state)) in clients.into_iter().zip(STATES) {
+        client.send(sent);
+        assert_eq!(state_of(&mut asking, &client, state), *state, "{who}: {sent:?}");
+    }
+    let own = format!("tcp:{}", asking.stream.local_addr().unwrap());
+    let listener = format!("tcp:{}", asking.stream.peer_addr().unwrap());
+    let listed = conns(&mut asking);
+    assert_eq!(listed[&own]["state"], "conn_parse_cmd", "{who}");
+    assert_eq!(listed[&own]["secs_since_last_cmd"], "0", "{who}");
+    assert_eq!(listed[&own]["listen_addr"], listener, "{who}");
+    assert_eq!(listed[&listener]["state"], "conn_listening", "{who}");
+    assert_eq!(listed[&listener].get("listen_addr"), None, "{who}");
+    assert!(listed[&listener]["secs_since_last_cmd"].parse::<u32>().unwrap() < 100, "{who}");
+    // Whoever does not read: 20 MB are more than the sockets take.
+    let mut slow = connect();
+    let value = "v".repeat(200_000);
+    slow.ask(format!("set large 0 0 200000\r\n{value}\r\n"), "STORED\r\n");
+    slow.send("get large\r\n".repeat(100));
+    assert_eq!(state_of(&mut asking, &slow, "conn_mwrite"), "conn_mwrite", "{who}");
+}
+
+#[test]
+fn connections_are_listed_with_what_they_are_at() {
+    for options in [&["--cores", "2"][..], &["--cores", "1", "--engine", "streams"]] {
+        let server = Server::start(options);
+        check_states("pbcache", &|| server.connect());
+    }
+    if let Some(memcached) = Memcached::start() {
+        check_states("memcached", &|| memcached.connect());
+    }
+}
+
+#[test]
+fn seconds_since_the_last_command_are_those_of_commands() {
+    let check = |who: &str, connect: &dyn Fn() -> Client| {
+        let (mut asking, mut quiet, mut half) = (connect(), connect(), connect());
+        quiet.ask("mn\r\n", "MN\r\n");
+        half.ask("mn\r\n", "MN\r\n");
+        let start = Instant::now();
+        let idle_s = |asking: &mut Client, client: &Client| -> u32 {
+            let own = format!("tcp:{}", client.stream.local_addr().unwrap());
+            conns(asking)[&own]["secs_since_last_cmd"].parse().unwrap()
+        };
+        while idle_s(&mut asking, &quiet) < 2 {
+            assert!(start.elapsed() < Duration::from_secs(20), "{who}");
+            // Bytes that are no command yet do not count.
+            half.send("x");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(idle_s(&mut asking, &half) >= 1, "{who}");
+        quiet.ask("mn\r\n", "MN\r\n");
+        assert!(idle_s(&mut asking, &quiet) <= 1, "{who}");
+    };
+    let server = Server::start(&["--cores", "2"]);
+    check("pbcache", &|| server.connect());
+    if let Some(memcached) = Memcached::start() {
+        check("memcached", &|| memcached.connect());
+    }
 }

@@ -43,6 +43,7 @@ impl Pump {
         let generation = self.core.connections[id as usize].generation;
         let socket = Socket { outgoing: true, ..Socket::new(socket.into(), generation, self.core.context.now.seconds().0) };
         let fd = socket.fd.as_raw_fd();
+        self.core.connections[id as usize].descriptor = fd;
         self.seat(id, socket);
         let address = Box::new(SockAddr::from(address));
         let mark = Mark::new(Kind::Connect, generation, id);

@@ -322,6 +322,7 @@ impl Pump {
             let Some(socket) = self.sockets[id as usize].as_mut() else { continue };
             socket.output = None;
             if leftovers && socket.backlog.is_some() {
+                self.core.connections[id as usize].unsent = true;
                 self.send_backlog(id);
             }
         }
@@ -491,6 +492,7 @@ impl Pump {
             self.core.context.shard.counters.bytes_written += inset.body.len() as u64;
         }
         backlog.take_from(&mut self.output, start, bodies_start);
+        self.core.connections[id as usize].unsent = true;
         self.send_backlog(id);
     }
 
@@ -552,6 +554,7 @@ impl Pump {
             return;
         }
         socket.backlog = None;
+        self.core.connections[id as usize].unsent = false;
         if self.core.connections[id as usize].is_closing() {
             close_later(socket, id, &mut self.closers);
         } else if self.core.connections[id as usize].is_blocked() {
@@ -683,7 +686,9 @@ impl Pump {
         }
         let has_input = !handover.input.is_empty();
         let id = self.core.open(Some(handover.session), handover.input, handover.peer);
-        let generation = self.core.connections[id as usize].generation;
+        let connection = &mut self.core.connections[id as usize];
+        connection.descriptor = handover.fd.as_raw_fd();
+        let generation = connection.generation;
         self.seat(id, Socket::new(handover.fd, generation, self.core.context.now.seconds().0));
         if has_input {
             self.resume(id);
