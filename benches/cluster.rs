@@ -17,6 +17,7 @@ use pbcache::buffer::Buffer;
 use pbcache::cluster::wire::{self, Stamp};
 use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
+use pbcache::observe::Client;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
 use pbcache::ring::NodeIndex;
 use pbcache::shard::peers::LinkId;
@@ -86,11 +87,11 @@ impl Bench {
                 let value = if sets { Value::Bytes(&value) } else { Value::EMPTY };
                 let command = Command { key: Key::new(name.as_bytes()), verb, value };
                 if self.desk(0).place(&command) == Some(Place::Here) {
-                    self.nodes[0].execute(&command, NOW);
+                    self.nodes[0].execute(&command, Client::default(), NOW);
                     self.answers += 1;
                     continue;
                 }
-                let ticket = Ticket { connection: 0, generation: 0, slot: number as u32 };
+                let ticket = Ticket { connection: 0, generation: 0, slot: number as u32, descriptor: 7 };
                 assert!(self.desk(0).submit(Origin::Connection(ticket), 0, &command, framing.head, b""));
             }
             while self.answers < done {

@@ -203,7 +203,9 @@ pub enum Control<'a> {
     CacheMemlimit { megabytes: u64 },
     /// `lru_crawler metadump all` and its relatives: the words behind `lru_crawler `.
     LruCrawler { words: &'a [u8] },
-    /// Commands that tune what we do not have (`slabs`, `lru`, `extstore`, `watch`): the whole line, answered by `node`.
+    /// `watch fetchers mutations ...`: the words behind `watch`.
+    Watch { words: &'a [u8] },
+    /// Commands that tune what we do not have (`slabs`, `lru`, `extstore`): the whole line, answered by `node`.
     Tune { line: &'a [u8] },
     /// `shutdown [graceful]`; refused unless enabled.
     Shutdown { graceful: bool },

@@ -104,6 +104,17 @@ pub const PREFIXES_MAX: usize = 65_536;
 /// See [`PREFIXES_MAX`], in bytes.
 pub const PREFIX_BYTES_MAX: usize = 1 << 20;
 
+/// Connections that may `watch` at once. memcached 1.6.
+pub const WATCHERS_MAX: usize = 20;
+
+/// Events that one core keeps for those who watch, in bytes, until the control plane takes them; what is beyond is dropped, and told
+/// as skipped. A few thousand.
+pub const WATCH_BYTES_PER_CORE_MAX: usize = 256 << 10;
+
+/// Lines that wait for one watcher, in bytes, and again as many under way to it; lines beyond are skipped, and their number is told.
+/// memcached's `watcher_logbuf_size`.
+pub const WATCHER_BYTES_MAX: usize = 256 << 10;
+
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 

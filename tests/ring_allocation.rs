@@ -70,7 +70,7 @@ fn sending_a_command_on_allocates_nothing() {
             if desk.place(&command).is_some() {
                 continue;
             }
-            let ticket = Ticket { connection: 0, generation: 0, slot: 0 };
+            let ticket = Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 };
             assert!(desk.submit(Origin::Connection(ticket), 0, &command, framing.head, b""));
             pass(&mut nodes, &mut requests, &mut responses, 1010);
             let ring = nodes[0].ring.as_mut().unwrap();

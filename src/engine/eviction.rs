@@ -275,6 +275,7 @@ impl Engine {
     /// Removes an item to make room. `ghost`: the hash is its own, so that a ghost may stay.
     pub(super) fn evict(&mut self, place: Place, hash: u64, ghost: bool) {
         let slot = self.index.slot(place);
+        self.note_eviction(slot);
         let location = slot.location();
         let record = self.log.record(location);
         self.statistics.evicted += 1;

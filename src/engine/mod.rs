@@ -35,7 +35,7 @@
 //! Single-threaded, no locks, no clock, no I/O. Everything that the engine holds is charged to the [`Arena`].
 //!
 //! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`,
-//! `item`, `segment`, `sparse`, `eviction`, `balance`, `upkeep`, `number`. Not here: bytes of a protocol, other cores.
+//! `item`, `segment`, `sparse`, `eviction`, `balance`, `upkeep`, `watch`, `number`. Not here: bytes of a protocol, other cores.
 //! The layout follows Segcache (NSDI'21), the eviction S3-FIFO (SOSP'23).
 
 use std::sync::Arc;
@@ -44,6 +44,7 @@ use crate::arena::Arena;
 use crate::command::{Command, Reply};
 use crate::key::{self, Key};
 use crate::limits;
+use crate::observe::events::Events;
 use crate::time::Instant;
 
 mod balance;
@@ -56,6 +57,7 @@ mod number;
 mod segment;
 mod sparse;
 mod upkeep;
+mod watch;
 
 use balance::Balance;
 use eviction::Drain;
@@ -116,6 +118,8 @@ pub struct Engine {
     tombstone_bytes: usize,
     /// By partition, the greatest version of a tombstone that is no longer here. Empty on a lone node.
     fences: Box<[u64]>,
+    /// Evictions, while somebody watches them.
+    evictions: Option<Box<Events>>,
     /// The totals; what is now is put together when asked.
     statistics: Statistics,
 }
@@ -213,6 +217,7 @@ impl Engine {
             tombstones: 0,
             tombstone_bytes: 0,
             fences: vec![0; if options.replication.is_some() { key::PARTITIONS_COUNT as usize } else { 0 }].into(),
+            evictions: None,
             statistics: Statistics::default(),
         }
     }

@@ -22,6 +22,7 @@ use super::signals;
 use super::sockets;
 use super::stats::{self, CoreFigures, Lines, ProcessFigures};
 use super::tune::{self, Crawl};
+use super::watch::{self, Refused, Watching};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
 use crate::cluster::members::View;
@@ -113,6 +114,7 @@ pub struct Control {
     started: Instant,
     verbosity: u32,
     dumping: Arc<AtomicBool>,
+    watching: Arc<Watching>,
     /// What the engines had counted at the last `stats reset`; empty before the first.
     totals_at_reset: Vec<Statistics>,
 }
@@ -134,8 +136,8 @@ impl Control {
         let started = cores.shared.clock.now();
         let verbosity = options.verbosity as u32;
         let (dumping, totals_at_reset) = (Arc::default(), Vec::new());
-        let flushes = Arc::default();
-        Self { cores, memory, options, view, flushes, tuning_wanting, started, verbosity, dumping, totals_at_reset }
+        let (flushes, watching) = (Arc::default(), Watching::new(cores.clone()));
+        Self { cores, memory, options, view, flushes, tuning_wanting, started, verbosity, dumping, watching, totals_at_reset }
     }
 
     /// Answers requests until every core has ended.
@@ -165,6 +167,7 @@ impl Control {
             }
             OwnedControl::CacheMemlimit { megabytes } => self.set_limit(*megabytes),
             OwnedControl::LruCrawler { words } => self.crawl(words, request),
+            OwnedControl::Watch { words } => self.watch(words, request),
             OwnedControl::Tune { line } => text_line(tune::tune(line)),
             OwnedControl::Shutdown { .. } if !self.options.shutdown_enabled => {
                 Answer::Text(b"ERROR: shutdown not enabled\r\n".to_vec())
@@ -248,6 +251,19 @@ impl Control {
         }
     }
 
+    /// `watch fetchers mutations ...`.
+    fn watch(&self, words: &[u8], request: &ControlRequest) -> Answer {
+        if self.options.watch_disabled {
+            return text_line("CLIENT_ERROR watch commands not allowed");
+        }
+        let Some(kinds) = watch::kinds(tune::words(words)) else { return text_line("ERROR") };
+        match self.watching.add(request.core, request.ticket, kinds) {
+            Ok(()) => Answer::Later,
+            Err(Refused::TooMany) => text_line("WATCHER_TOO_MANY log watcher limit reached"),
+            Err(Refused::Failed) => text_line("WATCHER_FAILED failed to add log watcher"),
+        }
+    }
+
     fn settings(&self) -> Lines {
         stats::settings(&self.options, self.memory.limit_bytes() as u64, self.verbosity, self.tuning_wanting)
     }
@@ -299,6 +315,7 @@ impl Control {
 
     /// Counts from here on: counters start again, and the totals of the engines are told as what was added since.
     fn reset(&mut self) {
+        self.watching.reset();
         self.totals_at_reset = self.cores.ask(|core| {
             core.context.shard.counters = Default::default();
             core.context.shard.observer.prefixes.clear();
@@ -328,6 +345,7 @@ impl Control {
             user_us,
             system_us,
             limit_bytes: self.memory.limit_bytes() as u64,
+            watch: self.watching.figures(),
         }
     }
 

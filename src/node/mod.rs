@@ -18,6 +18,7 @@ pub mod signals;
 pub mod sockets;
 pub mod stats;
 pub mod tune;
+pub mod watch;
 
 use std::io;
 use std::net::SocketAddr;

@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::engine::Statistics;
+use crate::limits;
 use crate::metrics::{Counters, ROWS};
 use crate::node::options::{Options, table};
+use crate::node::watch::WatchFigures;
 use crate::observe::prefixes::{Counts, Prefixes};
 use crate::runtime::connection::State;
 use crate::runtime::core::Described;
@@ -46,6 +48,8 @@ pub struct ProcessFigures {
     pub system_us: u64,
     /// Memory limit now, in bytes.
     pub limit_bytes: u64,
+    /// What was noted for those who watch.
+    pub watch: WatchFigures,
 }
 
 /// `stats`.
@@ -71,6 +75,11 @@ pub fn general(cores: &[CoreFigures], process: &ProcessFigures, options: &Option
             "get_expired" => engine.found_expired,
             "get_flushed" => engine.found_flushed,
             "hash_bytes" => engine.index_bytes,
+            "log_worker_dropped" => process.watch.dropped,
+            "log_worker_written" => process.watch.written,
+            "log_watcher_skipped" => process.watch.skipped,
+            "log_watcher_sent" => process.watch.sent,
+            "log_watchers" => process.watch.watchers,
             "bytes" => engine.item_bytes,
             "curr_items" => engine.items_count,
             "total_items" => engine.items_total,
@@ -173,6 +182,8 @@ pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32, tuning_want
         "flush_enabled" => on(!options.flush_disabled),
         "dump_enabled" => on(!options.dump_disabled),
         "idle_timeout" => options.idle_timeout_s.to_string(),
+        "watcher_logbuf_size" => limits::WATCHER_BYTES_MAX.to_string(),
+        "worker_logbuf_size" => limits::WATCH_BYTES_PER_CORE_MAX.to_string(),
         _ => default.to_string(),
     };
     let memcached = SETTINGS.iter().map(|&(name, default)| (name.to_string(), value(name, default)));
@@ -305,6 +316,7 @@ fn state_text(state: State) -> &'static str {
         State::Swallowing => "conn_swallow",
         State::Elsewhere => "conn_io_queue",
         State::Executing => "conn_parse_cmd",
+        State::Watching => "conn_watch",
         State::Writing => "conn_mwrite",
         State::Closing => "conn_closing",
         // memcached has no such links.
@@ -365,15 +377,21 @@ pub fn prefixes(table: &Prefixes) -> Vec<u8> {
 /// What stands for the prefixes beyond `limits::PREFIXES_MAX` and the bounds of a core.
 const PREFIXES_BEYOND: &[u8] = b"(others)";
 
-/// One line of `lru_crawler metadump`. `last_used_s` is Unix time; the size is the whole item's.
-pub fn metadump_line(key: &[u8], item: &crate::command::Item<'_>, now_s: u32, output: &mut Vec<u8>) {
-    output.extend_from_slice(b"key=");
+/// Writes a key as URIs have it: what is not plain as `%` and two digits.
+pub fn uri_encode(key: &[u8], output: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in key {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => output.push(byte),
-            _ => output.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            _ => output.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
         }
     }
+}
+
+/// One line of `lru_crawler metadump`. `last_used_s` is Unix time; the size is the whole item's.
+pub fn metadump_line(key: &[u8], item: &crate::command::Item<'_>, now_s: u32, output: &mut Vec<u8>) {
+    output.extend_from_slice(b"key=");
+    uri_encode(key, output);
     let expiry = if item.expiry.0 == 0 { -1 } else { item.expiry.0 as i64 };
     let used = now_s.saturating_sub(item.idle_s);
     let fetched = if item.fetched { "yes" } else { "no" };

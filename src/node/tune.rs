@@ -1,4 +1,4 @@
-//! Commands that tune what is not here: `slabs`, `lru`, `watch`, `lru_crawler`.
+//! Commands that tune what is not here: `slabs`, `lru`, `lru_crawler`.
 //!
 //! There are no slabs, LRU lists or crawler, so a well-formed line changes nothing and is answered as by a memcached that had
 //! nothing to do; a malformed one gets memcached's error, so that scripts notice their typing mistakes here as there.
@@ -30,7 +30,7 @@ const SLEEP_US_MAX: u32 = 1_000_000;
 /// Most of memory for the hot and the warm list together, in percent. memcached 1.6.
 const PERCENT_MAX: u32 = 80;
 
-/// The answer to a `slabs`, `lru` or `watch` line, without its line end.
+/// The answer to a `slabs` or `lru` line, without its line end.
 pub fn tune(line: &[u8]) -> &'static str {
     let words: Vec<&str> = words(line).collect();
     match words[..] {
@@ -43,7 +43,6 @@ pub fn tune(line: &[u8]) -> &'static str {
             _ => ERROR,
         },
         ["lru", "temp_ttl", seconds] if seconds.parse::<i32>().is_ok() => OK,
-        ["watch", ..] => "CLIENT_ERROR watch commands not allowed",
         _ => ERROR,
     }
 }
@@ -156,7 +155,6 @@ mod tests {
             ("lru temp_ttl -1", OK),
             ("lru temp_ttl a", ERROR),
             ("extstore foo bar", ERROR),
-            ("watch fetchers", "CLIENT_ERROR watch commands not allowed"),
             ("", ERROR),
             ("slabs \u{80}", ERROR),
         ];

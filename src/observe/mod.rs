@@ -1,58 +1,106 @@
-//! What a core notes of its commands for those who asked for it: counters by prefix of the key.
+//! What a core notes of its commands for those who asked for it: counters by prefix of the key, events for who watches.
 //!
 //! ```text
 //!   command, reply --> is_on? --no--> nothing: one branch
 //!                         +----yes--> prefixes (`stats detail on`)
+//!                                     events (`watch`): what was found, what came of it
 //! ```
 //!
 //! Off unless asked for. Each core notes what it executes; the control plane puts the cores together.
 //!
-//! Lives here: what is noted of a command. Not here: who asked (`node::control`), how it is printed (`node::stats`).
+//! Lives here: what is noted of a command. Not here: who asked (`node::control`), how it is printed (`node::stats`, `node::watch`).
 
-use crate::command::{Command, Reply, Verb};
+use crate::command::{Command, Error, Reply, Store, StoreMode, Verb};
 use crate::limits::KEY_BYTES_MAX;
+use crate::time::{Expiry, Exptime, Instant};
 
+pub mod events;
 pub mod prefixes;
 
+use events::{Events, Found, Kinds, Stored, What};
 use prefixes::Prefixes;
 
 /// What one core notes.
 #[derive(Debug, Default)]
 pub struct Observer {
+    on: bool,
     /// Whether counters by prefix are kept.
     detail: bool,
     /// Counters by prefix; they stay when counting is switched off.
     pub prefixes: Prefixes,
+    /// What happened, for who watches.
+    pub events: Events,
+}
+
+/// Who sent a command, as far as `watch` tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// Descriptor of its socket; 0 where the command came from another node.
+    pub descriptor: i32,
+    /// It is a meta command.
+    pub meta: bool,
+}
+
+/// What a command is about to find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// Whether there is an item.
+    pub found: Found,
+    /// Length of its value; 0 where there is none.
+    pub value_bytes: u32,
+    /// Seconds that it has left; `None` for no end.
+    pub remaining_s: Option<u32>,
 }
 
 impl Observer {
     /// An observer that splits keys at `delimiter`, and counts by prefix from the beginning if `detail`.
     pub fn new(delimiter: char, detail: bool) -> Self {
-        Self { detail, prefixes: Prefixes::new(delimiter) }
+        Self { on: detail, detail, prefixes: Prefixes::new(delimiter), events: Events::default() }
     }
 
     /// Whether anything is to be noted. Asked once per command.
     #[inline]
     pub fn is_on(&self) -> bool {
-        self.detail
+        self.on
     }
 
     /// Switches the counters by prefix on or off.
     pub fn count_prefixes(&mut self, on: bool) {
         self.detail = on;
+        self.switch();
     }
 
-    /// Notes an executed command. `Reply::Busy` is not noted: the command comes again.
+    /// Notes events of these kinds from now on.
+    pub fn watch(&mut self, kinds: Kinds) {
+        self.events.watch(kinds);
+        self.switch();
+    }
+
+    fn switch(&mut self) {
+        self.on = self.detail || self.events.wants(ABOUT_ITEMS);
+    }
+
+    /// Notes an executed command: what it came upon, if that was looked at, and its reply. `Reply::Busy` is not noted: the command
+    /// comes again.
     #[cold]
-    pub fn record(&mut self, command: &Command<'_>, reply: &Reply<'_>) {
+    pub fn record(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Instant) {
         let mut buffer = [0; KEY_BYTES_MAX];
         let Some(key) = command.key.decode(&mut buffer) else { return };
         if matches!(reply, Reply::Busy) {
             return;
         }
-        // As memcached counts: reads, stores and deletes, whatever came of them; a touch and arithmetic are none of these.
-        let Some(counts) = self.prefixes.of(key.bytes) else { return };
-        match command.verb {
+        if self.detail {
+            self.count(&command.verb, key.bytes, reply);
+        }
+        if self.events.wants(ABOUT_ITEMS) {
+            self.note(&Command { key, ..*command }, client, before, reply, now);
+        }
+    }
+
+    /// As memcached counts: reads, stores and deletes, whatever came of them; a touch and arithmetic are none of these.
+    fn count(&mut self, verb: &Verb, key: &[u8], reply: &Reply<'_>) {
+        let Some(counts) = self.prefixes.of(key) else { return };
+        match verb {
             Verb::Get(_) => {
                 counts.gets += 1;
                 counts.hits += u64::from(matches!(reply, Reply::Item(_)));
@@ -62,7 +110,61 @@ impl Observer {
             Verb::Arithmetic(_) | Verb::Touch(_) | Verb::Inspect => {}
         }
     }
+
+    /// Every command looks for its key first; a store, a number that is created and a delete are told besides.
+    fn note(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Instant) {
+        let (key, descriptor) = (command.key.bytes, client.descriptor);
+        self.events.note(What::Get { found: before.found, value_bytes: before.value_bytes }, key, descriptor, now);
+        let what = match (&command.verb, reply) {
+            (Verb::Store(store), _) => stored(command, store, before, reply, now),
+            (Verb::Arithmetic(arithmetic), Reply::Number { number, created: true, .. }) => What::Store {
+                outcome: Stored::Stored,
+                mode: StoreMode::Add,
+                compares: false,
+                ttl_s: ttl_s(arithmetic.vivify.unwrap_or_default(), now),
+                value_bytes: number.checked_ilog10().unwrap_or(0) + 1,
+            },
+            (Verb::Delete(delete), Reply::Deleted) if !delete.invalidate => {
+                What::Delete { meta: client.meta, value_bytes: before.value_bytes }
+            }
+            _ => return,
+        };
+        self.events.note(what, key, descriptor, now);
+    }
 }
+
+/// The event of a store.
+fn stored(command: &Command<'_>, store: &Store, before: Glance, reply: &Reply<'_>, now: Instant) -> What {
+    let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
+    let sent_bytes = command.value.len() as u32;
+    let (outcome, value_bytes) = match reply {
+        Reply::Stored(item) => (Stored::Stored, item.stored_bytes),
+        Reply::Exists => (Stored::Exists, sent_bytes),
+        Reply::NotFound => (Stored::NotFound, sent_bytes),
+        Reply::Error(Error::TooLarge) => (Stored::TooLarge, 0),
+        Reply::Error(_) => (Stored::NoMemory, 0),
+        _ => (Stored::NotStored, sent_bytes),
+    };
+    let ttl_s = match (joins, outcome) {
+        (_, Stored::TooLarge | Stored::NoMemory) => 0,
+        (true, Stored::Stored) if before.found == Found::Item => before.remaining_s.unwrap_or(0),
+        (true, _) => ttl_s(store.vivify.unwrap_or_default(), now),
+        (false, _) => ttl_s(store.exptime, now),
+    };
+    What::Store { outcome, mode: store.mode, compares: store.compare.is_some(), ttl_s, value_bytes }
+}
+
+/// An exptime as seconds that are left: 0 for no end, and for what is expired already the largest number.
+fn ttl_s(exptime: Exptime, now: Instant) -> u32 {
+    match exptime.expiry(now.seconds()) {
+        Expiry::NEVER => 0,
+        expiry if expiry.expired(now.seconds()) => u32::MAX,
+        expiry => expiry.remaining(now.seconds()).unwrap_or(0),
+    }
+}
+
+/// What commands on items make events of.
+const ABOUT_ITEMS: Kinds = Kinds::FETCHERS.with(Kinds::MUTATIONS).with(Kinds::DELETIONS);
 
 #[cfg(test)]
 mod tests {
@@ -73,7 +175,8 @@ mod tests {
     use prefixes::Counts;
 
     fn note(observer: &mut Observer, key: Key<'_>, verb: Verb, reply: &Reply<'_>) {
-        observer.record(&Command { key, verb, value: Value::EMPTY }, reply);
+        let command = Command { key, verb, value: Value::EMPTY };
+        observer.record(&command, Client::default(), Glance::default(), reply, Instant::default());
     }
 
     #[test]
@@ -92,5 +195,37 @@ mod tests {
         note(&mut observer, encoded, Verb::Get(Get::default()), &Reply::NotFound);
         assert_eq!(observer.prefixes.of(b"user:"), Some(&mut Counts { gets: 3, hits: 1, sets: 1, deletes: 1 }));
         assert_eq!(observer.prefixes.count(), 1);
+    }
+
+    #[test]
+    fn a_command_tells_what_it_found_and_what_came_of_it() {
+        let mut observer = Observer::default();
+        assert!(!observer.is_on());
+        observer.watch(ABOUT_ITEMS);
+        assert!(observer.is_on());
+        let client = Client { descriptor: 9, meta: true };
+        let now = Instant::from_seconds(1000);
+        let set = Store { exptime: Exptime(60), ..Store::default() };
+        let command = Command { key: Key::new(b"k"), verb: Verb::Store(set), value: Value::Bytes(b"abc") };
+        let stored = Reply::Stored(Item { stored_bytes: 3, ..Item::with_cas(1) });
+        observer.record(&command, client, Glance { found: Found::Expired, ..Glance::default() }, &stored, now);
+        let delete = Command { verb: Verb::Delete(Delete::default()), ..command };
+        let glance = Glance { found: Found::Item, value_bytes: 3, remaining_s: Some(60) };
+        observer.record(&delete, client, glance, &Reply::Deleted, now);
+        let batch = observer.events.take();
+        let whats: Vec<What> = batch.events.iter().map(|event| event.what).collect();
+        let (outcome, mode) = (Stored::Stored, StoreMode::Set);
+        assert_eq!(
+            whats,
+            [
+                What::Get { found: Found::Expired, value_bytes: 0 },
+                What::Store { outcome, mode, compares: false, ttl_s: 60, value_bytes: 3 },
+                What::Get { found: Found::Item, value_bytes: 3 },
+                What::Delete { meta: true, value_bytes: 3 },
+            ]
+        );
+        assert!(batch.events.iter().all(|event| event.descriptor == 9 && batch.key(event) == b"k"));
+        observer.watch(Kinds::CONNEVENTS);
+        assert!(!observer.is_on(), "commands make no such events");
     }
 }

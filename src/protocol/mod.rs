@@ -191,6 +191,12 @@ impl Head {
         bytes
     }
 
+    /// Whether it is of a meta command.
+    #[inline]
+    pub fn is_meta(&self) -> bool {
+        matches!(self, Head::Meta(_))
+    }
+
     /// The head that another node sent; `None` if it is none.
     pub fn from_bytes(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
         let rest = [bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6]];

@@ -504,9 +504,8 @@ fn administer<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed
             }
         }
         (b"lru_crawler", 2..) => lru_crawler(session, line, words, consumed),
-        (b"slabs" | b"lru" | b"extstore", 2..) | (b"watch", _) => {
-            control(Control::Tune { line: words_behind(line, 0) }, false, consumed)
-        }
+        (b"slabs" | b"lru" | b"extstore", 2..) => control(Control::Tune { line: words_behind(line, 0) }, false, consumed),
+        (b"watch", _) => control(Control::Watch { words: words_behind(line, 1) }, false, consumed),
         (b"shutdown", 1) => control(Control::Shutdown { graceful: false }, false, consumed),
         (b"shutdown", 2) if words.at(1) == b"graceful" => control(Control::Shutdown { graceful: true }, false, consumed),
         (b"shutdown", _) => refuse("CLIENT_ERROR invalid shutdown mode", false, consumed),

@@ -26,6 +26,7 @@ use crate::cluster::handshake::MAGIC;
 use crate::command::{Command, Control, Error, Reply};
 use crate::key::Key;
 use crate::limits;
+use crate::observe::Client;
 use crate::protocol::{self, Framing, Session, Step};
 use crate::shard::{Origin, Place, Shard, ShardId};
 use crate::time::Instant;
@@ -46,6 +47,10 @@ pub struct Connection {
     replies: Replies,
     receiving: Option<Box<Receiving>>,
     control_pending: bool,
+    /// It watches: nothing that it sends is looked at any more.
+    watching: bool,
+    /// It is being sent a long answer in pieces.
+    dumping: bool,
     closing: bool,
     blocked: bool,
     /// The client closed its side; what is complete is still answered.
@@ -81,6 +86,8 @@ pub enum State {
     Elsewhere,
     /// The control plane works on its command.
     Executing,
+    /// It takes lines as they come: it watches, or has asked for all keys.
+    Watching,
     /// It waits for its reader.
     Writing,
     /// It ends.
@@ -145,6 +152,8 @@ impl Connection {
             replies: Replies::default(),
             receiving: None,
             control_pending: false,
+            watching: false,
+            dumping: false,
             closing: false,
             blocked: false,
             ended: false,
@@ -185,7 +194,29 @@ impl Connection {
     /// No more requests will come: the client closed its side. What is complete is still answered.
     pub fn end_of_input(&mut self) {
         self.ended = true;
+        if self.watching {
+            self.stop_watching();
+        }
         self.closing |= !self.blocked;
+    }
+
+    /// From here on it watches, and what it sends means nothing.
+    pub fn start_watching(&mut self, context: &Context) {
+        debug_assert!(self.control_pending);
+        self.watching = true;
+        self.input = Vec::new();
+        self.count_held(context);
+    }
+
+    /// Whether it watches.
+    pub fn is_watching(&self) -> bool {
+        self.watching
+    }
+
+    /// Lines that it has not been sent are dropped, and it waits for nobody.
+    fn stop_watching(&mut self) {
+        (self.watching, self.control_pending, self.blocked) = (false, false, false);
+        self.replies = Replies::default();
     }
 
     /// The core that this conversation belongs to, if its last commands all went to one other core. Only at a request boundary
@@ -219,6 +250,7 @@ impl Connection {
             () if self.peer.is_some() => State::Peer,
             () if self.closing => State::Closing,
             () if self.unsent => State::Writing,
+            () if self.watching || self.dumping => State::Watching,
             () if self.control_pending => State::Executing,
             () if self.receiving.is_some() => State::ReadingValue,
             () if !self.replies.is_empty() => State::Elsewhere,
@@ -248,6 +280,7 @@ impl Connection {
     /// After how many silent seconds it is closed, where clients are after `client_s`; 0 for never.
     pub fn patience_s(&self, client_s: u32) -> u32 {
         match &self.peer {
+            None if self.watching => 0,
             None => client_s,
             Some(peer) if peer.is_midway() && !self.blocked => limits::PEER_STALL_S_MAX,
             Some(_) => 0,
@@ -311,6 +344,9 @@ impl Connection {
             return self.receive_peer(id, fresh, context);
         }
         self.virgin = false;
+        if self.watching {
+            return Flow::Blocked;
+        }
         if self.control_pending {
             self.hold(fresh, context);
             return Flow::Blocked;
@@ -468,9 +504,7 @@ impl Connection {
                 }
                 batch.push(Planned { session_before, offset_before, step });
             }
-            if !batch.is_empty() {
-                self.last_command = context.now;
-            }
+            self.last_command = if batch.is_empty() { self.last_command } else { context.now };
             if batch.len() > 1 {
                 let Shard { engine, routes, id, .. } = &mut context.shard;
                 engine.prepare(batch.iter().filter_map(|planned| match &planned.step {
@@ -528,7 +562,8 @@ impl Connection {
         match place {
             Place::Here => {
                 self.foreign.1 = 0;
-                let reply = context.shard.execute(command, context.now);
+                let client = Client { descriptor: self.descriptor, meta: framing.head.is_meta() };
+                let reply = context.shard.execute(command, client, context.now);
                 if let Reply::Busy = reply {
                     if !self.starved_too_long(context.now) {
                         return Outcome::Blocked;
@@ -587,7 +622,7 @@ impl Connection {
     }
 
     fn next_ticket(&self, connection: u32) -> Ticket {
-        Ticket { connection, generation: self.generation, slot: self.replies.next_slot() }
+        Ticket { connection, generation: self.generation, slot: self.replies.next_slot(), descriptor: self.descriptor }
     }
 
     fn answer(&mut self, framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut Buffer) {
@@ -606,12 +641,13 @@ impl Connection {
     /// A piece of a long answer of the control plane, ahead of its end, which the first slot waits for.
     pub fn push_part(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.control_pending);
+        self.dumping = true;
         self.replies.push_part(bytes);
     }
 
     /// The control plane has answered: the barrier is lifted.
     pub fn control_answered(&mut self, close: bool) {
-        self.control_pending = false;
+        (self.control_pending, self.dumping) = (false, false);
         self.closing |= close;
     }
 

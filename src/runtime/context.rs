@@ -68,6 +68,8 @@ pub enum OwnedControl {
     CacheMemlimit { megabytes: u64 },
     /// See [`Control::LruCrawler`].
     LruCrawler { words: Vec<u8> },
+    /// See [`Control::Watch`].
+    Watch { words: Vec<u8> },
     /// See [`Control::Tune`].
     Tune { line: Vec<u8> },
     /// See [`Control::Shutdown`].
@@ -84,6 +86,7 @@ impl From<&Control<'_>> for OwnedControl {
             Control::Verbosity { level } => Self::Verbosity { level },
             Control::CacheMemlimit { megabytes } => Self::CacheMemlimit { megabytes },
             Control::LruCrawler { words } => Self::LruCrawler { words: words.to_vec() },
+            Control::Watch { words } => Self::Watch { words: words.to_vec() },
             Control::Tune { line } => Self::Tune { line: line.to_vec() },
             Control::Shutdown { graceful } => Self::Shutdown { graceful },
             Control::DebugTime { words } => Self::DebugTime { words: words.to_vec() },

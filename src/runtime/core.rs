@@ -11,6 +11,7 @@
 //! Lives here: what happens between the sockets and the shard. Not here: system calls.
 //! Unsafe lives here: records of the links are read as what `message` wrote.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use crate::buffer::Buffer;
 use crate::command::{Error, Reply};
 use crate::key::Key;
 use crate::limits;
+use crate::observe::Client;
+use crate::observe::events::What;
 use crate::protocol::{self, Session};
 use crate::shard::{Origin, Place, Shard, ShardId};
 use crate::time::Instant;
@@ -53,6 +56,11 @@ pub enum ToCore {
         /// Told when the next piece may come.
         taken: Sender<()>,
     },
+    /// The connection of this request watches from here on; `Part` brings its lines.
+    Watch {
+        /// Whose request.
+        ticket: Ticket,
+    },
     /// Something to do on the core, between two turns. Must be short.
     Run(Box<dyn FnOnce(&mut Core) + Send>),
     /// Stop accepting, answer what is in flight, close.
@@ -69,6 +77,8 @@ pub struct Handover {
     pub input: Vec<u8>,
     /// The node on the other side, if it is one.
     pub peer: Option<Box<Peer>>,
+    /// Where the client is; `None` on a unix socket.
+    pub address: Option<SocketAddr>,
 }
 
 /// What is told of a conversation.
@@ -274,7 +284,8 @@ impl Core {
                     any = true;
                     continue;
                 }
-                let mut reply = context.shard.execute(&request.command, context.now);
+                let client = Client { descriptor: request.ticket.descriptor, meta: request.framing.head.is_meta() };
+                let mut reply = context.shard.execute(&request.command, client, context.now);
                 if let Reply::Busy = reply {
                     let since = *peer.starved_since.get_or_insert(context.now);
                     if context.now.unix_ms.saturating_sub(since.unix_ms) < limits::STARVED_MS_MAX {
@@ -339,10 +350,19 @@ impl Core {
                 ToCore::Part { ticket, bytes, taken } => {
                     if let Some(connection) = self.connections.get_mut(ticket.connection as usize)
                         && connection.generation == ticket.generation
+                        && connection.waits_for_control()
                     {
                         connection.push_part(bytes);
                         self.dirty.push(ticket.connection);
                         self.parts.push((ticket.connection, ticket.generation, taken));
+                    }
+                }
+                ToCore::Watch { ticket } => {
+                    if let Some(connection) = self.connections.get_mut(ticket.connection as usize)
+                        && connection.generation == ticket.generation
+                        && connection.waits_for_control()
+                    {
+                        connection.start_watching(&self.context);
                     }
                 }
                 ToCore::Run(task) => task(self),
@@ -366,6 +386,17 @@ impl Core {
             }
             !done
         });
+    }
+
+    /// Whether the connection of this request still watches.
+    pub fn is_watched_by(&self, ticket: Ticket) -> bool {
+        let connection = self.connections.get(ticket.connection as usize);
+        connection.is_some_and(|connection| connection.generation == ticket.generation && connection.is_watching())
+    }
+
+    /// Notes that a connection was accepted or closed, if somebody watches that.
+    pub fn note_connection(&mut self, what: What, descriptor: i32) {
+        self.context.shard.observer.events.note(what, b"", descriptor, self.context.now);
     }
 
     /// Whether this core has others to talk to.

@@ -43,8 +43,8 @@ pub struct Listener {
 /// What becomes of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Counted in `Shared::connections`.
-    Welcome,
+    /// Counted in `Shared::connections`. It comes from this address, or over a unix socket.
+    Welcome(Option<SocketAddr>),
     /// Its address is not in `--incoming_ip`.
     Stranger,
     /// `--conn_limit` is reached; it was told so.
@@ -133,8 +133,9 @@ const TCP_ACK: u8 = 0x10;
 
 /// Decides about a new connection. One system call.
 pub fn admit(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
+    let mut peer = None;
     if !listener.admitted.is_empty() {
-        let peer = SockRef::from(fd).peer_addr().ok().and_then(|address| address.as_socket());
+        peer = SockRef::from(fd).peer_addr().ok().and_then(|address| address.as_socket());
         if !peer.is_some_and(|peer| is_admitted(peer.ip(), &listener.admitted)) {
             return Admission::Stranger;
         }
@@ -146,7 +147,7 @@ pub fn admit(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
         let _ = socket.send_with_flags(FULL, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
         return Admission::Full;
     }
-    Admission::Welcome
+    Admission::Welcome(peer)
 }
 
 fn is_admitted(address: IpAddr, ranges: &[IpNet]) -> bool {

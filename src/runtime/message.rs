@@ -203,7 +203,7 @@ mod tests {
             let value = vec![7u8; value_bytes];
             let command =
                 Command { key: Key::new(b"{a}key"), verb: Verb::Store(Store::default()), value: Value::Bytes(&value) };
-            let ticket = Ticket { connection: 1, generation: 2, slot: 3 };
+            let ticket = Ticket { connection: 1, generation: 2, slot: 3, descriptor: 7 };
             assert!(write_request(&mut producer, ticket, &command, &framing(b"v t")));
             producer.publish();
             let (kind, payload) = consumer.peek().unwrap();
@@ -228,7 +228,12 @@ mod tests {
         let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
         let (mut producer, mut consumer) = queue(4096);
         let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::Body(&body) };
-        assert!(write_request(&mut producer, Ticket { connection: 0, generation: 0, slot: 0 }, &command, &framing(b"")));
+        assert!(write_request(
+            &mut producer,
+            Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 },
+            &command,
+            &framing(b"")
+        ));
         producer.publish();
         let (_, payload) = consumer.peek().unwrap();
         assert_eq!(Arc::strong_count(&body), 2);
@@ -244,7 +249,7 @@ mod tests {
         for length in [0usize, 10, 900, 5000] {
             let mut buffer = Buffer::default();
             buffer.put(&vec![9u8; length]);
-            assert!(write_reply(&mut producer, Ticket { connection: 4, generation: 5, slot: 6 }, &mut buffer));
+            assert!(write_reply(&mut producer, Ticket { connection: 4, generation: 5, slot: 6, descriptor: 7 }, &mut buffer));
             producer.publish();
             let (kind, payload) = consumer.peek().unwrap();
             assert_eq!(kind, REPLY);

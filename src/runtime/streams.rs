@@ -16,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -34,6 +35,7 @@ use super::park::Doorbell;
 use super::sys;
 use crate::buffer::Buffer;
 use crate::limits;
+use crate::observe::events::{CloseReason, What};
 use crate::protocol::Session;
 use crate::shard::ShardId;
 
@@ -179,9 +181,9 @@ impl Streams {
             let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(stream.as_raw_fd()) };
             let Ok(fd) = borrowed.try_clone_to_owned() else { continue };
             drop(stream);
-            let home = {
+            let (home, address) = {
                 let core = &mut *self.core.borrow_mut();
-                match listener::admit(&fd, &listener, core.context.links.shared.as_ref()) {
+                let address = match listener::admit(&fd, &listener, core.context.links.shared.as_ref()) {
                     Admission::Stranger => {
                         core.context.shard.counters.strangers_refused += 1;
                         continue;
@@ -190,12 +192,14 @@ impl Streams {
                         core.context.shard.counters.rejected_connections += 1;
                         continue;
                     }
-                    Admission::Welcome => core.context.shard.counters.total_connections += 1,
-                }
-                if listener.balanced && !core.draining { core.better_home() } else { None }
+                    Admission::Welcome(address) => address,
+                };
+                core.context.shard.counters.total_connections += 1;
+                core.note_connection(What::Opened(address), fd.as_raw_fd());
+                (if listener.balanced && !core.draining { core.better_home() } else { None }, address)
             };
             let session = Session::new(self.core.borrow().context.protocol);
-            self.settle(Handover { fd, session, input: Vec::new(), peer: None }, home);
+            self.settle(Handover { fd, session, input: Vec::new(), peer: None, address }, home);
         }
     }
 
@@ -233,17 +237,19 @@ impl Streams {
         self.open.set(self.open.get() + 1);
         let streams = self.clone();
         let task = glommio::spawn_local(async move {
-            streams.converse(id, &mut stream).await;
+            let reason = streams.converse(id, &mut stream).await;
             sys::hang_up(stream.as_raw_fd());
             drop(stream);
-            streams.close(id);
+            streams.close(id, handover.address, reason);
         });
         self.tasks.borrow_mut().insert(id, task.detach());
     }
 
-    fn close(&self, id: u32) {
+    fn close(&self, id: u32, address: Option<SocketAddr>, reason: CloseReason) {
         let mut core = self.core.borrow_mut();
-        core.close(id);
+        if let Some(connection) = core.close(id) {
+            core.note_connection(What::Closed(address, reason), connection.descriptor);
+        }
         let shared = core.shared();
         shared.cores[core.id().0 as usize].connections.fetch_sub(1, Relaxed);
         shared.connections.fetch_sub(1, AcqRel);
@@ -251,26 +257,30 @@ impl Streams {
         self.tasks.borrow_mut().remove(&id);
     }
 
-    async fn converse(self: &Rc<Self>, id: u32, stream: &mut TcpStream) {
+    async fn converse(self: &Rc<Self>, id: u32, stream: &mut TcpStream) -> CloseReason {
         let mut input = vec![0; READ_BYTES];
         let mut output = Buffer::default();
-        let mut length = 0;
+        let (mut length, mut reason) = (0, CloseReason::Normal);
         loop {
             let mut flow = self.step(id, &input[..length], &mut output);
             loop {
                 self.core.borrow_mut().connections[id as usize].unsent = output.total_bytes() > 0;
                 if write(stream, &mut output).await.is_err() {
-                    return;
+                    return CloseReason::Error;
                 }
                 self.core.borrow_mut().confirm_parts(|part| part == id);
-                let (drained, control) = {
+                let (drained, control, watches_to_the_end) = {
                     let core = &mut *self.core.borrow_mut();
+                    let draining = core.draining;
                     let connection = &mut core.connections[id as usize];
                     connection.unsent = false;
-                    (connection.is_drained(), connection.waits_for_control())
+                    (connection.is_drained(), connection.waits_for_control(), draining && connection.is_watching())
                 };
                 if drained && flow != Flow::Blocked {
                     break;
+                }
+                if watches_to_the_end {
+                    return CloseReason::Shutdown;
                 }
                 if flow == Flow::Blocked && !control && drained {
                     sleep(RETRY).await;
@@ -283,19 +293,27 @@ impl Streams {
                 let core = self.core.borrow();
                 (core.draining, core.context.now.unix_ms)
             };
-            if flow == Flow::Closing || (draining && now_ms >= self.requests_end_ms.get()) {
-                return;
+            if flow == Flow::Closing {
+                return reason;
+            }
+            if draining && now_ms >= self.requests_end_ms.get() {
+                return CloseReason::Shutdown;
             }
             if draining {
                 let _ = stream.set_read_timeout(Some(Duration::from_millis(limits::DRAIN_LISTEN_MS)));
             }
             length = match stream.read(&mut input).await {
-                Err(_) if draining => return,
-                Ok(0) | Err(_) => {
+                Err(_) if draining => return CloseReason::Shutdown,
+                Ok(length) if length > 0 => length,
+                end => {
+                    reason = match end {
+                        Ok(_) => CloseReason::Normal,
+                        Err(error) if error.kind() == io::ErrorKind::TimedOut => CloseReason::IdleTimeout,
+                        Err(_) => CloseReason::Error,
+                    };
                     self.core.borrow_mut().connections[id as usize].end_of_input();
                     0
                 }
-                Ok(length) => length,
             };
         }
     }

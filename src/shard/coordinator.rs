@@ -29,6 +29,7 @@ use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
 use crate::engine::Merge;
 use crate::key::Key;
 use crate::limits::{self, KEY_BYTES_MAX};
+use crate::observe::Client;
 use crate::protocol::{self, Framing, Head};
 use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 
@@ -404,6 +405,7 @@ impl Desk<'_> {
         let framing = Framing { head: framing, words: execute.words };
         let command = &execute.command;
         self.engine.take_change();
+        let before = super::glance(self.observer, self.engine, command, self.now);
         let mut reply = self.engine.execute(command, self.now);
         let op = &mut self.ring.ops[key.index as usize];
         if let Reply::Busy = reply {
@@ -417,7 +419,8 @@ impl Desk<'_> {
         protocol::encode(&framing, command.key.bytes, &reply, &mut work.reply);
         self.counters.record(&command.verb, &reply);
         if self.observer.is_on() {
-            self.observer.record(command, &reply);
+            let client = Client { descriptor: op.origin.descriptor(), meta: framing.head.is_meta() };
+            self.observer.record(command, client, before, &reply, self.now);
         }
         let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
         let version = match self.engine.take_change() {

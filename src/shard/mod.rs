@@ -11,7 +11,8 @@
 use crate::command::{Command, Reply};
 use crate::engine::Engine;
 use crate::metrics::Counters;
-use crate::observe::Observer;
+use crate::observe::events::{Batch, Kinds};
+use crate::observe::{Client, Glance, Observer};
 use crate::time::Instant;
 
 pub mod coordinator;
@@ -40,6 +41,8 @@ pub struct Ticket {
     pub generation: u32,
     /// Number of the slot within the connection.
     pub slot: u32,
+    /// Descriptor of its socket, for who watches.
+    pub descriptor: i32,
 }
 
 /// Where a command is executed.
@@ -91,12 +94,38 @@ impl Shard {
 
     /// Executes a command on this core's items and counts it. `Reply::Busy` is not counted: the command comes again.
     #[inline]
-    pub fn execute<'s>(&'s mut self, command: &Command<'_>, now: Instant) -> Reply<'s> {
+    pub fn execute<'s>(&'s mut self, command: &Command<'_>, client: Client, now: Instant) -> Reply<'s> {
+        if self.observer.is_on() {
+            return self.execute_observed(command, client, now);
+        }
         let reply = self.engine.execute(command, now);
         self.counters.record(&command.verb, &reply);
-        if self.observer.is_on() {
-            self.observer.record(command, &reply);
-        }
         reply
     }
+
+    #[cold]
+    fn execute_observed<'s>(&'s mut self, command: &Command<'_>, client: Client, now: Instant) -> Reply<'s> {
+        let before = glance(&self.observer, &mut self.engine, command, now);
+        let reply = self.engine.execute(command, now);
+        self.counters.record(&command.verb, &reply);
+        self.observer.record(command, client, before, &reply, now);
+        reply
+    }
+
+    /// Notes events of these kinds from now on.
+    pub fn watch(&mut self, kinds: Kinds) {
+        self.observer.watch(kinds);
+        self.engine.watch_evictions(kinds.intersects(Kinds::EVICTIONS));
+    }
+
+    /// Takes the events noted so far.
+    pub fn take_events(&mut self) -> [Batch; 2] {
+        [self.observer.events.take(), self.engine.take_evictions()]
+    }
+}
+
+/// What a command is about to find, for who watches; nothing where nobody does.
+#[inline]
+fn glance(observer: &Observer, engine: &mut Engine, command: &Command<'_>, now: Instant) -> Glance {
+    if observer.is_on() { engine.glance(&command.key, now) } else { Glance::default() }
 }

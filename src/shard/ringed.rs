@@ -98,6 +98,16 @@ pub enum Origin {
     Nobody,
 }
 
+impl Origin {
+    /// Descriptor of the client's socket; 0 where it is not a client of this node.
+    pub fn descriptor(&self) -> i32 {
+        match self {
+            Origin::Connection(ticket) | Origin::Core(_, ticket) => ticket.descriptor,
+            Origin::Peer(_) | Origin::Control(_) | Origin::Nobody => 0,
+        }
+    }
+}
+
 /// A request of another node, and where its response goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerRequest {

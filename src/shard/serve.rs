@@ -21,6 +21,7 @@ use crate::command::{Replica, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
 use crate::limits;
+use crate::observe::Client;
 use crate::protocol::{self, Framing, Head};
 use crate::ring::NodeIndex;
 
@@ -145,6 +146,7 @@ impl Desk<'_> {
         }
         self.ring.figures.served += 1;
         if self.place(&execute.command) == Some(Place::Here) {
+            let before = super::glance(self.observer, self.engine, &execute.command, self.now);
             let reply = self.engine.execute(&execute.command, self.now);
             if !matches!(reply, Reply::Busy) {
                 let mut scratch = std::mem::take(&mut self.ring.scratch);
@@ -152,7 +154,8 @@ impl Desk<'_> {
                 protocol::encode(&framing, execute.command.key.bytes, &reply, &mut scratch);
                 self.counters.record(&execute.command.verb, &reply);
                 if self.observer.is_on() {
-                    self.observer.record(&execute.command, &reply);
+                    let client = Client { descriptor: 0, meta: head.is_meta() };
+                    self.observer.record(&execute.command, client, before, &reply, self.now);
                 }
                 wire::write_reply(output, from.id, self.stamp(), &mut scratch);
                 scratch.clear();

@@ -7,6 +7,7 @@
 
 mod abuse;
 mod life;
+mod memcached;
 mod memory;
 #[path = "../original/mod.rs"]
 mod original;
@@ -18,3 +19,4 @@ mod server;
 mod skip;
 mod stats;
 mod steering;
+mod watch;

@@ -158,24 +158,23 @@ impl<S: Read + Write> Client<S> {
         bytes
     }
 
+    /// Reads one line.
+    pub fn line(&mut self) -> String {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while !line.ends_with(b"\r\n") {
+            assert_eq!(self.stream.read(&mut byte).unwrap(), 1, "closed after {:?}", String::from_utf8_lossy(&line));
+            line.push(byte[0]);
+        }
+        String::from_utf8_lossy(&line[..line.len() - 2]).into_owned()
+    }
+
     /// Reads lines up to and with `last`.
     pub fn lines_until(&mut self, last: &str) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut line = Vec::new();
-        let mut byte = [0];
-        loop {
-            assert_eq!(self.stream.read(&mut byte).unwrap(), 1, "closed after {lines:?}");
-            line.push(byte[0]);
-            if line.ends_with(b"\r\n") {
-                let text = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
-                line.clear();
-                let done = text == last;
-                lines.push(text);
-                if done {
-                    return lines;
-                }
-            }
+        while lines.last().is_none_or(|line| line != last) {
+            lines.push(self.line());
         }
+        lines
     }
 
     /// The figure of that name in `stats GROUP`.

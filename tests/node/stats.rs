@@ -5,47 +5,11 @@
 //! Lives here: names and counters over the wire. Not here: arithmetic on figures (`node::stats`).
 
 use std::collections::BTreeMap;
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::original::original;
-use crate::server::{Client, Server, free_port};
+use crate::memcached::Memcached;
+use crate::server::{Client, Server};
 use crate::skip;
-
-/// The original beside us, where there is one.
-struct Memcached {
-    child: Child,
-    port: u16,
-}
-
-impl Memcached {
-    fn start() -> Option<Self> {
-        let port = free_port();
-        let mut command = Command::new(&original()?.program);
-        command.args(["-u", "nobody", "-l", "127.0.0.1", "-U", "0", "-m", "100", "-p", &port.to_string()]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-        Some(Self { child, port })
-    }
-
-    fn connect(&self) -> Client {
-        let start = Instant::now();
-        loop {
-            match TcpStream::connect(("127.0.0.1", self.port)) {
-                Ok(stream) => return Client::new(stream),
-                Err(error) => assert!(start.elapsed() < Duration::from_secs(5), "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn stats(client: &mut Client, group: &str) -> Vec<(String, String)> {
     client.send(format!("stats {group}").trim_end().to_string() + "\r\n");
@@ -65,7 +29,7 @@ fn names_are_those_of_memcached_in_its_order() {
     assert_eq!(general.len(), 92);
     let ours = settings.iter().position(|name| name.starts_with("pbcache_")).unwrap();
     assert!(settings[ours..].iter().all(|name| name.starts_with("pbcache_")), "{settings:?}");
-    let Some(memcached) = Memcached::start() else { return };
+    let Some(memcached) = Memcached::start(&[]) else { return };
     assert_eq!(general, names(&mut memcached.connect(), ""));
     assert_eq!(settings[..ours], names(&mut memcached.connect(), "settings"));
     let mut clients = [server.connect(), memcached.connect()];
@@ -170,7 +134,7 @@ fn run_script(client: &mut Client, script: &str) -> String {
 fn counters_move_as_those_of_memcached() {
     run_scripts("1 core", Server::start(&["--cores", "1"]).connect());
     run_scripts("3 cores", Server::start(&["--cores", "3"]).connect());
-    if let Some(memcached) = Memcached::start() {
+    if let Some(memcached) = Memcached::start(&[]) {
         run_scripts("memcached", memcached.connect());
     }
 }
@@ -191,7 +155,7 @@ fn reset_starts_every_total_again_and_keeps_what_is_now() {
     };
     let server = Server::start(&["--cores", "2"]);
     check("pbcache", &mut server.connect());
-    if let Some(memcached) = Memcached::start() {
+    if let Some(memcached) = Memcached::start(&[]) {
         check("memcached", &mut memcached.connect());
     }
 }
@@ -249,6 +213,9 @@ fn check_states(who: &str, connect: &dyn Fn() -> Client) {
     assert_eq!(listed[&listener]["state"], "conn_listening", "{who}");
     assert_eq!(listed[&listener].get("listen_addr"), None, "{who}");
     assert!(listed[&listener]["secs_since_last_cmd"].parse::<u32>().unwrap() < 100, "{who}");
+    let mut watcher = connect();
+    watcher.ask("watch fetchers\r\n", "OK\r\n");
+    assert_eq!(state_of(&mut asking, &watcher, "conn_watch"), "conn_watch", "{who}");
     // Whoever does not read: 20 MB are more than the sockets take.
     let mut slow = connect();
     let value = "v".repeat(200_000);
@@ -263,7 +230,7 @@ fn connections_are_listed_with_what_they_are_at() {
         let server = Server::start(options);
         check_states("pbcache", &|| server.connect());
     }
-    if let Some(memcached) = Memcached::start() {
+    if let Some(memcached) = Memcached::start(&[]) {
         check_states("memcached", &|| memcached.connect());
     }
 }
@@ -291,7 +258,7 @@ fn seconds_since_the_last_command_are_those_of_commands() {
     };
     let server = Server::start(&["--cores", "2"]);
     check("pbcache", &|| server.connect());
-    if let Some(memcached) = Memcached::start() {
+    if let Some(memcached) = Memcached::start(&[]) {
         check("memcached", &|| memcached.connect());
     }
 }

@@ -390,7 +390,7 @@ impl World {
         let mut session = protocol::Session::new(protocol::Options::default());
         match session.step(text) {
             protocol::Step::Command { command, framing, .. } => {
-                let ticket = Ticket { connection: client as u32, generation: 0, slot: number };
+                let ticket = Ticket { connection: client as u32, generation: 0, slot: number, descriptor: 7 };
                 self.execute(node, core, Origin::Connection(ticket), &command, &framing);
             }
             step => panic!("not a command: {step:?}"),
@@ -400,7 +400,7 @@ impl World {
     /// `flush_all` at a node, as its control plane does it. The answer is the fence.
     pub fn flush(&mut self, node: usize, client: usize, number: u32) {
         let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or(0);
-        let ticket = Ticket { connection: client as u32, generation: 0, slot: number };
+        let ticket = Ticket { connection: client as u32, generation: 0, slot: number, descriptor: 7 };
         self.with_desk(node, 0, |desk| desk.flush_ring(Origin::Connection(ticket), least));
     }
 

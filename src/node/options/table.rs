@@ -297,7 +297,7 @@ pub const ROWS: &[Row] = &[
     row(PROTOCOL, "disable_cas", Nothing, "").short('C').doc("Show every CAS value as 0."),
     row(PROTOCOL, "disable_flush_all", Nothing, "").short('F').doc("Refuse flush_all."),
     row(PROTOCOL, "disable_dumping", Nothing, "").short('X').doc("Refuse stats cachedump and lru_crawler metadump."),
-    row(PROTOCOL, "disable_watch", Nothing, "").short('W').doc("Refuse watch (there is none yet)."),
+    row(PROTOCOL, "disable_watch", Nothing, "").short('W').doc("Refuse watch."),
     row(PROTOCOL, "enable_shutdown", Nothing, "").short('A').doc("Let clients end the node with shutdown."),
     row(PROCESS, "pidfile", One("PATH"), "").short('P').doc("Write the process id here."),
     row(PROCESS, "daemon", Nothing, "").short('d').also(&["daemonize"]).doc("Go on in the background."),

@@ -15,6 +15,7 @@ use io_uring::{opcode, types};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::{Pump, Socket};
+use crate::observe::events::CloseReason;
 use crate::runtime::ring::{Kind, Mark};
 use crate::shard::peers::LinkId;
 
@@ -26,7 +27,7 @@ impl Pump {
         }
         self.core.attend_nodes();
         for id in std::mem::take(&mut self.core.nodes.hang_up) {
-            self.close_now(id);
+            self.close_now(id, CloseReason::Error);
         }
         for (link, address) in std::mem::take(&mut self.core.nodes.dial) {
             if let Err(error) = self.dial(link, address) {
@@ -62,7 +63,7 @@ impl Pump {
             return;
         }
         if result < 0 {
-            return self.close_now(id);
+            return self.close_now(id, CloseReason::Error);
         }
         self.core.link_connected(id);
         self.arm_receive(id);

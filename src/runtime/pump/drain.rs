@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use super::Pump;
 use crate::limits;
+use crate::observe::events::CloseReason;
 use crate::runtime::ring::{Kind, Mark};
 
 /// Milliseconds that a draining core gives its clients to take their answers.
@@ -98,9 +99,10 @@ impl Pump {
         for id in 0..self.sockets.len() as u32 {
             let Some(socket) = &self.sockets[id as usize] else { continue };
             let connection = &self.core.connections[id as usize];
-            let idle = connection.is_drained() && !connection.is_blocked() && socket.backlog.is_none();
+            let idle =
+                connection.is_watching() || (connection.is_drained() && !connection.is_blocked() && socket.backlog.is_none());
             if (idle && socket.output.is_none() && !takes_requests) || out_of_time {
-                self.close_now(id);
+                self.close_now(id, CloseReason::Shutdown);
             }
         }
     }

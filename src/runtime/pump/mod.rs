@@ -15,8 +15,10 @@
 
 mod dial;
 mod drain;
+mod moves;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
@@ -28,11 +30,11 @@ use socket2::SockAddr;
 use self::drain::Drain;
 use crate::buffer::Buffer;
 use crate::limits;
-use crate::protocol::Session;
+use crate::observe::events::{CloseReason, What};
 use crate::runtime::backlog::Backlog;
 use crate::runtime::connection::Flow;
 use crate::runtime::context::CoreState;
-use crate::runtime::core::{Core, Handover};
+use crate::runtime::core::Core;
 use crate::runtime::listener::{self, Listener};
 use crate::runtime::park::Doorbell;
 use crate::runtime::ring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Ring};
@@ -81,6 +83,8 @@ struct Socket {
     backlog: Option<Box<Backlog>>,
     /// Unix second of the last traffic.
     active_s: u32,
+    /// Where the client is; `None` on a unix socket.
+    address: Option<SocketAddr>,
 }
 
 impl Socket {
@@ -98,6 +102,7 @@ impl Socket {
             output: None,
             backlog: None,
             active_s,
+            address: None,
         }
     }
 }
@@ -333,7 +338,7 @@ impl Pump {
             let sockets = &self.sockets;
             self.core.confirm_parts(|id| sockets[id as usize].as_ref().is_some_and(|socket| socket.backlog.is_none()));
         }
-        broken.into_iter().for_each(|id| self.close_now(id));
+        broken.into_iter().for_each(|id| self.close_now(id, CloseReason::Error));
         self.close_drained();
     }
 
@@ -396,7 +401,7 @@ impl Pump {
         match -result {
             0 => self.handle_end(id),
             libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.go_on(id),
-            _ => self.close_now(id),
+            _ => self.close_now(id, CloseReason::Error),
         }
     }
 
@@ -544,7 +549,7 @@ impl Pump {
             sent if sent >= 0 => backlog.advance(sent as usize),
             error if error == -libc::EAGAIN || error == -libc::EINTR => {}
             _ => {
-                self.close_now(id);
+                self.close_now(id, CloseReason::Error);
                 return;
             }
         }
@@ -644,81 +649,12 @@ impl Pump {
         match listener::admit(&fd, listener, self.core.context.links.shared.as_ref()) {
             listener::Admission::Stranger => counters.strangers_refused += 1,
             listener::Admission::Full => counters.rejected_connections += 1,
-            listener::Admission::Welcome => {
+            listener::Admission::Welcome(address) => {
                 counters.total_connections += 1;
                 let home = if listener.balanced && !self.core.draining { self.core.better_home() } else { None };
-                self.settle(fd, home);
+                self.settle(fd, address, home);
             }
         }
-    }
-
-    /// Gives an accepted connection to its core.
-    fn settle(&mut self, fd: OwnedFd, home: Option<ShardId>) {
-        let target = home.unwrap_or(self.core.id());
-        self.core.shared().cores[target.0 as usize].connections.fetch_add(1, Relaxed);
-        let session = Session::new(self.core.context.protocol);
-        let handover = Handover { fd, session, input: Vec::new(), peer: None };
-        match home {
-            Some(core) => self.send_handover(core, handover),
-            None => self.adopt_one(handover),
-        }
-    }
-
-    /// Sends a connection to another core, or keeps it if that link is full.
-    fn send_handover(&mut self, core: ShardId, handover: Handover) {
-        if let Err(handover) = self.core.context.links.hand_over(core, Box::new(handover)) {
-            let cores = &self.core.shared().cores;
-            cores[core.0 as usize].connections.fetch_sub(1, Relaxed);
-            cores[self.core.id().0 as usize].connections.fetch_add(1, Relaxed);
-            self.adopt_one(*handover);
-        }
-    }
-
-    fn adopt(&mut self) {
-        for handover in std::mem::take(&mut self.core.adopted) {
-            self.adopt_one(handover);
-        }
-    }
-
-    fn adopt_one(&mut self, handover: Handover) {
-        if let Some(drain) = &mut self.drain {
-            drain.requests_end_ms = self.core.context.now.unix_ms + limits::DRAIN_LISTEN_MS;
-        }
-        let has_input = !handover.input.is_empty();
-        let id = self.core.open(Some(handover.session), handover.input, handover.peer);
-        let connection = &mut self.core.connections[id as usize];
-        connection.descriptor = handover.fd.as_raw_fd();
-        let generation = connection.generation;
-        self.seat(id, Socket::new(handover.fd, generation, self.core.context.now.seconds().0));
-        if has_input {
-            self.resume(id);
-        } else {
-            self.arm_receive(id);
-        }
-    }
-
-    /// Starts to move a connection whose requests keep going to one other core: first its receive must end.
-    fn consider_moving(&mut self, id: u32) {
-        let Some(core) = self.core.connections[id as usize].belongs_to() else { return };
-        let Some(socket) = self.sockets[id as usize].as_mut() else { return };
-        if socket.cancelling || socket.backlog.is_some() || self.core.draining {
-            return;
-        }
-        socket.moving_to = Some(core);
-        socket.cancelling = true;
-        let mark = Mark::new(Kind::Receive, socket.generation, id);
-        self.cancel(mark);
-    }
-
-    fn move_to(&mut self, id: u32, core: ShardId) {
-        let Some(socket) = self.sockets[id as usize].take() else { return };
-        let Some(connection) = self.core.close(id) else { return };
-        let (session, input, peer) = connection.into_parts();
-        let cores = &self.core.shared().cores;
-        cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
-        cores[core.0 as usize].connections.fetch_add(1, Relaxed);
-        self.core.context.shard.counters.connections_moved += 1;
-        self.send_handover(core, Handover { fd: socket.fd, session, input, peer });
     }
 
     fn sockets_generation(&self, id: u32) -> u32 {
@@ -791,7 +727,7 @@ impl Pump {
             let Some(socket) = self.sockets[id as usize].as_ref() else { return false };
             let waiting = self.core.connections.get(id as usize).is_some_and(|connection| !connection.is_drained());
             if socket.backlog.is_none() && !waiting {
-                self.close_now(id);
+                self.close_now(id, CloseReason::Normal);
                 return false;
             }
             // Waiting for a core, a reader, or the control plane: its completion calls `close_later` again.
@@ -803,11 +739,12 @@ impl Pump {
         self.closers.append(&mut closers);
     }
 
-    fn close_now(&mut self, id: u32) {
+    fn close_now(&mut self, id: u32, reason: CloseReason) {
         let Some(mut socket) = self.sockets[id as usize].take() else { return };
         self.core.close(id);
-        let shared = self.core.shared();
         if !socket.outgoing {
+            self.core.note_connection(What::Closed(socket.address, reason), socket.fd.as_raw_fd());
+            let shared = self.core.shared();
             shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
             shared.connections.fetch_sub(1, AcqRel);
         }
@@ -835,7 +772,7 @@ impl Pump {
             let patience_s = connection.map_or(0, |connection| connection.patience_s(self.idle_timeout_s));
             if patience_s > 0 && socket.active_s.saturating_add(patience_s) <= now.seconds().0 {
                 self.core.context.shard.counters.idle_kicks += 1;
-                self.close_now(id);
+                self.close_now(id, CloseReason::IdleTimeout);
             }
         }
     }
