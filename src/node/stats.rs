@@ -219,10 +219,11 @@ fn own_settings(options: &Options) -> Lines {
     table::ROWS.iter().filter_map(|row| Some((format!("pbcache_{}", row.name), value(row.name)?))).collect()
 }
 
-/// `stats items`: everything as one size class, because segments have none.
+/// `stats items`: everything as one class, because there are no size classes. Its figures are those of `stats` under other names; of
+/// lists that are not here there is nothing to tell, and all is told of the last one.
 pub fn items(cores: &[CoreFigures]) -> Lines {
-    let (_, engine) = totals(cores);
-    if !has_class(&engine) {
+    let (counters, engine) = totals(cores);
+    if !has_class(&counters, &engine) {
         return Lines::new();
     }
     let value = |name: &str| match name {
@@ -232,7 +233,8 @@ pub fn items(cores: &[CoreFigures]) -> Lines {
         "evicted_nonzero" => engine.evicted_nonzero,
         "evicted_time" => engine.evicted_time_s,
         "outofmemory" => engine.out_of_memory,
-        "reclaimed" | "crawler_reclaimed" => engine.expired,
+        "crawler_reclaimed" => engine.expired,
+        "hits_to_cold" => counters.get_hits,
         "expired_unfetched" => engine.expired_unfetched,
         "evicted_unfetched" => engine.evicted_unfetched,
         _ => 0,
@@ -240,22 +242,26 @@ pub fn items(cores: &[CoreFigures]) -> Lines {
     ITEMS.iter().map(|&name| (format!("items:1:{name}"), value(name).to_string())).collect()
 }
 
-/// Whether there is anything to present as a size class.
-fn has_class(engine: &Statistics) -> bool {
-    engine.items_count > 0 || engine.items_total > 0
+/// Whether there is anything to present as a class: an item, or what was counted of one.
+fn has_class(counters: &Counters, engine: &Statistics) -> bool {
+    engine.items_count > 0 || engine.items_total > 0 || counters.cmd_set > 0
 }
 
-/// `stats slabs`: the segments presented as one class whose chunks have the mean size of an item.
+/// `stats slabs`: the segments as the pages of one class. A chunk is what an item takes on average, so that chunks in use are items, and
+/// chunks in all are as many such items as the memory would hold that is leased now.
 pub fn slabs(cores: &[CoreFigures], segment_bytes: u64) -> Lines {
     let (counters, engine) = totals(cores);
     let mut lines = Lines::new();
-    if has_class(&engine) {
-        let chunk = (engine.item_bytes / engine.items_count.max(1)).max(48);
-        let total = (engine.segment_bytes / chunk).max(engine.items_count);
+    if has_class(&counters, &engine) {
+        let chunk = (engine.item_bytes / engine.items_count.max(1)).max(1);
+        let total = match engine.items_count {
+            0 => 0,
+            count => (engine.segment_bytes / chunk).max(count),
+        };
         let mut put = |name: &str, value: u64| lines.push((format!("1:{name}"), value.to_string()));
         put("chunk_size", chunk);
         put("chunks_per_page", (segment_bytes / chunk).max(1));
-        put("total_pages", engine.segment_bytes / segment_bytes);
+        put("total_pages", engine.segment_bytes.div_ceil(segment_bytes));
         put("total_chunks", total);
         put("used_chunks", engine.items_count);
         put("free_chunks", total - engine.items_count);
@@ -269,7 +275,7 @@ pub fn slabs(cores: &[CoreFigures], segment_bytes: u64) -> Lines {
         put("cas_badval", counters.cas_badval);
         put("touch_hits", counters.touch_hits);
     }
-    lines.push(("active_slabs".into(), (has_class(&engine) as u8).to_string()));
+    lines.push(("active_slabs".into(), (has_class(&counters, &engine) as u8).to_string()));
     lines.push(("total_malloced".into(), engine.segment_bytes.to_string()));
     lines
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::memcached::Memcached;
+use crate::original;
 use crate::server::{Client, Server};
 use crate::skip;
 
@@ -261,4 +262,116 @@ fn seconds_since_the_last_command_are_those_of_commands() {
     if let Some(memcached) = Memcached::start(&[]) {
         check("memcached", &|| memcached.connect());
     }
+}
+
+/// A figure of `stats` and, with the group it is in, the one of all classes together that it must equal.
+const SUMS: &[(&str, &str, &str)] = &[
+    ("curr_items", "items", "number"),
+    ("bytes", "items", "mem_requested"),
+    ("evictions", "items", "evicted"),
+    ("evicted_unfetched", "items", "evicted_unfetched"),
+    ("expired_unfetched", "items", "expired_unfetched"),
+    ("reclaimed", "items", "reclaimed"),
+    ("crawler_reclaimed", "items", "crawler_reclaimed"),
+    ("curr_items", "slabs", "used_chunks"),
+    ("get_hits", "slabs", "get_hits"),
+    ("cmd_set", "slabs", "cmd_set"),
+    ("delete_hits", "slabs", "delete_hits"),
+    ("incr_hits", "slabs", "incr_hits"),
+    ("cas_hits", "slabs", "cas_hits"),
+    ("cas_badval", "slabs", "cas_badval"),
+    ("touch_hits", "slabs", "touch_hits"),
+];
+
+/// All figures at a moment when nothing moves: `stats` before and after, and the groups between.
+fn at_rest(client: &mut Client) -> (BTreeMap<String, String>, BTreeMap<String, u64>) {
+    let start = Instant::now();
+    loop {
+        let before: BTreeMap<_, _> = stats(client, "").into_iter().collect();
+        let mut sums = BTreeMap::new();
+        for group in ["items", "slabs"] {
+            for (name, value) in stats(client, group) {
+                let parts: Vec<&str> = name.split(':').collect();
+                let field = parts[parts.len() - 1];
+                *sums.entry(format!("{group}:{field}")).or_insert(0) += value.parse::<u64>().unwrap_or(0);
+            }
+        }
+        let after: BTreeMap<_, _> = stats(client, "").into_iter().collect();
+        if SUMS.iter().all(|(name, ..)| before[*name] == after[*name]) {
+            return (after, sums);
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "figures never stand still");
+    }
+}
+
+fn check_sums(who: &str, client: &mut Client) {
+    let value = "v".repeat(5000);
+    let mut number = 0;
+    while client.stat("", "evictions") == "0" {
+        for _ in 0..200 {
+            client.ask(format!("set key{number} 0 {} 5000\r\n{value}\r\n", number % 3), "STORED\r\n");
+            number += 1;
+        }
+        assert!(number < 100_000, "{who}: nothing is evicted");
+    }
+    client.ask("set n 0 0 1\r\n5\r\nincr n 1\r\ntouch n 0\r\n", "STORED\r\n6\r\nTOUCHED\r\n");
+    client.ask(
+        "replace absent 0 0 1\r\nx\r\ncas n 0 0 1 1\r\nx\r\nget n\r\n",
+        "NOT_STORED\r\nEXISTS\r\nVALUE n 0 1\r\n6\r\nEND\r\n",
+    );
+    client.ask("delete n\r\n", "DELETED\r\n");
+    let (general, sums) = at_rest(client);
+    for (name, group, field) in SUMS {
+        let sum = sums[&format!("{group}:{field}")];
+        assert_eq!(general[*name], sum.to_string(), "{who}: {name}, and {field} of {group}");
+        assert!(sum > 0 || ["reclaimed", "crawler_reclaimed", "expired_unfetched", "cas_hits"].contains(name), "{who}: {name}");
+    }
+    assert_eq!(sums["slabs:total_chunks"], sums["slabs:used_chunks"] + sums["slabs:free_chunks"], "{who}");
+    assert!(sums["slabs:total_pages"] > 0, "{who}");
+}
+
+#[test]
+fn classes_add_up_to_the_figures_of_the_node() {
+    let server = Server::start(&["--cores", "3", "--memory_size", "32"]);
+    let mut client = server.connect();
+    check_sums("pbcache", &mut client);
+    let (_, sums) = at_rest(&mut client);
+    // What the chunks take is what the items take, but for the fraction that a mean loses.
+    let taken = sums["slabs:chunk_size"] * sums["slabs:used_chunks"];
+    assert!(taken <= sums["items:mem_requested"], "{sums:?}");
+    assert!(taken + sums["slabs:used_chunks"] > sums["items:mem_requested"], "{sums:?}");
+    assert!(sums["slabs:total_malloced"] >= sums["items:mem_requested"], "{sums:?}");
+    client.ask("stats reset\r\n", "RESET\r\n");
+    let (general, sums) = at_rest(&mut client);
+    for (name, group, field) in SUMS {
+        assert_eq!(general[*name], sums[&format!("{group}:{field}")].to_string(), "after a reset: {name}, {field} of {group}");
+    }
+    if let Some(memcached) = Memcached::start(&["-o", "no_lru_crawler,no_lru_maintainer"]) {
+        check_sums("memcached", &mut memcached.connect());
+    }
+}
+
+#[test]
+fn memcached_tool_shows_a_row_of_what_is_here() {
+    let tool = "/usr/share/memcached/scripts/memcached-tool";
+    if !std::path::Path::new(tool).exists() {
+        return skip::because("memcached-tool, which comes with memcached, is not installed");
+    }
+    let server = Server::start(&["--cores", "2"]);
+    let mut client = server.connect();
+    for number in 0..100 {
+        client.ask(format!("set key{number} 0 0 1000\r\n{}\r\n", "v".repeat(1000)), "STORED\r\n");
+    }
+    let shown = |command: &str| {
+        let output = std::process::Command::new(tool).args([&server.address().to_string(), command]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let display = shown("display");
+    let row: Vec<&str> = display.lines().nth(1).unwrap().split_whitespace().collect();
+    let (class, pages, count) = (row[0], row[3], row[4]);
+    assert_eq!((class, count), ("1", "100"), "{display}");
+    assert!(pages.parse::<u64>().unwrap() > 0, "{display}");
+    assert!(shown("stats").contains("curr_items"));
+    assert!(shown("settings").contains("maxbytes"));
 }
