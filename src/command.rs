@@ -207,8 +207,8 @@ pub enum Control<'a> {
     Watch { words: &'a [u8] },
     /// Commands that tune what we do not have (`slabs`, `lru`, `extstore`): the whole line, answered by `node`.
     Tune { line: &'a [u8] },
-    /// `shutdown [graceful]`; refused unless enabled.
-    Shutdown { graceful: bool },
+    /// `shutdown [graceful]`: the words behind it; refused unless enabled.
+    Shutdown { mode: &'a [u8] },
     /// `debugtime N|p|r`, only in builds with the feature.
     DebugTime { words: &'a [u8] },
 }

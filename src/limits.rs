@@ -15,8 +15,8 @@ pub const LINE_BYTES_MAX: usize = 2048;
 /// 1 MiB is 4,000 keys of the longest kind.
 pub const MULTI_GET_LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Most words of a meta command, its name and key included. memcached 1.6.18; later releases take one more.
-pub const META_WORDS_MAX: usize = 19;
+/// Most words of a meta command, its name and key included. memcached 1.6.45.
+pub const META_WORDS_MAX: usize = 20;
 
 /// Longest opaque token of a meta command, in bytes, its letter `O` included. memcached 1.6.
 pub const META_OPAQUE_BYTES_MAX: usize = 32;

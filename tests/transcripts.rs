@@ -24,6 +24,7 @@
 //!   @memory REASON                                 runs in memory only
 //!   @since 1.6.45                                  this is how that release of the original behaves: not run against older ones
 //!   @since next 1.6.45                             the same for the next exchange only: what is sent next, and its answers
+//!   @before 1.6.45, @before next 1.6.45            that release and later ones behave otherwise, and we do not follow
 //!   @differs REASON                                we differ from the original on purpose: not run against it
 //! ```
 //!

@@ -169,13 +169,12 @@ impl Control {
             OwnedControl::LruCrawler { words } => self.crawl(words, request),
             OwnedControl::Watch { words } => self.watch(words, request),
             OwnedControl::Tune { line } => text_line(tune::tune(line)),
-            OwnedControl::Shutdown { .. } if !self.options.shutdown_enabled => {
-                Answer::Text(b"ERROR: shutdown not enabled\r\n".to_vec())
-            }
-            OwnedControl::Shutdown { .. } => {
+            OwnedControl::Shutdown { .. } if !self.options.shutdown_enabled => text_line("SERVER_ERROR: shutdown not enabled"),
+            OwnedControl::Shutdown { mode } if mode.is_empty() || mode == b"graceful" => {
                 signals::raise();
                 Answer::Close
             }
+            OwnedControl::Shutdown { .. } => text_line("CLIENT_ERROR invalid shutdown mode"),
             OwnedControl::DebugTime { words } => self.debug_time(words),
         }
     }

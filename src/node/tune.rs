@@ -39,7 +39,11 @@ pub fn tune(line: &[u8]) -> &'static str {
         ["lru", "mode", "flat" | "segmented"] => OK,
         ["lru", "tune", hot, warm, hot_factor, warm_factor] => match (number(hot), number(warm)) {
             (Some(hot), Some(warm)) if hot.saturating_add(warm) > PERCENT_MAX => "ERROR hot and warm pcts must not exceed 80",
-            (Some(_), Some(_)) if is_positive(hot_factor) && is_positive(warm_factor) => OK,
+            (Some(_), Some(_)) => match (hot_factor.parse::<f64>(), warm_factor.parse::<f64>()) {
+                (Ok(hot), Ok(warm)) if hot > 0.0 && warm > 0.0 => OK,
+                (Ok(_), Ok(_)) => "ERROR hot/warm age factors must be greater than 0",
+                _ => ERROR,
+            },
             _ => ERROR,
         },
         ["lru", "temp_ttl", seconds] if seconds.parse::<i32>().is_ok() => OK,
@@ -59,9 +63,10 @@ fn reassign(source: &str, target: &str) -> &'static str {
 
 fn automove(words: &[&str]) -> &'static str {
     match words {
-        ["ratio" | "freeratio" | "window"] => ERROR,
-        ["ratio" | "freeratio", value] if is_positive(value) => OK,
-        ["window", value] if number(value).is_some() => OK,
+        ["ratio" | "freeratio", value, ..] if value.parse::<f64>().is_ok() => OK,
+        ["ratio" | "freeratio", ..] => ERROR,
+        ["window", value, ..] if number(value).is_some() => OK,
+        ["window", ..] => BAD_FORMAT,
         [level, ..] => match number(level) {
             Some(0..=2) => OK,
             Some(_) => ERROR,
@@ -118,10 +123,6 @@ pub fn number(word: &str) -> Option<u32> {
     word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok()).flatten()
 }
 
-fn is_positive(word: &str) -> bool {
-    word.parse::<f64>().is_ok_and(|value| value > 0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +142,8 @@ mod tests {
             ("slabs automove 3", ERROR),
             ("slabs automove a", BAD_FORMAT),
             ("slabs automove ratio", ERROR),
+            ("slabs automove ratio x", ERROR),
+            ("slabs automove window", BAD_FORMAT),
             ("slabs automove ratio 0.5", OK),
             ("slabs automove window 10.5", BAD_FORMAT),
             ("lru mode flat", OK),
@@ -151,6 +154,8 @@ mod tests {
             ("lru tune 90 90 0.1 2.0", "ERROR hot and warm pcts must not exceed 80"),
             ("lru tune 4294967295 1 0.1 2.0", "ERROR hot and warm pcts must not exceed 80"),
             ("lru tune a b c d", ERROR),
+            ("lru tune 10 25 0 2.0", "ERROR hot/warm age factors must be greater than 0"),
+            ("lru tune 10 25 x 2.0", ERROR),
             ("lru temp_ttl 5", OK),
             ("lru temp_ttl -1", OK),
             ("lru temp_ttl a", ERROR),

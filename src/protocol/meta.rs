@@ -16,7 +16,7 @@
 //! executes the command (see `key`), and is repeated as it was sent.
 //!
 //! Lives here: meta lines to commands, replies to lines. Not here: what a command does, when a line is complete (`text`).
-//! Words and answers follow memcached's doc/protocol.txt, *Meta Commands*; error texts are those of release 1.6.18.
+//! Words and answers follow memcached's doc/protocol.txt, *Meta Commands*; error texts are those of release 1.6.45.
 
 use super::text::{self, BAD_DATA, BAD_FORMAT, LINE_END, error_line};
 use super::{Framing, Session, Step, scan};
@@ -104,10 +104,12 @@ fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> 
         _ => Name::Arithmetic,
     };
     if key.is_empty() {
-        return refuse(ERROR, consumed);
-    }
-    if key.len() > KEY_BYTES_MAX {
         return refuse(BAD_FORMAT, consumed);
+    }
+    // `ma` tells every fault in the same words.
+    let told = |fault| if name == Name::Arithmetic { BAD_FLAG } else { fault };
+    if key.len() > KEY_BYTES_MAX {
+        return refuse(told(BAD_FORMAT), consumed);
     }
     let words = &line[from..];
     if name == Name::Get
@@ -121,12 +123,12 @@ fn keyed<'a>(session: &Session, line: &'a [u8], letter: u8, consumed: usize) -> 
         };
     }
     if too_many(words, META_WORDS_MAX - 2) {
-        return refuse(if name == Name::Get { MG_TOO_MANY } else { TOO_MANY }, consumed);
+        return refuse(told(TOO_MANY), consumed);
     }
     let mut flags = Flags::default();
     let key = match flags.read(words).and_then(|()| flags.key(key)) {
         Ok(key) => key,
-        Err(fault) => return refuse(if name == Name::Get { fault } else { BAD_FLAG }, consumed),
+        Err(fault) => return refuse(told(fault), consumed),
     };
     let verb = match name {
         Name::Get => flags.get(),
@@ -221,9 +223,7 @@ fn parse_store(line: &[u8]) -> Result<StoreLine<'_>, StoreFault> {
 fn store<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], head_bytes: usize) -> Step<'a> {
     let line = match parse_store(line) {
         Ok(line) => line,
-        Err(StoreFault::Length) => {
-            return refuse(if key_of(line).0.is_empty() { ERROR } else { BAD_FORMAT }, head_bytes);
-        }
+        Err(StoreFault::Length) => return refuse(BAD_FORMAT, head_bytes),
         Err(StoreFault::Field { fault, length }) => {
             session.swallow((length + LINE_END.len()) as u64, false);
             return refuse(fault, head_bytes);
@@ -419,13 +419,11 @@ impl Flags {
             b'F' => scan::unsigned32(token).ok_or(BAD_FORMAT).map(|client_flags| self.client_flags = client_flags),
             b'J' => number(token, "CLIENT_ERROR invalid numeric initial value").map(|initial| self.initial = initial),
             b'D' => number(token, "CLIENT_ERROR invalid numeric delta value").map(|delta| self.delta = Some(delta)),
-            b'M' => match token {
-                [mode] => {
-                    self.mode = *mode;
-                    Ok(())
-                }
-                _ => Err("CLIENT_ERROR incorrect length for M token"),
-            },
+            b'M' => {
+                // Without a letter it is a mode that no command has.
+                self.mode = token.first().copied().unwrap_or(b' ');
+                Ok(())
+            }
             _ => return Err("CLIENT_ERROR invalid flag"),
         };
         Ok(taken)
@@ -690,11 +688,9 @@ fn encode_inspected(key: &[u8], item: &Item<'_>, output: &mut Buffer) {
 /// Largest length of a data block that is believed. memcached: `INT_MAX - 2`.
 const LENGTH_MAX: u64 = i32::MAX as u64 - 2;
 
-const ERROR: &str = "ERROR";
 const BAD_FLAG: &str = "CLIENT_ERROR invalid or duplicate flag";
 const BAD_TOKEN: &str = "CLIENT_ERROR bad token in command line format";
-const MG_TOO_MANY: &str = "CLIENT_ERROR options flags are too long";
-const TOO_MANY: &str = "CLIENT_ERROR options flags too long";
+const TOO_MANY: &str = "CLIENT_ERROR options flags are too long";
 const OPAQUE_TOO_LONG: &str = "CLIENT_ERROR opaque token too long";
 
 #[cfg(test)]

@@ -81,11 +81,13 @@ pub(super) struct Words<'a, const N: usize> {
     words: [&'a [u8]; N],
     /// How many words the line has; `N + 1` stands for more than `N`.
     pub count: usize,
+    /// The last word of a line with more than `N`.
+    beyond: &'a [u8],
 }
 
 impl<'a, const N: usize> Words<'a, N> {
     /// No words.
-    pub const EMPTY: Self = Self { words: [&[]; N], count: 0 };
+    pub const EMPTY: Self = Self { words: [&[]; N], count: 0, beyond: &[] };
 
     /// Splits a line into these words, which were empty. Filled in place: a copy of fresh words waits for their stores.
     #[inline]
@@ -95,6 +97,8 @@ impl<'a, const N: usize> Words<'a, N> {
             let end = word_end(line, from);
             let Some(word) = self.words.get_mut(self.count) else {
                 self.count = N + 1;
+                let line = trim_end(line);
+                self.beyond = &line[memchr::memrchr(b' ', line).map_or(0, |space| space + 1)..];
                 return;
             };
             *word = &line[from..end];
@@ -109,10 +113,10 @@ impl<'a, const N: usize> Words<'a, N> {
         self.words[index]
     }
 
-    /// The last word; that of index `N - 1` if the line has more.
+    /// The last word, however many there are; empty where there is none.
     #[inline]
     pub fn last(&self) -> &'a [u8] {
-        self.words[self.count.clamp(1, N) - 1]
+        if self.count > N { self.beyond } else { self.words[self.count.max(1) - 1] }
     }
 }
 

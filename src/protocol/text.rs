@@ -10,12 +10,13 @@
 //!                                                              beyond, the value is received elsewhere: `Step::Body`
 //! ```
 //!
-//! Rules easily missed: words are split at spaces only, so that a tab belongs to its word. `noreply` hides everything that is
-//! found wrong behind the count of words. A refused store whose length can be read takes its data with it, lest the data be
+//! Rules easily missed: words are split at spaces only, so that a tab belongs to its word. `noreply` is the last word, and hides
+//! everything that is found wrong behind the length. A refused store whose length can be read takes its data with it, lest the data be
 //! executed as commands; with an unreadable length nobody knows where the data ends.
 //!
 //! Lives here: lines to commands, replies to lines. Not here: what a command does, the meta commands (`meta`).
-//! Words and answers follow memcached's doc/protocol.txt and the behaviour of its releases 1.6.18 to 1.6.45.
+//! Words and answers follow memcached's doc/protocol.txt and its release 1.6.45. Where that one takes anything (words behind a delete)
+//! or nothing (spaces in front of a command), earlier releases.
 
 use super::{Framing, Session, State, Step, VERSION, meta, scan};
 use crate::buffer::Buffer;
@@ -198,11 +199,14 @@ fn read<'a>(session: &mut Session, reads: Reads, input: &'a [u8], line: &'a [u8]
     let word_end = scan::word_end(line, 0);
     let mut start = scan::word_start(line, word_end);
     if start == line.len() {
-        return refuse(ERROR, false, consumed);
+        return refuse(BAD_FORMAT, false, consumed);
     }
     let mut touch = None;
     if touches {
         let end = scan::word_end(line, start);
+        if scan::word_start(line, end) == line.len() {
+            return refuse(BAD_FORMAT, false, consumed);
+        }
         match scan::signed(&line[start..end]) {
             Some(exptime) => touch = Some(Exptime::of_line(exptime)),
             None => return refuse(BAD_EXPTIME, false, consumed),
@@ -213,11 +217,6 @@ fn read<'a>(session: &mut Session, reads: Reads, input: &'a [u8], line: &'a [u8]
     let keys = scan::trim_end(&line[start..]);
     if has_long_word(keys) {
         return refuse(BAD_FORMAT, false, consumed);
-    }
-    if keys.is_empty() {
-        // `gat 10`: a read of no keys.
-        let head = Head { read, end: true, noreply: false };
-        return Step::Reply { reply: Reply::NotFound, framing: framing(head), consumed, close: false };
     }
     session.state =
         State::Keys(Keys { keys_bytes: keys.len() as u32, tail_bytes: (consumed - start - keys.len()) as u32, read, touch });
@@ -314,10 +313,8 @@ struct StoreLine<'a> {
 
 /// Why the line of a store is refused.
 enum StoreFault {
-    /// The count of words is wrong: nothing of the line is looked at.
-    Words,
-    /// The length cannot be read: what follows is taken as commands.
-    Length { noreply: bool },
+    /// There are too few words, or the length cannot be read: what follows is taken as commands, and `noreply` is not looked for.
+    Length,
     /// Something else is wrong: the data goes with the line.
     Field { noreply: bool, length: usize },
 }
@@ -331,15 +328,12 @@ fn parse_store<'a>(words: &Words<'a>) -> Result<StoreLine<'a>, StoreFault> {
         b"prepend" => (StoreMode::Prepend, false),
         _ => (StoreMode::Set, true),
     };
-    let least = if compares { 6 } else { 5 };
-    if words.count != least && words.count != least + 1 {
-        return Err(StoreFault::Words);
-    }
-    let noreply = words.last() == NOREPLY;
+    // Where there are too few words, the length is empty.
     let length = match scan::unsigned(words.at(4)) {
         Some(length) if length <= LENGTH_MAX => length as usize,
-        _ => return Err(StoreFault::Length { noreply }),
+        _ => return Err(StoreFault::Length),
     };
+    let noreply = words.last() == NOREPLY;
     let fault = StoreFault::Field { noreply, length };
     let key = words.at(1);
     let (Some(client_flags), Some(exptime)) = (scan::unsigned32(words.at(2)), scan::signed(words.at(3))) else {
@@ -370,8 +364,7 @@ fn parse_store<'a>(words: &Words<'a>) -> Result<StoreLine<'a>, StoreFault> {
 fn store_line<'a>(session: &mut Session, input: &'a [u8], words: &Words<'a>, head_bytes: usize) -> Step<'a> {
     let line = match parse_store(words) {
         Ok(line) => line,
-        Err(StoreFault::Words) => return refuse(ERROR, false, head_bytes),
-        Err(StoreFault::Length { noreply }) => return refuse(BAD_FORMAT, noreply, head_bytes),
+        Err(StoreFault::Length) => return refuse(BAD_FORMAT, false, head_bytes),
         Err(StoreFault::Field { noreply, length }) => {
             session.swallow((length + LINE_END.len()) as u64, false);
             return refuse(BAD_FORMAT, noreply, head_bytes);
@@ -423,14 +416,15 @@ pub(super) fn resume<'a>(session: &mut Session, head: &'a [u8], value: Value<'a>
 
 /// `delete K [0] [noreply]`.
 fn delete<'a>(words: &Words<'a>, consumed: usize) -> Step<'a> {
-    if !(2..=4).contains(&words.count) {
-        return refuse(ERROR, false, consumed);
+    if words.count < 2 {
+        return refuse(BAD_FORMAT, false, consumed);
     }
     let noreply = words.count > 2 && words.last() == NOREPLY;
     let valid = match words.count {
         2 => true,
         3 => noreply || words.at(2) == b"0",
-        _ => noreply && words.at(2) == b"0",
+        4 => noreply && words.at(2) == b"0",
+        _ => false,
     };
     if !valid {
         return refuse(DELETE_USAGE, noreply, consumed);
@@ -452,8 +446,8 @@ fn keyed<'a>(key: &'a [u8], verb: Verb, noreply: bool, consumed: usize) -> Step<
 
 /// `incr K n [noreply]`, `decr K n [noreply]`.
 fn arithmetic<'a>(words: &Words<'a>, consumed: usize, decrement: bool) -> Step<'a> {
-    if words.count != 3 && words.count != 4 {
-        return refuse(ERROR, false, consumed);
+    if words.count < 3 {
+        return refuse(BAD_FORMAT, false, consumed);
     }
     let noreply = words.last() == NOREPLY;
     if words.at(1).len() > KEY_BYTES_MAX {
@@ -470,8 +464,8 @@ fn arithmetic<'a>(words: &Words<'a>, consumed: usize, decrement: bool) -> Step<'
 
 /// `touch K exptime [noreply]`.
 fn touch<'a>(words: &Words<'a>, consumed: usize) -> Step<'a> {
-    if words.count != 3 && words.count != 4 {
-        return refuse(ERROR, false, consumed);
+    if words.count < 3 {
+        return refuse(BAD_FORMAT, false, consumed);
     }
     let noreply = words.last() == NOREPLY;
     if words.at(1).len() > KEY_BYTES_MAX {
@@ -486,8 +480,8 @@ fn touch<'a>(words: &Words<'a>, consumed: usize) -> Step<'a> {
 /// Commands to the node.
 fn administer<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed: usize) -> Step<'a> {
     match (words.at(0), words.count) {
-        (b"flush_all", 1..=3) => flush_all(session, words, consumed),
-        (b"verbosity", 2 | 3) => {
+        (b"flush_all", _) => flush_all(session, words, consumed),
+        (b"verbosity", _) => {
             let noreply = words.last() == NOREPLY;
             match scan::unsigned32(words.at(1)) {
                 Some(level) => control(Control::Verbosity { level }, noreply, consumed),
@@ -495,10 +489,11 @@ fn administer<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed
             }
         }
         (b"stats", _) => stats(session, line, words, consumed),
-        (b"cache_memlimit", 2 | 3) => {
+        (b"cache_memlimit", _) => {
             let noreply = words.last() == NOREPLY;
             match scan::unsigned32(words.at(1)) {
                 Some(megabytes) if megabytes < MEGABYTES_MIN => refuse(MEMLIMIT_TOO_SMALL, noreply, consumed),
+                Some(megabytes) if megabytes > MEGABYTES_MAX => refuse(MEMLIMIT_IN_BYTES, noreply, consumed),
                 Some(megabytes) => control(Control::CacheMemlimit { megabytes: megabytes.into() }, noreply, consumed),
                 None => refuse(ERROR, noreply, consumed),
             }
@@ -506,13 +501,13 @@ fn administer<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed
         (b"lru_crawler", 2..) => lru_crawler(session, line, words, consumed),
         (b"slabs" | b"lru" | b"extstore", 2..) => control(Control::Tune { line: words_behind(line, 0) }, false, consumed),
         (b"watch", _) => control(Control::Watch { words: words_behind(line, 1) }, false, consumed),
-        (b"shutdown", 1) => control(Control::Shutdown { graceful: false }, false, consumed),
-        (b"shutdown", 2) if words.at(1) == b"graceful" => control(Control::Shutdown { graceful: true }, false, consumed),
-        (b"shutdown", _) => refuse("CLIENT_ERROR invalid shutdown mode", false, consumed),
+        (b"shutdown", _) => control(Control::Shutdown { mode: words_behind(line, 1) }, false, consumed),
         #[cfg(feature = "debugtime")]
         (b"debugtime", 2..) => control(Control::DebugTime { words: words_behind(line, 1) }, false, consumed),
         // Somebody points a browser here, or a page makes one do so: answer nothing that could do as a page.
         _ if is_http(line) => hang_up(consumed),
+        // Too short to be any command.
+        _ if consumed < COMMAND_BYTES_MIN => refuse(BAD_FORMAT, false, consumed),
         _ => refuse(ERROR, false, consumed),
     }
 }
@@ -712,8 +707,12 @@ const LENGTH_MAX: u64 = i32::MAX as u64 - 2;
 /// Longest pause of `lru_crawler sleep`, in microseconds. memcached 1.6.
 const CRAWLER_SLEEP_US_MAX: u32 = 1_000_000;
 
-/// Least megabytes of `cache_memlimit`. memcached 1.6.
+/// Least megabytes of `cache_memlimit`, and most: with more, somebody took them for bytes. memcached 1.6.
 const MEGABYTES_MIN: u32 = 8;
+const MEGABYTES_MAX: u32 = 1_000_000_000;
+
+/// Bytes of the shortest command, with its line end. memcached 1.6.
+const COMMAND_BYTES_MIN: usize = 4;
 
 /// Spaces in front of a line longer than others. memcached 1.6.
 const LEADING_SPACES_MAX: usize = 100;
@@ -728,4 +727,5 @@ pub(super) const BAD_DATA: &str = "CLIENT_ERROR bad data chunk";
 const BAD_DELTA: &str = "CLIENT_ERROR invalid numeric delta argument";
 const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
 const DELETE_USAGE: &str = "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]";
+const MEMLIMIT_IN_BYTES: &str = "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes";
 const MEMLIMIT_TOO_SMALL: &str = "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m";

@@ -73,7 +73,7 @@ pub enum OwnedControl {
     /// See [`Control::Tune`].
     Tune { line: Vec<u8> },
     /// See [`Control::Shutdown`].
-    Shutdown { graceful: bool },
+    Shutdown { mode: Vec<u8> },
     /// See [`Control::DebugTime`].
     DebugTime { words: Vec<u8> },
 }
@@ -88,7 +88,7 @@ impl From<&Control<'_>> for OwnedControl {
             Control::LruCrawler { words } => Self::LruCrawler { words: words.to_vec() },
             Control::Watch { words } => Self::Watch { words: words.to_vec() },
             Control::Tune { line } => Self::Tune { line: line.to_vec() },
-            Control::Shutdown { graceful } => Self::Shutdown { graceful },
+            Control::Shutdown { mode } => Self::Shutdown { mode: mode.to_vec() },
             Control::DebugTime { words } => Self::DebugTime { words: words.to_vec() },
         }
     }

@@ -95,7 +95,7 @@ fn a_unix_socket_serves_the_same_items() {
 #[test]
 fn shutdown_is_refused_unless_enabled() {
     let mut server = Server::start(&["--cores", "2"]);
-    server.connect().ask("shutdown\r\n", "ERROR: shutdown not enabled\r\n");
+    server.connect().ask("shutdown\r\n", "SERVER_ERROR: shutdown not enabled\r\n");
     assert!(server.is_running());
     let mut server = Server::start(&["--cores", "2", "--enable_shutdown"]);
     server.connect().send("shutdown\r\n");

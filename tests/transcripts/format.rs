@@ -29,6 +29,8 @@ pub struct Options {
     pub memory_only: bool,
     /// The release of the original whose behaviour this is; older ones differ.
     pub since: Option<Version>,
+    /// The release of the original that behaves otherwise, and we do not follow.
+    pub before: Option<Version>,
 }
 
 impl Options {
@@ -44,8 +46,8 @@ pub struct Line {
     pub number: usize,
     pub source: String,
     pub action: Action,
-    /// As `Options::since`, for this line.
-    pub since: Option<Version>,
+    /// As `Options::since` and `Options::before`, for this line.
+    pub releases: (Option<Version>, Option<Version>),
 }
 
 /// What a line does.
@@ -95,16 +97,17 @@ pub fn read(path: &Path) -> Transcript {
     let mut exchange = Exchange::default();
     for (index, source) in text.lines().enumerate() {
         let wrong = |reason: &str| -> ! { panic!("{}:{}: {reason}: {source}", path.display(), index + 1) };
-        if let Some(version) = source.strip_prefix("@since next ") {
+        if let Some((mark @ ("@since" | "@before"), version)) = source.split_once(" next ") {
             let Some(version) = original::parse(version) else { wrong("no release") };
-            exchange = Exchange { since: Some(version), answered: false };
+            let releases = if mark == "@since" { (Some(version), None) } else { (None, Some(version)) };
+            exchange = Exchange { releases, answered: false };
             continue;
         }
         match parse(source, &mut transcript.options) {
             Ok(None) => {}
             Ok(Some(action)) => {
-                let since = exchange.since(&action);
-                transcript.lines.push(Line { number: index + 1, source: source.to_string(), action, since });
+                let releases = exchange.releases(&action);
+                transcript.lines.push(Line { number: index + 1, source: source.to_string(), action, releases });
             }
             Err(reason) => wrong(&reason),
         }
@@ -113,22 +116,28 @@ pub fn read(path: &Path) -> Transcript {
     transcript
 }
 
-/// The exchange that `@since next` is about: what is sent, and the answers behind it.
+/// The exchange that `@since next` or `@before next` is about: what is sent, and the answers behind it.
 #[derive(Default)]
 struct Exchange {
-    since: Option<Version>,
+    releases: (Option<Version>, Option<Version>),
     answered: bool,
 }
 
+/// Whether an expectation with these bounds, from the first and before the second, is one of a release; of the latest if none is given.
+pub fn holds((since, before): (Option<Version>, Option<Version>), release: Option<Version>) -> bool {
+    let Some(release) = release else { return true };
+    since.is_none_or(|since| since <= release) && before.is_none_or(|before| release < before)
+}
+
 impl Exchange {
-    /// The release from which a line holds, if this exchange has one and the line belongs to it.
-    fn since(&mut self, action: &Action) -> Option<Version> {
+    /// The releases of which a line holds, if this exchange has such and the line belongs to it.
+    fn releases(&mut self, action: &Action) -> (Option<Version>, Option<Version>) {
         let sends = matches!(action, Action::Send(_) | Action::SendPacket(_));
         if sends && self.answered {
-            self.since = None;
+            self.releases = (None, None);
         }
         self.answered |= !sends;
-        self.since
+        self.releases
     }
 }
 
@@ -169,6 +178,7 @@ fn directive(mark: &str, rest: &str, options: &mut Options) -> Result<(), String
         "@cas_disabled" => options.cas_disabled = true,
         "@node" => options.node_only = true,
         "@since" => options.since = Some(original::parse(rest).ok_or("no release")?),
+        "@before" => options.before = Some(original::parse(rest).ok_or("no release")?),
         "@differs" if rest.is_empty() => return Err("@differs wants a reason".into()),
         "@differs" => options.differs = true,
         _ => return Err("unknown mark".into()),

@@ -48,12 +48,12 @@ pub fn in_memory(folder: &str, cut: Cut) {
     );
 }
 
-/// Every transcript of `folder` in which we mean to agree with memcached, against it. What is of a later release than that memcached
+/// Every transcript of `folder` in which we mean to agree with memcached, against it. What is of another release than that memcached
 /// is skipped, and counted aloud.
 pub fn against_memcached(folder: &str) {
     let Some(original) = original() else { return };
     let version = original::show(original.version);
-    let later = |since: Option<Version>| since.is_some_and(|since| since > original.version);
+    let other = |options: &Options| !format::holds((options.since, options.before), Some(original.version));
     let mut servers = Servers::new(|options: &Options| Server::memcached(original, options));
     servers.original = Some(original.version);
     let (mut files, mut exchanges) = (0, 0);
@@ -61,8 +61,8 @@ pub fn against_memcached(folder: &str) {
         folder,
         |options| {
             let ours = options.differs || options.clock || options.memory_only;
-            files += usize::from(!ours && later(options.since));
-            !ours && !later(options.since)
+            files += usize::from(!ours && other(options));
+            !ours && !other(options)
         },
         |transcript| {
             let skipped = servers.run(transcript).map_err(|failure| format!("{failure}\n  against memcached {version}"))?;
@@ -72,7 +72,7 @@ pub fn against_memcached(folder: &str) {
     );
     if files + exchanges > 0 {
         original::say(&format!(
-            "{folder}: {files} transcripts and {exchanges} exchanges are of a later release than memcached {version}, and were skipped."
+            "{folder}: {files} transcripts and {exchanges} exchanges are of another release than memcached {version}, and were skipped."
         ));
     }
 }
@@ -118,7 +118,7 @@ impl<F: Fn(&Options) -> Server> Servers<F> {
     }
 
     fn run_once(&mut self, transcript: &Transcript) -> Result<usize, String> {
-        let options = Options { node_only: false, differs: false, since: None, ..transcript.options.clone() };
+        let options = Options { node_only: false, differs: false, since: None, before: None, ..transcript.options.clone() };
         // What cannot be emptied again starts anew.
         if options.flush_disabled || options.cas_disabled {
             self.running.remove(&options);
@@ -179,14 +179,13 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
 }
 
 /// Runs one transcript against a server of this release; the failure names file, line, what was expected and what came. Returns how
-/// many exchanges are of a later release and were skipped.
+/// many exchanges are of another release and were skipped.
 pub fn run(transcript: &Transcript, peer: &mut dyn Peer, release: Option<Version>) -> Result<usize, String> {
     let mut run = Run { peer, names: Names::new(), received: HashMap::new(), current: "main".into(), unsent: Vec::new() };
     run.peer.connect("main")?;
     let (mut skipped, mut skipping) = (0, false);
     for line in &transcript.lines {
-        let later = line.since.is_some_and(|since| release.is_some_and(|release| since > release));
-        if later {
+        if !format::holds(line.releases, release) {
             let sends = matches!(line.action, Action::Send(_) | Action::SendPacket(_));
             skipped += usize::from(sends && !skipping);
             skipping = sends;
