@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use crate::arena::Body;
+use crate::command::Value;
 
 /// Output bytes with large values in between.
 #[derive(Default)]
@@ -38,6 +39,17 @@ impl Buffer {
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Appends a value; a large one without copying it. A dropped one has no bytes.
+    #[inline]
+    pub fn put_value(&mut self, value: Value<'_>) {
+        match value {
+            Value::Bytes(bytes) => self.put(bytes),
+            Value::Body(body) => self.put_body(body.clone()),
+            Value::Pages(pages) => pages.slices().for_each(|slice| self.put(slice)),
+            Value::Dropped { .. } => {}
+        }
     }
 
     /// Appends a large value without copying it.

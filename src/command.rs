@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use crate::arena::Body;
+use crate::arena::{Body, Pages};
 use crate::key::Key;
 use crate::time::{Expiry, Exptime};
 
@@ -33,8 +33,10 @@ pub struct Command<'a> {
 pub enum Value<'a> {
     /// At most `limits::INLINE_VALUE_BYTES_MAX` from a client; borrowed from the receive buffer or from the engine.
     Bytes(&'a [u8]),
-    /// A large value in leased segments.
+    /// A large value in memory of its own.
     Body(&'a Arc<Body>),
+    /// A value in pages of the engine: it is copied when it leaves.
+    Pages(Pages<'a>),
     /// A value that was announced and not kept: longer than `--max_item_size` allows, or no memory to receive it. The
     /// engine stores nothing, does what `Store::remove_on_failure` says, and answers `TooLarge` or else `OutOfMemory`.
     Dropped {
@@ -58,7 +60,18 @@ impl Value<'_> {
         match self {
             Value::Bytes(bytes) => bytes.len(),
             Value::Body(body) => body.len(),
+            Value::Pages(pages) => pages.len(),
             Value::Dropped { bytes } => *bytes,
+        }
+    }
+
+    /// Bytes that are copied when the value goes out: none of a large one.
+    #[inline]
+    pub fn copied_bytes(&self) -> usize {
+        match self {
+            Value::Bytes(bytes) => bytes.len(),
+            Value::Pages(pages) => pages.len(),
+            Value::Body(_) | Value::Dropped { .. } => 0,
         }
     }
 
@@ -72,7 +85,19 @@ impl Value<'_> {
         match self {
             Value::Bytes(bytes) => bytes.to_vec(),
             Value::Body(body) => body.to_vec(),
+            Value::Pages(pages) => pages.slices().flatten().copied().collect(),
             Value::Dropped { .. } => Vec::new(),
+        }
+    }
+
+    /// Hands the bytes to `take`, piece by piece. None of a dropped value.
+    #[inline]
+    pub fn each_slice(&self, mut take: impl FnMut(&[u8])) {
+        match self {
+            Value::Bytes(bytes) => take(bytes),
+            Value::Body(body) => body.slices(0).for_each(take),
+            Value::Pages(pages) => pages.slices().for_each(take),
+            Value::Dropped { .. } => {}
         }
     }
 }

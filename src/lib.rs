@@ -26,7 +26,7 @@
 //! # The way of a SET
 //!
 //! The same, with the value borrowed from the receive buffer and copied once, into a segment of the [`arena`]. A value above
-//! [`limits::INLINE_VALUE_BYTES_MAX`] is received into leased segments ([`arena::Body`]) and stays there; a get sends it from where it
+//! [`limits::INLINE_VALUE_BYTES_MAX`] is received into memory of its own ([`arena::Body`]) and stays there; a get sends it from where it
 //! lies.
 //!
 //! # In a ring

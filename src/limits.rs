@@ -31,9 +31,13 @@ pub const ITEM_BYTES_MAX: usize = 128 << 20;
 /// ones are copied once. Chosen below the smallest segment.
 pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
 
-/// Longest record that is kept inside a segment, in bytes, where half a segment would be more: a get copies it out, and from here on
-/// copying costs more than a value with memory of its own (with 256 KiB, half of the CPU time of a get).
-pub const RECORD_BYTES_MAX: usize = 96 << 10;
+/// Longest value that a get copies out of the engine, in bytes. From here on copying costs more than a value with memory of its own
+/// (with 256 KiB, half of the CPU time of a get).
+pub const COPIED_VALUE_BYTES_MAX: usize = 96 << 10;
+
+/// Records are at most one part in this many of a segment, so that what is left at its end is 3 % on average. The rest of a longer value
+/// lies in pages.
+pub const RECORDS_PER_SEGMENT_MIN: usize = 16;
 
 /// Blocks of the heap from this size on are mapped by themselves, in bytes: given back to the system when they are freed.
 pub const HEAP_MAPPED_BYTES: usize = 64 << 10;
@@ -118,9 +122,11 @@ pub const WATCHER_BYTES_MAX: usize = 256 << 10;
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 
-/// Memory that a node sets aside from `--memory_size` for each core's receive buffers and held requests, in bytes; at most half of
-/// it in all.
+/// Memory that a node sets aside from `--memory_size` for each core's receive buffers and held requests, in bytes, at most.
 pub const RESERVE_BYTES_PER_CORE: usize = 2 << 20;
+/// At most one part in this many of `--memory_size` is set aside: with many cores or little memory, what the buffers take beyond it comes
+/// on top, within the 4 MiB a core that a process may have beside `--memory_size`.
+pub const RESERVE_PART: usize = 32;
 
 /// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
 pub const STARVED_MS_MAX: u64 = 5000;
@@ -213,7 +219,7 @@ pub const REPLAY_SLOW_MS: u64 = 20;
 pub const TOMBSTONE_SLACK_S: u32 = 600;
 
 const _: () = assert!(PEER_LEASE_MS < PEER_SILENCE_MS_MAX && PEER_LATE_MS_MAX < PEER_SILENCE_MS_MAX);
-const _: () = assert!(INLINE_VALUE_BYTES_MAX < SEGMENT_BYTES_MIN);
+const _: () = assert!(INLINE_VALUE_BYTES_MAX < COPIED_VALUE_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);
 

@@ -214,8 +214,12 @@ fn any_value(random: &mut Random) -> Vec<u8> {
     match random.below(30) {
         0 => random.number().to_string().into_bytes(),
         1 => {
-            let border =
-                random.pick(&[limits::INLINE_VALUE_BYTES_MAX, 32 << 10, limits::SEGMENT_BYTES_MIN, limits::RECORD_BYTES_MAX]);
+            let border = random.pick(&[
+                limits::INLINE_VALUE_BYTES_MAX,
+                32 << 10,
+                limits::SEGMENT_BYTES_MIN,
+                limits::COPIED_VALUE_BYTES_MAX,
+            ]);
             random.bytes(border - 40 + any % 80)
         }
         2 if random.one_in(4) => random.bytes(200_000 + any),

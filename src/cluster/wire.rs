@@ -274,11 +274,7 @@ pub fn write(
     meta(&mut output.bytes);
     head.meta_bytes = output.bytes.len() - start - HEAD_BYTES;
     output.bytes[start..start + 4].copy_from_slice(&(head.meta_bytes as u32).to_le_bytes());
-    match value {
-        Value::Bytes(bytes) => output.put(bytes),
-        Value::Body(body) => output.put_body(body.clone()),
-        Value::Dropped { .. } => {}
-    }
+    output.put_value(value);
 }
 
 /// Appends a `Reply` whose value is what `encode` wrote, which is moved there.

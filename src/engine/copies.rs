@@ -235,13 +235,9 @@ impl Engine {
 
     fn incoming(&self, slot: Slot) -> Replica<'_> {
         let record = self.log.record(slot.location());
-        let value = match record.is_body() {
-            true => Value::Body(self.log.body(record.body_id())),
-            false => Value::Bytes(record.value()),
-        };
         Replica {
             key: Key::new(record.key()),
-            value,
+            value: self.log.value(record),
             client_flags: record.client_flags(),
             version: record.version(),
             cas_override: record.cas_override(),
@@ -260,11 +256,10 @@ impl Engine {
         if marks != Ordering::Equal || incoming.tombstone {
             return marks;
         }
-        let values = match (incoming.value, record.is_body()) {
-            (Value::Bytes(there), false) => there.cmp(record.value()),
+        let values = match (incoming.value, self.log.value(record)) {
+            (Value::Bytes(there), Value::Bytes(here)) => there.cmp(here),
             // Rare, and long: compared on the heap.
-            (there, true) => there.to_vec().cmp(&self.log.body(record.body_id()).to_vec()),
-            (there, false) => there.to_vec().as_slice().cmp(record.value()),
+            (there, here) => there.to_vec().cmp(&here.to_vec()),
         };
         let rest = |flags: u32, expiry: Expiry, cas: Option<u64>, stale: bool, token: bool| (flags, expiry, cas, stale, token);
         values.then_with(|| {

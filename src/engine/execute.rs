@@ -10,13 +10,15 @@
 //! Lives here: the verbs and `put`. Not here: how room is made (`eviction`), bytes of a record (`item`).
 //! The rules follow memcached's doc/protocol.txt and release 1.6.18; the oracle in `simple` has them in plain words.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::eviction::Need;
 use super::index::{Ghost, Place, Slot};
-use super::item::{self, BODY_ID_BYTES, Record, Shape, Stamp};
+use super::item::{self, EXTENT_ID_BYTES, Record, Shape, Stamp};
 use super::segment::{self, Location, Pool};
 use super::{Engine, number};
-use crate::arena::Body;
+use crate::arena::{Body, PAGE_BYTES, PAGE_NUMBER_BYTES};
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
 use crate::limits;
@@ -41,6 +43,7 @@ pub(super) enum Refusal {
 }
 
 /// An item about to be written.
+#[derive(Clone, Copy)]
 pub(super) struct Write<'a> {
     key: &'a [u8],
     hash: u64,
@@ -67,6 +70,16 @@ pub(super) enum Source<'a> {
     Append(Value<'a>),
     /// This and the old value behind it.
     Prepend(Value<'a>),
+}
+
+/// Where the value of a record goes.
+enum Form {
+    /// Into the record.
+    Record,
+    /// Into so many pages, and what is behind them into the record.
+    Pages(usize),
+    /// Into memory of its own, where it lies already.
+    Body(Arc<Body>),
 }
 
 /// What a store is about to do.
@@ -145,21 +158,14 @@ impl Engine {
     /// What a reply tells about the item in a record.
     #[inline]
     fn item_of<'e>(&'e self, record: Record<'e>, fetched: bool, now: Seconds) -> Item<'e> {
-        let (value, body_bytes) = match record.is_body() {
-            false => (Value::Bytes(record.value()), 0),
-            true => {
-                let body = self.log.body(record.body_id());
-                (Value::Body(body), body.footprint_bytes())
-            }
-        };
         let expiry = record.expiry();
         Item {
-            value,
+            value: self.log.value(record),
             client_flags: record.client_flags(),
             cas: record.cas(),
             expiry,
             remaining_s: expiry.remaining(now),
-            total_bytes: (record.record_bytes() + body_bytes) as u32,
+            total_bytes: (record.record_bytes() + self.log.extent_bytes(record)) as u32,
             stored_bytes: 0,
             fetched,
             idle_s: record.idle_s(now),
@@ -280,17 +286,18 @@ impl Engine {
     pub(super) fn relocate(&mut self, found: Found, pool: Pool, group: u8, spare: usize) -> bool {
         let record = self.log.record(found.location);
         let (bytes, stamp) = (record.record_bytes(), record.stamp());
-        let body = record.is_body().then(|| record.body_id());
+        let extent = record.is_extended().then(|| record.extent_id());
         if !self.log.has_room(pool, group, bytes, spare) {
             return false;
         }
         let target = self.log.append(pool, group, bytes, stamp.expiry, stamp.version);
         self.log.copy(found.location, 0, target, 0, bytes);
         self.log.kill(found.location);
+        self.statistics.moved_bytes += bytes as u64;
         let slot = self.index.slot(found.place);
         self.index.update(found.place, Slot::live(target, slot.frequency(), slot.fetched()));
-        if let Some(id) = body {
-            self.log.move_body(id, target);
+        if let Some(id) = extent {
+            self.log.move_extent(id, target);
         }
         true
     }
@@ -384,13 +391,9 @@ impl Engine {
         match write.source {
             Source::New(value) => value.len(),
             Source::Append(value) | Source::Prepend(value) => {
-                value.len() + write.found.map_or(0, |found| self.value_bytes(self.log.record(found.location)))
+                value.len() + write.found.map_or(0, |found| self.log.value(self.log.record(found.location)).len())
             }
         }
-    }
-
-    fn value_bytes(&self, record: Record<'_>) -> usize {
-        if record.is_body() { self.log.body(record.body_id()).len() } else { record.value().len() }
     }
 
     /// `put` of an item that is not there: nothing needs to be looked at again.
@@ -412,21 +415,23 @@ impl Engine {
             value_bytes,
             client_flags: write.client_flags,
             cas_override: write.cas_override,
-            body: false,
+            extended: false,
             tombstone: write.tombstone,
         };
-        let mut body = None;
-        if value_bytes > self.log.record_bytes_max() || shape.record_bytes() > self.log.record_bytes_max() {
-            body = Some(self.body_of(write, value_bytes, now)?);
-            (shape.value_bytes, shape.body) = (BODY_ID_BYTES, true);
+        if value_bytes <= limits::COPIED_VALUE_BYTES_MAX
+            && let Some(joined) = self.joined(write, &shape)
+        {
+            return self.put(&Write { source: Source::New(Value::Bytes(&joined)), ..*write }, now);
         }
+        let form = self.form_of(write, &mut shape, now)?;
         let group = self.log.group_of(write.expiry, now.seconds());
-        if body.is_none() && self.fits_over(write, &shape, group) {
+        if matches!(form, Form::Record) && self.fits_over(write, &shape, group) {
             return Ok(self.put_over(write, &shape, now));
         }
-        let pool = self.pool_of(write);
-        if !self.log.has_room(pool, group, shape.record_bytes(), self.spare()) {
-            self.make_room(now)?;
+        let pages = if let Form::Pages(count) = form { count } else { 0 };
+        let need = Need { pool: self.pool_of(write), group, record_bytes: shape.record_bytes(), pages };
+        if !self.has_room(&need) {
+            self.make_room(&need, now)?;
             return Err(Refusal::Again);
         }
         if write.found.is_none() && self.tombstones > 0 {
@@ -435,16 +440,68 @@ impl Engine {
         self.count_tombstone(write, &shape);
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
-        let target = self.log.append(pool, group, shape.record_bytes(), write.expiry, version);
-        let body_id = body.map(|body| self.log.add_body(body, pool, target));
-        let record = self.log.bytes_mut(target, shape.record_bytes());
-        shape.write(record, write.key, stamp);
-        match body_id {
-            Some(id) => record[shape.value_offset()..][..BODY_ID_BYTES].copy_from_slice(&id.to_le_bytes()),
-            None => self.fill(write, &shape, target),
-        }
+        let target = self.log.append(need.pool, group, shape.record_bytes(), write.expiry, version);
+        shape.write(self.log.bytes_mut(target, shape.record_bytes()), write.key, stamp);
+        self.write_value(write, form, &shape, (target, need.pool));
         self.link(write, target);
         Ok(version)
+    }
+
+    /// Where the value of a write goes. A record that does not hold it takes what stands for it.
+    fn form_of(&mut self, write: &Write<'_>, shape: &mut Shape, now: Instant) -> Result<Form, Refusal> {
+        if shape.record_bytes() <= self.log.record_bytes_max() {
+            return Ok(Form::Record);
+        }
+        let value_bytes = std::mem::replace(&mut shape.value_bytes, EXTENT_ID_BYTES);
+        shape.extended = true;
+        if value_bytes <= limits::COPIED_VALUE_BYTES_MAX {
+            let pages = value_bytes / PAGE_BYTES;
+            shape.value_bytes += pages * PAGE_NUMBER_BYTES + value_bytes % PAGE_BYTES;
+            return Ok(Form::Pages(pages));
+        }
+        Ok(Form::Body(self.body_of(write, value_bytes, now)?))
+    }
+
+    /// The old value and the new one in one piece, where one of them is not in a record or both would not fit one. Rare enough for the
+    /// heap.
+    fn joined(&self, write: &Write<'_>, shape: &Shape) -> Option<Vec<u8>> {
+        let found = write.found.filter(|_| !matches!(write.source, Source::New(_)))?;
+        let record = self.log.record(found.location);
+        if !record.is_extended() && shape.record_bytes() <= self.log.record_bytes_max() {
+            return None;
+        }
+        let mut joined = Vec::with_capacity(shape.value_bytes);
+        for piece in self.pieces(write).into_iter().flatten() {
+            piece.each_slice(|slice| joined.extend_from_slice(slice));
+        }
+        Some(joined)
+    }
+
+    /// What a write leaves, in order.
+    fn pieces<'a>(&'a self, write: &Write<'a>) -> [Option<Value<'a>>; 2] {
+        let old = write.found.map(|found| self.log.value(self.log.record(found.location)));
+        match write.source {
+            Source::New(value) => [Some(value), None],
+            Source::Append(value) => [old, Some(value)],
+            Source::Prepend(value) => [Some(value), old],
+        }
+    }
+
+    /// Writes the value of a record just appended.
+    fn write_value(&mut self, write: &Write<'_>, form: Form, shape: &Shape, (target, pool): (Location, Pool)) {
+        match (form, write.source) {
+            (Form::Record, _) => self.fill(write, shape, target),
+            (Form::Pages(count), Source::New(value)) => {
+                let id = self.log.add_pages(count as u32, pool, target);
+                self.log.write_pages(value, id, target, shape.value_offset());
+            }
+            (Form::Pages(_), _) => unreachable!("joined before"),
+            (Form::Body(body), _) => {
+                let id = self.log.add_body(body, pool, target);
+                let record = self.log.bytes_mut(target, shape.record_bytes());
+                record[shape.value_offset()..][..EXTENT_ID_BYTES].copy_from_slice(&id.to_le_bytes());
+            }
+        }
     }
 
     fn count_tombstone(&mut self, write: &Write<'_>, shape: &Shape) {
@@ -469,12 +526,10 @@ impl Engine {
     fn link(&mut self, write: &Write<'_>, target: Location) {
         self.statistics.items_total += 1;
         if let Some(found) = write.found {
-            let record = self.log.record(found.location);
-            let body = record.is_body().then(|| record.body_id());
-            self.log.kill(found.location);
-            if let Some(id) = body {
-                self.log.remove_body(id);
+            if self.log.record(found.location).is_extended() {
+                self.log.remove_extent(found.location);
             }
+            self.log.kill(found.location);
             let frequency = (self.index.slot(found.place).frequency() + 1).min(3);
             self.index.update(found.place, Slot::live(target, frequency, write.fetched));
             return;
@@ -494,7 +549,7 @@ impl Engine {
     fn fits_over(&self, write: &Write<'_>, shape: &Shape, group: u8) -> bool {
         let Some(found) = write.found else { return false };
         let record = self.log.record(found.location);
-        if record.is_body() || record.record_bytes() != shape.record_bytes() {
+        if record.is_extended() || record.record_bytes() != shape.record_bytes() {
             return false;
         }
         let stays = match write.source {
@@ -540,10 +595,7 @@ impl Engine {
         };
         if let Some((found, old_at)) = old_at {
             let record = self.log.record(found.location);
-            if record.is_body() {
-                // A body is longer than any record.
-                unreachable!("a joined body does not fit a record");
-            }
+            debug_assert!(!record.is_extended(), "joined before");
             let (offset, bytes) = (record.shape().value_offset(), record.value().len());
             self.log.copy(found.location, offset, target, old_at, bytes);
         }
@@ -555,27 +607,21 @@ impl Engine {
         if let Source::New(Value::Body(body)) = write.source {
             return Ok(body.clone());
         }
+        // Nothing is joined: the old one goes on.
+        if let [Some(Value::Body(body)), Some(more)] = self.pieces(write)
+            && more.is_empty()
+        {
+            return Ok(body.clone());
+        }
         let Some(mut body) = Body::lease(&self.arena, value_bytes) else {
             return Err(self.make_arena_room(value_bytes, now).err().unwrap_or(Refusal::Again));
         };
-        let old = write.found.map(|found| self.log.record(found.location));
-        let old = old.map(|record| match record.is_body() {
-            true => Value::Body(self.log.body(record.body_id())),
-            false => Value::Bytes(record.value()),
-        });
-        let pieces = match write.source {
-            Source::New(value) => [Some(value), None],
-            Source::Append(value) => [old, Some(value)],
-            Source::Prepend(value) => [Some(value), old],
-        };
         let mut at = 0;
-        for piece in pieces.into_iter().flatten() {
-            match piece {
-                Value::Bytes(bytes) => body.write(at, bytes),
-                Value::Body(from) => write_body(&mut body, at, from),
-                Value::Dropped { .. } => {}
-            }
-            at += piece.len();
+        for piece in self.pieces(write).into_iter().flatten() {
+            piece.each_slice(|slice| {
+                body.write(at, slice);
+                at += slice.len();
+            });
         }
         Ok(Arc::new(body))
     }
@@ -620,16 +666,11 @@ impl Engine {
             let mut write = Write::new(key.bytes, hash, Some(found), Source::New(Value::EMPTY));
             (write.stale, write.cas_override) = (delete.invalidate, delete.cas_new);
             write.expiry = new_expiry.unwrap_or(Expiry::NEVER);
-            let kept;
             if !delete.drop_value {
                 write.client_flags = record.client_flags();
                 write.expiry = new_expiry.unwrap_or(record.expiry());
                 write.fetched = self.index.slot(found.place).fetched();
                 write.source = Source::Append(Value::EMPTY);
-                if record.is_body() {
-                    kept = self.log.body(record.body_id()).clone();
-                    write.source = Source::New(Value::Body(&kept));
-                }
             }
             match self.put(&write, now) {
                 Ok(_) => return Reply::Deleted,
@@ -660,19 +701,21 @@ impl Engine {
                 return self.create_number(key, hash, arithmetic, now);
             };
             let record = self.log.record(found.location);
-            if record.is_body() || record.value().is_empty() || record.value().len() > limits::INLINE_VALUE_BYTES_MAX {
+            let old = self.log.value(record);
+            if old.is_empty() || old.len() > limits::INLINE_VALUE_BYTES_MAX {
                 return Reply::Error(Error::NonNumeric);
             }
+            let old = if let Value::Bytes(bytes) = old { Cow::Borrowed(bytes) } else { Cow::Owned(old.to_vec()) };
             if arithmetic.compare.is_some_and(|compare| compare != 0 && compare != record.cas()) {
                 return Reply::Exists;
             }
-            let Some(before) = number::parse(record.value()) else { return Reply::Error(Error::NonNumeric) };
+            let Some(before) = number::parse(&old) else { return Reply::Error(Error::NonNumeric) };
             let after = number::apply(before, arithmetic.delta, arithmetic.decrement);
             let mut digits = [0; number::DIGITS_MAX];
             let start = number::print(after, &mut digits);
             // A shorter number is padded with spaces, and the item stays the one it was; a longer one makes a new item.
             let long;
-            let (text, same) = match record.value().len() {
+            let (text, same) = match old.len() {
                 bytes if bytes < number::DIGITS_MAX - start => (&digits[start..], false),
                 bytes if bytes <= number::DIGITS_MAX => {
                     digits.copy_within(start.., 0);
@@ -813,22 +856,13 @@ fn padded_number(digits: &[u8], bytes: usize) -> Vec<u8> {
 fn copy_value(value: Value<'_>, room: &mut [u8]) {
     match value {
         Value::Bytes(bytes) => room[..bytes.len()].copy_from_slice(bytes),
-        Value::Body(body) => {
+        value => {
             let mut at = 0;
-            for slice in body.slices(0) {
+            value.each_slice(|slice| {
                 room[at..at + slice.len()].copy_from_slice(slice);
                 at += slice.len();
-            }
+            });
         }
-        Value::Dropped { .. } => {}
-    }
-}
-
-/// Copies a large value into another one.
-fn write_body(body: &mut Body, mut at: usize, source: &Body) {
-    for slice in source.slices(0) {
-        body.write(at, slice);
-        at += slice.len();
     }
 }
 

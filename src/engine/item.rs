@@ -4,13 +4,13 @@
 //!   0         8        12     16      18
 //!   | version | expiry | word | marks | client flags 4 B if not 0 | CAS 8 B if set by a client | key | value | 0..1 B |
 //!
-//!   word  = value length 20 bits | key length 8 bits | has client flags 1 | has CAS 1 | value is a body 1 | tombstone 1
+//!   word  = value length 20 bits | key length 8 bits | has client flags 1 | has CAS 1 | value is an extent 1 | tombstone 1
 //!   marks = stale 1 | token sent 1 | seconds from writing to last use 14 bits
 //! ```
 //!
 //! 18 bytes and what is set. The time of writing is the version's own; the last use is kept relative to it: exact for the first 68
-//! minutes, then in steps of 4 s to 5.7 hours, 16 s to a day, 128 s to a week, beyond which it stays there. A value that is a body
-//! holds the 4-byte number of its extent instead of bytes.
+//! minutes, then in steps of 4 s to 5.7 hours, 16 s to a day, 128 s to a week, beyond which it stays there. In place of a value that
+//! is an extent of the log stand the 4-byte number of the extent, those of its pages if it has any, and what is behind them.
 //!
 //! Lives here: the layout, reading and writing it. Not here: where records lie (`segment`), the index, what a command means.
 
@@ -20,11 +20,12 @@ use crate::time::{Expiry, Instant, Seconds};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shape {
     pub key_bytes: usize,
-    /// Bytes in the record: the value, or 4 for a body.
+    /// Bytes in the record: the value, or what stands for it.
     pub value_bytes: usize,
     pub client_flags: u32,
     pub cas_override: Option<u64>,
-    pub body: bool,
+    /// The value is an extent of the log.
+    pub extended: bool,
     /// The key was deleted: nothing to read, but older copies from elsewhere must not come back.
     pub tombstone: bool,
 }
@@ -61,7 +62,7 @@ impl Shape {
             | (self.key_bytes as u32) << KEY_SHIFT
             | if self.client_flags != 0 { FLAGS_BIT } else { 0 }
             | if self.cas_override.is_some() { CAS_BIT } else { 0 }
-            | if self.body { BODY_BIT } else { 0 }
+            | if self.extended { EXTENT_BIT } else { 0 }
             | if self.tombstone { TOMBSTONE_BIT } else { 0 };
         record[8..12].copy_from_slice(&stamp.expiry.0.to_le_bytes());
         record[12..16].copy_from_slice(&word.to_le_bytes());
@@ -135,10 +136,10 @@ impl<'a> Record<'a> {
         Stamp { version: self.version(), expiry: self.expiry(), stale: self.stale(), token_sent: self.token_sent() }
     }
 
-    /// Whether the value is the number of a body's extent.
+    /// Whether the value is an extent of the log.
     #[inline]
-    pub fn is_body(&self) -> bool {
-        self.word() & BODY_BIT != 0
+    pub fn is_extended(&self) -> bool {
+        self.word() & EXTENT_BIT != 0
     }
 
     /// Whether the record only says that its key was deleted.
@@ -159,7 +160,7 @@ impl<'a> Record<'a> {
         &self.bytes[start..start + (self.word() >> KEY_SHIFT & KEY_MASK) as usize]
     }
 
-    /// The value, or the four bytes that stand for a body.
+    /// The value, or what stands for it.
     #[inline]
     pub fn value(&self) -> &'a [u8] {
         let word = self.word();
@@ -167,11 +168,10 @@ impl<'a> Record<'a> {
         &self.bytes[start..start + (word & VALUE_MASK) as usize]
     }
 
-    /// The number of the body's extent; only for a record that `is_body`.
-    pub fn body_id(&self) -> u32 {
-        let value = self.value();
-        debug_assert!(self.is_body() && value.len() == BODY_ID_BYTES);
-        u32_at(value, 0)
+    /// The number of the value's extent; only for a record that `is_extended`.
+    pub fn extent_id(&self) -> u32 {
+        debug_assert!(self.is_extended());
+        u32_at(self.value(), 0)
     }
 
     #[inline]
@@ -200,7 +200,7 @@ impl<'a> Record<'a> {
             value_bytes: self.value().len(),
             client_flags: self.client_flags(),
             cas_override: self.cas_override(),
-            body: self.is_body(),
+            extended: self.is_extended(),
             tombstone: self.is_tombstone(),
         }
     }
@@ -329,8 +329,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Bytes of every record before its optional fields.
 pub(super) const HEADER_BYTES: usize = 18;
-/// Bytes of a value that stands for a body.
-pub(super) const BODY_ID_BYTES: usize = 4;
+/// Bytes of an extent's number in a record.
+pub(super) const EXTENT_ID_BYTES: usize = 4;
 /// Records start and end at multiples of this.
 pub(super) const UNIT_BYTES: usize = 2;
 /// Longest value in a record.
@@ -341,7 +341,7 @@ const KEY_SHIFT: u32 = 20;
 const KEY_MASK: u32 = 0xff;
 const FLAGS_BIT: u32 = 1 << 28;
 const CAS_BIT: u32 = 1 << 29;
-const BODY_BIT: u32 = 1 << 30;
+const EXTENT_BIT: u32 = 1 << 30;
 const TOMBSTONE_BIT: u32 = 1 << 31;
 const STALE_BIT: u16 = 1;
 const TOKEN_BIT: u16 = 2;

@@ -1,17 +1,22 @@
 //! The log of one shard: segments leased from the arena, the records in them, and the two queues they wait in.
 //!
 //! ```text
-//!   small: |seg|->|seg|->|body|->|seg*|        new items; a tenth of the memory          seg* = open: records are appended
-//!   main:  |seg|->|body|->|seg|-> ... ->|seg*| items that were asked for again           body = a large value by itself
-//!   free:  |seg| |seg|                         leased and empty, kept ahead of need
+//!   small: |seg|->|seg|->|value|->|seg*|        new items; a tenth of the memory          seg* = open: records are appended
+//!   main:  |seg|->|value|->|seg|-> ... ->|seg*| items that were asked for again           value = a long one by itself
+//!   free:  |seg| |seg| |page| |page| ...        leased and empty, kept ahead of need
 //! ```
 //!
 //! ```text
 //!   segment = | record | record | record | ... | rest |       records of one TTL group, in order of writing
+//!
+//!   value up to            it lies in
+//!   1/16 of a segment      its record
+//!   96 KiB                 whole pages; what is behind them lies in the record
+//!   --max_item_size        a body: memory of its own, which is received into and sent from
 //! ```
 //!
-//! Both queues are first in, first out over all TTL groups. A large value is an extent of its own, so that it is weighed by its
-//! bytes like a segment is; its record (header, key, number of the extent) lies in a segment like any other.
+//! Both queues are first in, first out over all TTL groups. A long value is an extent of its own, so that it is evicted by itself and
+//! weighed by its bytes; its record (header, key, number of the extent) lies in a segment like any other.
 //!
 //! Lives here: where bytes lie, live and dead counts, queues. Not here: which key a record belongs to (`index`), who goes
 //! (`eviction`), the layout of a record (`item`).
@@ -22,9 +27,10 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::item::{self, Record, UNIT_BYTES};
+use super::item::{self, EXTENT_ID_BYTES, Record, UNIT_BYTES};
 use super::sparse::{EIGHTHS_MAX, Sparse};
-use crate::arena::{self, Arena, Body, Segment};
+use crate::arena::{self, Arena, Body, PAGE_BYTES, PAGE_NUMBER_BYTES, Pages, Segment};
+use crate::command::Value;
 use crate::limits;
 use crate::time::{Expiry, Seconds};
 
@@ -52,7 +58,7 @@ pub(super) enum State {
     Draining,
 }
 
-/// One segment of the log, or one large value.
+/// One segment of the log, or one long value.
 pub(super) struct Extent {
     content: Content,
     pub pool: Pool,
@@ -62,6 +68,8 @@ pub(super) struct Extent {
     pub used_bytes: u32,
     pub live_bytes: u32,
     pub live_items: u32,
+    /// Bytes of live records whose values are extents.
+    heads_bytes: u32,
     /// No record expires later; `NEVER_S` if one never does.
     pub expiry_max_s: u32,
     /// No record has a higher version.
@@ -75,6 +83,8 @@ enum Content {
     Segment(Segment),
     /// The value, and where its record lies.
     Body(Arc<Body>, Location),
+    /// How many pages the value has, and where its record lies, which knows their numbers.
+    Pages(u32, Location),
 }
 
 impl Extent {
@@ -83,14 +93,20 @@ impl Extent {
         match &self.content {
             Content::Segment(_) => segment_bytes,
             Content::Body(body, _) => body.footprint_bytes(),
+            Content::Pages(count, _) => *count as usize * PAGE_BYTES,
         }
     }
 
-    /// Where the record of a large value lies; `None` for a segment.
-    pub fn body_record(&self) -> Option<Location> {
-        match &self.content {
+    /// Whether this is a segment with hardly anything but heads of long values: they are evicted with these.
+    pub fn is_of_heads(&self) -> bool {
+        u64::from(self.heads_bytes) * HEADS_PART > u64::from(self.live_bytes) * (HEADS_PART - 1)
+    }
+
+    /// Where the record of a long value lies; `None` for a segment.
+    pub fn value_record(&self) -> Option<Location> {
+        match self.content {
             Content::Segment(_) => None,
-            &Content::Body(_, location) => Some(location),
+            Content::Body(_, location) | Content::Pages(_, location) => Some(location),
         }
     }
 }
@@ -119,6 +135,7 @@ pub(super) struct Log {
     queues: [Queue; 2],
     open: [[u32; GROUPS_MAX]; 2],
     free: Vec<Segment>,
+    free_pages: Vec<u32>,
     /// Sealed segments, and what lives in them.
     sealed_count: usize,
     sealed_live_bytes: usize,
@@ -130,7 +147,8 @@ pub(super) struct Log {
     groups: u32,
     /// Cores that share the arena.
     cores: usize,
-    bodies_bytes: usize,
+    /// Bytes of long values.
+    values_bytes: usize,
     /// Bytes of live records.
     pub live_bytes: usize,
 }
@@ -151,13 +169,14 @@ impl Log {
             queues: [queue; 2],
             open: [[NONE; GROUPS_MAX]; 2],
             free: Vec::new(),
+            free_pages: Vec::new(),
             sealed_count: 0,
             sealed_live_bytes: 0,
             sparse: Sparse::default(),
             segments_count: 0,
             groups: 1,
             cores: usize::from(cores.max(1)),
-            bodies_bytes: 0,
+            values_bytes: 0,
             live_bytes: 0,
             arena: arena.clone(),
         }
@@ -167,19 +186,19 @@ impl Log {
         self.segment_mask + 1
     }
 
-    /// Longest record; anything longer becomes a body.
+    /// Longest record with its whole value; of a longer one the value is an extent.
     pub fn record_bytes_max(&self) -> usize {
-        (self.segment_bytes() / 2).min(limits::RECORD_BYTES_MAX)
+        self.segment_bytes() / limits::RECORDS_PER_SEGMENT_MIN
     }
 
-    /// Bytes of the arena that the log holds: segments, free ones included, and large values.
+    /// Bytes of the arena that the log holds: segments, pages and long values, free ones included.
     pub fn held_bytes(&self) -> usize {
-        (self.segments_count + self.free.len()) * self.segment_bytes() + self.bodies_bytes
+        (self.segments_count + self.free.len()) * self.segment_bytes() + self.free_pages.len() * PAGE_BYTES + self.values_bytes
     }
 
-    /// Bytes of large values.
-    pub fn bodies_bytes(&self) -> usize {
-        self.bodies_bytes
+    /// Bytes of long values.
+    pub fn values_bytes(&self) -> usize {
+        self.values_bytes
     }
 
     /// Live records, counted one segment after the other: for tests.
@@ -311,13 +330,30 @@ impl Log {
         unsafe { std::ptr::copy_nonoverlapping(from.add(offset), to.add(target_offset), bytes) };
     }
 
-    /// The large value of an extent.
+    /// The value of a record, where it lies.
     #[inline]
-    pub fn body(&self, id: u32) -> &Arc<Body> {
-        match &self.extents[id as usize].content {
-            Content::Body(body, _) => body,
-            Content::Segment(_) => unreachable!("a record names an extent that is no body"),
+    pub fn value<'l>(&'l self, record: Record<'l>) -> Value<'l> {
+        if record.is_extended() { self.extended_value(record) } else { Value::Bytes(record.value()) }
+    }
+
+    fn extended_value<'l>(&'l self, record: Record<'l>) -> Value<'l> {
+        match &self.extents[record.extent_id() as usize].content {
+            Content::Body(body, _) => Value::Body(body),
+            Content::Pages(count, _) => {
+                let (table, rest) = record.value()[EXTENT_ID_BYTES..].split_at(*count as usize * PAGE_NUMBER_BYTES);
+                // SAFETY: the record's pages are leased until its extent is removed, which takes `&mut self`.
+                Value::Pages(unsafe { Pages::new(&self.arena, table, rest) })
+            }
+            Content::Segment(_) => unreachable!("a record names an extent that is no value"),
         }
+    }
+
+    /// Bytes that an item takes beside its record.
+    pub fn extent_bytes(&self, record: Record<'_>) -> usize {
+        if !record.is_extended() {
+            return 0;
+        }
+        self.extents[record.extent_id() as usize].footprint_bytes(self.segment_bytes())
     }
 
     /// Whether `append` will succeed. `spare` free segments are not to be touched.
@@ -327,7 +363,7 @@ impl Log {
     }
 
     #[inline]
-    fn fits_open(&self, pool: Pool, group: u8, bytes: usize) -> bool {
+    pub fn fits_open(&self, pool: Pool, group: u8, bytes: usize) -> bool {
         let id = self.open[pool as usize][group as usize];
         id != NONE && self.extents[id as usize].used_bytes as usize + bytes <= self.segment_bytes()
     }
@@ -387,6 +423,7 @@ impl Log {
             used_bytes: 0,
             live_bytes: 0,
             live_items: 0,
+            heads_bytes: 0,
             expiry_max_s: 0,
             version_max: 0,
             previous: NONE,
@@ -482,9 +519,11 @@ impl Log {
 
     /// Counts a record as dead. The caller has removed or moved its slot, and removes its body if it had one.
     pub fn kill(&mut self, location: Location) {
-        let bytes = self.record(location).record_bytes() as u32;
+        let record = self.record(location);
+        let (bytes, extended) = (record.record_bytes() as u32, record.is_extended());
         let id = self.extent_of(location);
         let extent = &mut self.extents[id as usize];
+        extent.heads_bytes -= if extended { bytes } else { 0 };
         let before = eighths(extent.live_bytes, self.segment_shift);
         extent.live_bytes -= bytes;
         extent.live_items -= 1;
@@ -510,22 +549,89 @@ impl Log {
 
     /// Keeps a large value whose record lies at `location`.
     pub fn add_body(&mut self, body: Arc<Body>, pool: Pool, location: Location) -> u32 {
-        self.bodies_bytes += body.footprint_bytes();
+        self.values_bytes += body.footprint_bytes();
+        self.count_head(location);
         self.add(Content::Body(body, location), pool, 0, State::Sealed)
     }
 
-    /// Lets go of a large value; readers that hold it keep it.
-    pub fn remove_body(&mut self, id: u32) {
-        self.unlink(id);
-        let extent = self.extents.remove(id as usize);
-        self.bodies_bytes -= extent.footprint_bytes(self.segment_bytes());
+    /// Keeps a value of `count` pages whose record lies at `location`.
+    pub fn add_pages(&mut self, count: u32, pool: Pool, location: Location) -> u32 {
+        self.values_bytes += count as usize * PAGE_BYTES;
+        self.count_head(location);
+        self.add(Content::Pages(count, location), pool, 0, State::Sealed)
     }
 
-    /// Tells a large value where its record is now.
-    pub fn move_body(&mut self, id: u32, location: Location) {
-        if let Content::Body(_, place) = &mut self.extents[id as usize].content {
+    fn count_head(&mut self, location: Location) {
+        let bytes = self.record(location).record_bytes() as u32;
+        let id = self.extent_of(location);
+        self.extents[id as usize].heads_bytes += bytes;
+    }
+
+    /// Lets go of what the record at `location` has beside itself. Readers that hold a body keep it; pages are free at once.
+    pub fn remove_extent(&mut self, location: Location) {
+        let record = self.record(location);
+        let id = record.extent_id();
+        self.unlink(id);
+        let extent = self.extents.remove(id as usize);
+        self.values_bytes -= extent.footprint_bytes(self.segment_bytes());
+        if let Content::Pages(count, _) = extent.content {
+            let record = self.record(location);
+            let table = &record.value()[EXTENT_ID_BYTES..][..count as usize * PAGE_NUMBER_BYTES];
+            // By parts of the structure: the record borrows only the log's memory.
+            let freed: arrayvec::ArrayVec<u32, VALUE_PAGES_MAX> = arena::page_numbers(table).collect();
+            self.free_pages.extend(freed);
+        }
+    }
+
+    /// Tells a long value where its record is now.
+    pub fn move_extent(&mut self, id: u32, location: Location) {
+        self.count_head(location);
+        if let Content::Body(_, place) | Content::Pages(_, place) = &mut self.extents[id as usize].content {
             *place = location;
         }
+    }
+
+    /// Free pages at hand.
+    pub fn free_pages_count(&self) -> usize {
+        self.free_pages.len()
+    }
+
+    /// Leases pages until `count` are at hand. False when the arena has not as many.
+    pub fn lease_pages(&mut self, count: usize) -> bool {
+        self.arena.lease_pages(&mut self.free_pages, count)
+    }
+
+    /// Gives all free pages but `kept` back to the arena. Returns their bytes.
+    pub fn give_pages_back(&mut self, kept: usize) -> usize {
+        self.arena.give_pages(&mut self.free_pages, kept)
+    }
+
+    /// Writes the value of a record at `location` whose bytes are at `value_offset`: the number of its extent, then the numbers of free
+    /// pages that take its whole pages, then what is behind them. `lease_pages` must have brought enough.
+    pub fn write_pages(&mut self, value: Value<'_>, id: u32, location: Location, value_offset: usize) {
+        let pages = value.len() / PAGE_BYTES;
+        let table: arrayvec::ArrayVec<u32, VALUE_PAGES_MAX> = self.free_pages.drain(self.free_pages.len() - pages..).collect();
+        let arena = self.arena.clone();
+        let record = &mut self.record_mut(location)[value_offset..];
+        let (head, mut rest) = record.split_at_mut(EXTENT_ID_BYTES + pages * PAGE_NUMBER_BYTES);
+        head[..EXTENT_ID_BYTES].copy_from_slice(&id.to_le_bytes());
+        for (number, room) in table.iter().zip(head[EXTENT_ID_BYTES..].as_chunks_mut::<PAGE_NUMBER_BYTES>().0) {
+            *room = number.to_le_bytes();
+        }
+        let mut offset = 0;
+        value.each_slice(|mut slice| {
+            while offset < pages * PAGE_BYTES && !slice.is_empty() {
+                let count = slice.len().min(PAGE_BYTES - offset % PAGE_BYTES);
+                let page = arena.page(table[offset / PAGE_BYTES]);
+                // SAFETY: the page is leased and in no other record; the bytes stay inside it, and the value lies elsewhere: what this
+                // engine holds has other pages.
+                unsafe { std::ptr::copy_nonoverlapping(slice.as_ptr(), page.as_ptr().add(offset % PAGE_BYTES), count) };
+                (offset, slice) = (offset + count, &slice[count..]);
+            }
+            let (front, behind) = std::mem::take(&mut rest).split_at_mut(slice.len());
+            front.copy_from_slice(slice);
+            rest = behind;
+        });
     }
 
     /// Leases one more segment.
@@ -562,13 +668,17 @@ impl Log {
             }
             assert_eq!((previous, bytes), (self.queues[pool as usize].tail, self.queues[pool as usize].bytes));
         }
-        let (mut segments, mut bodies_bytes, mut live_bytes) = (0, 0, 0);
+        let (mut segments, mut values_bytes, mut live_bytes) = (0, 0, 0);
+        let mut numbers = self.free_pages.clone();
         let mut sealed = (0, 0);
         for (id, extent) in &self.extents {
             queued += usize::from(extent.state == State::Draining);
-            if let &Content::Body(ref body, location) = &extent.content {
-                bodies_bytes += body.footprint_bytes();
-                assert!(live(location) && self.record(location).body_id() == id as u32);
+            if let Some(location) = extent.value_record() {
+                values_bytes += extent.footprint_bytes(self.segment_bytes());
+                assert!(live(location) && self.record(location).extent_id() == id as u32);
+                if let Value::Pages(pages) = self.value(self.record(location)) {
+                    numbers.extend(pages.numbers());
+                }
                 continue;
             }
             segments += 1;
@@ -578,22 +688,41 @@ impl Log {
             if extent.state == State::Sealed {
                 sealed = (sealed.0 + 1, sealed.1 + extent.live_bytes as usize);
             }
-            let (mut offset, mut items, mut bytes) = (0, 0, 0);
+            let (mut offset, mut items, mut bytes, mut heads_bytes) = (0, 0, 0, 0);
             while let Some((location, next)) = self.next_record(id as u32, offset) {
                 assert_eq!(self.extent_of(location), id as u32);
                 if live(location) {
                     let record = self.record(location);
                     assert!(expiry_max_of(record.expiry()) <= extent.expiry_max_s && record.version() <= extent.version_max);
                     (items, bytes) = (items + 1, bytes + record.record_bytes() as u32);
+                    heads_bytes += if record.is_extended() { record.record_bytes() as u32 } else { 0 };
                 }
                 offset = next;
             }
-            assert_eq!((items, bytes), (extent.live_items, extent.live_bytes));
+            assert_eq!((items, bytes, heads_bytes), (extent.live_items, extent.live_bytes, extent.heads_bytes));
             live_bytes += bytes as usize;
         }
         assert_eq!(queued, self.extents.len());
         assert_eq!(sealed, (self.sealed_count, self.sealed_live_bytes));
-        assert_eq!((segments, bodies_bytes, live_bytes), (self.segments_count, self.bodies_bytes, self.live_bytes));
+        assert_eq!((segments, values_bytes, live_bytes), (self.segments_count, self.values_bytes, self.live_bytes));
+        let pages = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), pages, "a page belongs to two values");
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let mut pages = std::mem::take(&mut self.free_pages);
+        for (_, extent) in &self.extents {
+            if let Some(location) = extent.value_record()
+                && let Value::Pages(value) = self.value(self.record(location))
+            {
+                pages.extend(value.numbers());
+            }
+        }
+        self.arena.give_pages(&mut pages, 0);
     }
 }
 
@@ -608,6 +737,10 @@ pub(super) fn expiry_max_of(expiry: Expiry) -> u32 {
     if expiry == Expiry::NEVER { NEVER_S } else { expiry.0 }
 }
 
+/// A segment is one of heads if less than one part in this many of what lives in it is not.
+const HEADS_PART: u64 = 8;
+/// Pages of the longest value that is kept in pages.
+pub(super) const VALUE_PAGES_MAX: usize = limits::COPIED_VALUE_BYTES_MAX / PAGE_BYTES;
 /// No extent.
 pub(super) const NONE: u32 = u32::MAX;
 /// Later than any expiry.

@@ -37,7 +37,7 @@ impl Engine {
             self.sweep(now);
         }
         if self.drain.is_none() && self.gives(now) {
-            if let bytes @ 1.. = self.log.give_back(self.spare()) {
+            if let bytes @ 1.. = self.log.give_back(self.spare()) + self.log.give_pages_back(0) {
                 self.arena.satisfy(bytes);
                 return true;
             }
@@ -46,6 +46,9 @@ impl Engine {
                 return false;
             }
             self.arena.satisfy(held.saturating_sub(self.held_bytes()));
+        }
+        if self.log.free_pages_count() > PAGES_KEPT_MAX {
+            self.log.give_pages_back(PAGES_KEPT_MAX);
         }
         if self.drain.is_none() && self.short_of_free() {
             self.choose(now.seconds());
@@ -187,6 +190,8 @@ impl Engine {
 
 /// Extents looked at in one tick: about 100 ns.
 const SWEEP_EXTENTS: usize = 64;
+/// Free pages that a shard keeps for its next long values.
+const PAGES_KEPT_MAX: usize = 32;
 /// Shards with fewer segments keep none free ahead of need.
 const RESERVE_SEGMENTS_MIN: usize = 8;
 /// One free segment is kept for this many in use, beside two.

@@ -85,7 +85,8 @@ impl Node {
             ));
         }
         let handoff_bytes = plan.as_ref().map_or(0, |plan| plan.handoff_bytes);
-        let reserve_bytes = (options.cores as usize * limits::RESERVE_BYTES_PER_CORE).min(memory_bytes / 2) + handoff_bytes;
+        let buffers_bytes = options.cores as usize * limits::RESERVE_BYTES_PER_CORE;
+        let reserve_bytes = buffers_bytes.min(memory_bytes / limits::RESERVE_PART) + handoff_bytes;
         let arena = Arena::new(memory_bytes - reserve_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let shared = Arc::new(Shared {

@@ -409,15 +409,10 @@ fn encode_item(head: Head, key: &[u8], item: &Item<'_>, output: &mut Buffer) {
     let mut front = [0; HEADER_BYTES + 4];
     front[..HEADER_BYTES].copy_from_slice(&header(head, 0, (4, key.len()), total_bytes, item.cas));
     front[HEADER_BYTES..].copy_from_slice(&item.client_flags.to_be_bytes());
-    let inline_bytes = if let Value::Bytes(bytes) = item.value { bytes.len() } else { 0 };
-    output.bytes.reserve(front.len() + key.len() + inline_bytes);
+    output.bytes.reserve(front.len() + key.len() + item.value.copied_bytes());
     output.put(&front);
     output.put(key);
-    match item.value {
-        Value::Bytes(bytes) => output.put(bytes),
-        Value::Body(body) => output.put_body(body.clone()),
-        Value::Dropped { .. } => debug_assert!(false, "an item has a value"),
-    }
+    output.put_value(item.value);
 }
 
 /// Writes one packet of extras, key and value.

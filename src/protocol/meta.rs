@@ -568,11 +568,7 @@ fn encode_item(head: Head, words: &[u8], key: &[u8], item: &Item<'_>, output: &m
     }
     output.put(LINE_END);
     if value {
-        match item.value {
-            Value::Bytes(bytes) => output.put(bytes),
-            Value::Body(body) => output.put_body(body.clone()),
-            Value::Dropped { .. } => debug_assert!(false, "an item has a value"),
-        }
+        output.put_value(item.value);
         output.put(LINE_END);
     }
 }

@@ -609,16 +609,11 @@ fn encode_item(head: Head, key: &[u8], item: &Item<'_>, output: &mut Buffer) {
     at = prepend_number(&mut numbers, at, item.value.len() as u64);
     at = prepend_number(&mut numbers, at, item.client_flags.into());
     let end: &[u8] = if head.end { b"\r\nEND\r\n" } else { LINE_END };
-    let value_bytes = if let Value::Bytes(bytes) = item.value { bytes.len() } else { 0 };
-    output.bytes.reserve(b"VALUE ".len() + key.len() + (numbers.len() - at) + value_bytes + end.len());
+    output.bytes.reserve(b"VALUE ".len() + key.len() + (numbers.len() - at) + item.value.copied_bytes() + end.len());
     output.put(b"VALUE ");
     output.put(key);
     output.put(&numbers[at..]);
-    match item.value {
-        Value::Bytes(bytes) => output.put(bytes),
-        Value::Body(body) => output.put_body(body.clone()),
-        Value::Dropped { .. } => debug_assert!(false, "an item has a value"),
-    }
+    output.put_value(item.value);
     output.put(end);
 }
 

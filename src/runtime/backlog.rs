@@ -1,7 +1,7 @@
 //! Output that a socket did not take at once: bytes and pinned bodies, sent when the reader drains.
 //!
 //! ```text
-//!   pieces:  | bytes | body (pinned, from `offset` on) | bytes | ...      -> one sendmsg of up to 16 parts at a time
+//!   pieces:  | bytes | body (pinned, from `offset` on) | bytes | ...      -> one sendmsg of up to 32 parts at a time
 //! ```
 //!
 //! Lives here: the pieces and the message header that points into them. Not here: when it is sent (`pump`).
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 
-/// Parts of one sendmsg.
-const PARTS_MAX: usize = 16;
+/// Parts of one sendmsg: a megabyte in chunks of 64 KiB, or a value with 15 pages and what is around it.
+const PARTS_MAX: usize = 32;
 
 /// What is still to be sent on one connection.
 pub struct Backlog {

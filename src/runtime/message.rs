@@ -84,6 +84,7 @@ pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>,
         Value::Bytes(bytes) if bytes.len() <= room => (Carried::Inline, bytes),
         Value::Bytes(bytes) => (Carried::Boxed(bytes.into()), &[]),
         Value::Body(body) => (Carried::Body(body.clone()), &[]),
+        Value::Pages(_) => (Carried::Boxed(command.value.to_vec().into()), &[]),
         Value::Dropped { bytes } => (Carried::Dropped(bytes), &[]),
     };
     let Some(payload) = link.reserve(REQUEST, head_bytes + key.len() + words.len() + inline.len()) else { return false };

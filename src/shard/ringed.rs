@@ -190,9 +190,8 @@ impl Held {
         wire::write_execute(command, framing.to_bytes(), words, &mut self.bytes);
         self.meta_bytes = self.bytes.len();
         match command.value {
-            Value::Bytes(bytes) => self.bytes.extend_from_slice(bytes),
             Value::Body(body) => self.body = Some(body.clone()),
-            Value::Dropped { .. } => {}
+            value => value.each_slice(|slice| self.bytes.extend_from_slice(slice)),
         }
     }
 

@@ -1,0 +1,180 @@
+//! Values outside the log: a [`Body`], which is pinned by whoever reads it, and a view of [`Pages`] that an engine owns.
+//!
+//! ```text
+//!   body:   | chunk 64 KiB | chunk | ... | page 4 KiB | page | ... |       at most 15 pages: half a page is lost on average
+//!   pages:  | page | page | ... | page | rest |                            the rest lies elsewhere: nothing is lost
+//! ```
+//!
+//! Units need not be neighbours: any free memory fits any value, so there is nothing to compact.
+//!
+//! Lives here: leasing, reading, writing. Not here: which item a value belongs to (`engine`), sockets.
+//! Unsafe lives here: units are read and written at their addresses.
+
+use std::sync::Arc;
+
+use super::Arena;
+
+/// A large value in memory of its own: received straight into it, sent straight from it.
+///
+/// In an `Arc` it is immutable and pinned: whoever still sends it holds it, whatever the engine does to the item meanwhile.
+pub struct Body {
+    chunks: Vec<u32>,
+    pages: Vec<u32>,
+    arena: Arc<Arena>,
+    length: usize,
+}
+
+impl Body {
+    /// Leases room for `length` bytes; `None` when the arena has not enough, and then nothing is kept.
+    pub fn lease(arena: &Arc<Arena>, length: usize) -> Option<Self> {
+        let (mut chunks, mut pages) = (length / CHUNK_BYTES, (length % CHUNK_BYTES).div_ceil(PAGE_BYTES));
+        if pages == PAGES_PER_CHUNK {
+            (chunks, pages) = (chunks + 1, 0);
+        }
+        if !arena.count(chunks * CHUNK_BYTES + pages * PAGE_BYTES) {
+            return None;
+        }
+        // From here on, dropping the value gives all of it back.
+        let mut body =
+            Self { chunks: Vec::with_capacity(chunks), pages: Vec::with_capacity(pages), arena: arena.clone(), length };
+        let whole = (0..chunks).all(|_| arena.take(&arena.chunks).map(|index| body.chunks.push(index)).is_some())
+            && (0..pages).all(|_| arena.take(&arena.pages).map(|index| body.pages.push(index)).is_some());
+        if !whole {
+            arena.uncount((chunks - body.chunks.len()) * CHUNK_BYTES + (pages - body.pages.len()) * PAGE_BYTES);
+            return None;
+        }
+        Some(body)
+    }
+
+    /// Length of the value in bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the value is empty.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn footprint_bytes(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES + self.pages.len() * PAGE_BYTES
+    }
+
+    /// The unit that holds the byte at `offset`, from that byte on: where it lies, and how many bytes of the value it holds from there.
+    fn piece(&self, offset: usize) -> Option<(std::ptr::NonNull<u8>, usize)> {
+        let chunked = self.chunks.len() * CHUNK_BYTES;
+        let (pool, units, within, unit_bytes) = match offset < chunked {
+            true => (&self.arena.chunks, &self.chunks, offset, CHUNK_BYTES),
+            false => (&self.arena.pages, &self.pages, offset - chunked, PAGE_BYTES),
+        };
+        if offset >= self.length {
+            return None;
+        }
+        let start = within % unit_bytes;
+        // SAFETY: `start` lies inside the unit.
+        let pointer = unsafe { pool.pointer(units[within / unit_bytes]).add(start) };
+        Some((pointer, (unit_bytes - start).min(self.length - offset)))
+    }
+
+    /// The value's pieces from `offset` on.
+    pub fn slices(&self, mut offset: usize) -> impl Iterator<Item = &[u8]> {
+        std::iter::from_fn(move || {
+            let (pointer, bytes) = self.piece(offset)?;
+            offset += bytes;
+            // SAFETY: within a unit that is ours until we are dropped; anonymous memory is always initialised; `&self` keeps
+            // writers out.
+            Some(unsafe { std::slice::from_raw_parts(pointer.as_ptr(), bytes) })
+        })
+    }
+
+    /// The piece to receive into at `offset`: up to the end of its unit or of the value. Empty at the end.
+    pub fn room(&mut self, offset: usize) -> &mut [u8] {
+        match self.piece(offset) {
+            // SAFETY: as in `slices`, and `&mut self` makes this the only reference.
+            Some((pointer, bytes)) => unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), bytes) },
+            None => &mut [],
+        }
+    }
+
+    /// Copies `bytes` to `offset`, as far as the value goes.
+    pub fn write(&mut self, mut offset: usize, mut bytes: &[u8]) {
+        while !bytes.is_empty() && offset < self.length {
+            let room = self.room(offset);
+            let count = room.len().min(bytes.len());
+            room[..count].copy_from_slice(&bytes[..count]);
+            offset += count;
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// All bytes as one vector, for tests and rare paths.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.slices(0).flatten().copied().collect()
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.chunks.iter().for_each(|&index| self.arena.chunks.give(index));
+        self.pages.iter().for_each(|&index| self.arena.pages.give(index));
+        self.arena.uncount(self.footprint_bytes());
+        self.arena.trim();
+    }
+}
+
+/// A value in whole pages and a rest that lies elsewhere, borrowed from the one who leased the pages.
+#[derive(Clone, Copy)]
+pub struct Pages<'a> {
+    arena: &'a Arena,
+    /// Numbers of the pages, 4 bytes each.
+    table: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Pages<'a> {
+    /// The value in the pages of `table` and `rest`.
+    ///
+    /// # Safety
+    /// - The pages are leased from `arena`, and nobody gives them back or writes to them during `'a`.
+    pub unsafe fn new(arena: &'a Arena, table: &'a [u8], rest: &'a [u8]) -> Self {
+        Self { arena, table, rest }
+    }
+
+    /// Length of the value in bytes.
+    pub fn len(&self) -> usize {
+        self.table.len() / PAGE_NUMBER_BYTES * PAGE_BYTES + self.rest.len()
+    }
+
+    /// Whether the value is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Numbers of the pages.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> + use<'a> {
+        page_numbers(self.table)
+    }
+
+    /// The value's pieces.
+    pub fn slices(self) -> impl Iterator<Item = &'a [u8]> {
+        let pages = page_numbers(self.table).map(move |page| {
+            // SAFETY: the page is leased and nobody writes to it (promised to `new`), and memory of the arena is always initialised.
+            unsafe { std::slice::from_raw_parts(self.arena.pages.pointer(page).as_ptr(), PAGE_BYTES) }
+        });
+        pages.chain(std::iter::once(self.rest))
+    }
+}
+
+/// The numbers in a table of pages.
+pub fn page_numbers(table: &[u8]) -> impl Iterator<Item = u32> {
+    table.as_chunks::<PAGE_NUMBER_BYTES>().0.iter().map(|number| u32::from_le_bytes(*number))
+}
+
+/// Bytes of a page.
+pub const PAGE_BYTES: usize = 4 << 10;
+/// Bytes of a page's number in a table.
+pub const PAGE_NUMBER_BYTES: usize = 4;
+/// Bytes of a chunk.
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
+const PAGES_PER_CHUNK: usize = CHUNK_BYTES / PAGE_BYTES;
