@@ -12,6 +12,8 @@ mod memory;
 #[path = "../original/mod.rs"]
 mod original;
 mod process;
+#[path = "../random/mod.rs"]
+mod random;
 mod restart;
 mod sandbox;
 mod server;
