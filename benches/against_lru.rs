@@ -69,7 +69,8 @@ fn measure(trace: &Trace) {
         let before = cache.engine.statistics();
         let missed = cache.request(object, length as usize);
         let after = cache.engine.statistics();
-        (judged, moved_bytes) = (judged.max(after.judged - before.judged), moved_bytes.max(after.moved_bytes - before.moved_bytes));
+        (judged, moved_bytes) =
+            (judged.max(after.judged - before.judged), moved_bytes.max(after.moved_bytes - before.moved_bytes));
         ours += u64::from(missed && number >= start);
         if number >= half && number % 64 == 0 {
             (held_bytes, looks) = (held_bytes + cache.held_bytes(), looks + 1);
@@ -95,7 +96,8 @@ fn measure(trace: &Trace) {
 
 fn main() {
     let real = std::env::args().any(|argument| argument == "--bench");
-    let requests = std::env::var("PBCACHE_REQUESTS").map_or(1_000_000, |text| text.parse().expect("PBCACHE_REQUESTS is a number"));
+    let requests =
+        std::env::var("PBCACHE_REQUESTS").map_or(1_000_000, |text| text.parse().expect("PBCACHE_REQUESTS is a number"));
     if !real {
         return lookaside::synthetic(1 << 20, 2000).iter().take(3).for_each(measure);
     }

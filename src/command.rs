@@ -45,6 +45,9 @@ pub enum Value<'a> {
     },
 }
 
+/// It is part of every command and reply, which are copied on their way.
+const _: () = assert!(size_of::<Value<'_>>() <= 24);
+
 impl std::fmt::Debug for Value<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Value({} bytes)", self.len())

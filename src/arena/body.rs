@@ -10,6 +10,8 @@
 //! Lives here: leasing, reading, writing. Not here: which item a value belongs to (`engine`), sockets.
 //! Unsafe lives here: units are read and written at their addresses.
 
+use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::Arena;
@@ -62,7 +64,7 @@ impl Body {
     }
 
     /// The unit that holds the byte at `offset`, from that byte on: where it lies, and how many bytes of the value it holds from there.
-    fn piece(&self, offset: usize) -> Option<(std::ptr::NonNull<u8>, usize)> {
+    fn piece(&self, offset: usize) -> Option<(NonNull<u8>, usize)> {
         let chunked = self.chunks.len() * CHUNK_BYTES;
         let (pool, units, within, unit_bytes) = match offset < chunked {
             true => (&self.arena.chunks, &self.chunks, offset, CHUNK_BYTES),
@@ -123,27 +125,34 @@ impl Drop for Body {
     }
 }
 
-/// A value in whole pages and a rest that lies elsewhere, borrowed from the one who leased the pages.
+/// A value in whole pages, borrowed from the one who leased them. Two words, as a slice is: replies are copied often.
+///
+/// ```text
+///   its bytes:  | length of the value 4 | number of a page 4 | ... | what is behind the last whole page |
+/// ```
 #[derive(Clone, Copy)]
 pub struct Pages<'a> {
     arena: &'a Arena,
-    /// Numbers of the pages, 4 bytes each.
-    table: &'a [u8],
-    rest: &'a [u8],
+    /// The length, the table and the rest.
+    start: NonNull<u8>,
+    borrowed: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Pages<'a> {
-    /// The value in the pages of `table` and `rest`.
+    /// The value that `bytes` tell of.
     ///
     /// # Safety
-    /// - The pages are leased from `arena`, and nobody gives them back or writes to them during `'a`.
-    pub unsafe fn new(arena: &'a Arena, table: &'a [u8], rest: &'a [u8]) -> Self {
-        Self { arena, table, rest }
+    /// - The pages in the table are leased from `arena`, and nobody gives them back or writes to them during `'a`.
+    pub unsafe fn new(arena: &'a Arena, bytes: &'a [u8]) -> Self {
+        let pages = Self { arena, start: NonNull::from(bytes).cast(), borrowed: PhantomData };
+        assert!(bytes.len() >= PAGES_HEAD_BYTES && bytes.len() == pages_bytes(pages.len()));
+        pages
     }
 
     /// Length of the value in bytes.
     pub fn len(&self) -> usize {
-        self.table.len() / PAGE_NUMBER_BYTES * PAGE_BYTES + self.rest.len()
+        // SAFETY: there are at least `PAGES_HEAD_BYTES` (asserted in `new`).
+        u32::from_le_bytes(unsafe { self.start.cast::<[u8; PAGES_HEAD_BYTES]>().read_unaligned() }) as usize
     }
 
     /// Whether the value is empty.
@@ -151,19 +160,32 @@ impl<'a> Pages<'a> {
         self.len() == 0
     }
 
+    /// The table and the rest.
+    fn parts(self) -> (&'a [u8], &'a [u8]) {
+        let length = self.len();
+        // SAFETY: the bytes that `new` was given, which are borrowed for `'a`.
+        let bytes = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), pages_bytes(length)) };
+        bytes[PAGES_HEAD_BYTES..].split_at(length / PAGE_BYTES * PAGE_NUMBER_BYTES)
+    }
+
     /// Numbers of the pages.
     pub fn numbers(&self) -> impl Iterator<Item = u32> + use<'a> {
-        page_numbers(self.table)
+        page_numbers(self.parts().0)
     }
 
     /// The value's pieces.
     pub fn slices(self) -> impl Iterator<Item = &'a [u8]> {
-        let pages = page_numbers(self.table).map(move |page| {
+        let pages = self.numbers().map(move |page| {
             // SAFETY: the page is leased and nobody writes to it (promised to `new`), and memory of the arena is always initialised.
             unsafe { std::slice::from_raw_parts(self.arena.pages.pointer(page).as_ptr(), PAGE_BYTES) }
         });
-        pages.chain(std::iter::once(self.rest))
+        pages.chain(std::iter::once(self.parts().1))
     }
+}
+
+/// Bytes that stand for a value of this length in pages: its length, the numbers of its whole pages, and what is behind them.
+pub const fn pages_bytes(value_bytes: usize) -> usize {
+    PAGES_HEAD_BYTES + value_bytes / PAGE_BYTES * PAGE_NUMBER_BYTES + value_bytes % PAGE_BYTES
 }
 
 /// The numbers in a table of pages.
@@ -175,6 +197,8 @@ pub fn page_numbers(table: &[u8]) -> impl Iterator<Item = u32> {
 pub const PAGE_BYTES: usize = 4 << 10;
 /// Bytes of a page's number in a table.
 pub const PAGE_NUMBER_BYTES: usize = 4;
+/// Bytes of the length in front of a table.
+pub const PAGES_HEAD_BYTES: usize = 4;
 /// Bytes of a chunk.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 const PAGES_PER_CHUNK: usize = CHUNK_BYTES / PAGE_BYTES;

@@ -30,7 +30,7 @@ mod lines;
 mod pool;
 mod system;
 
-pub use body::{Body, PAGE_BYTES, PAGE_NUMBER_BYTES, Pages, page_numbers};
+pub use body::{Body, PAGE_BYTES, PAGE_NUMBER_BYTES, PAGES_HEAD_BYTES, Pages, page_numbers, pages_bytes};
 pub use lines::{Line, Lines};
 use pool::Pool;
 pub use system::{prefetch, prefetch_far};

@@ -18,7 +18,7 @@ use super::index::{Ghost, Place, Slot};
 use super::item::{self, EXTENT_ID_BYTES, Record, Shape, Stamp};
 use super::segment::{self, Location, Pool};
 use super::{Engine, number};
-use crate::arena::{Body, PAGE_BYTES, PAGE_NUMBER_BYTES};
+use crate::arena::{Body, PAGE_BYTES, pages_bytes};
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
 use crate::limits;
@@ -456,7 +456,7 @@ impl Engine {
         shape.extended = true;
         if value_bytes <= limits::COPIED_VALUE_BYTES_MAX {
             let pages = value_bytes / PAGE_BYTES;
-            shape.value_bytes += pages * PAGE_NUMBER_BYTES + value_bytes % PAGE_BYTES;
+            shape.value_bytes += pages_bytes(value_bytes);
             return Ok(Form::Pages(pages));
         }
         Ok(Form::Body(self.body_of(write, value_bytes, now)?))

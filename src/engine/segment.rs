@@ -29,7 +29,7 @@ use slab::Slab;
 
 use super::item::{self, EXTENT_ID_BYTES, Record, UNIT_BYTES};
 use super::sparse::{EIGHTHS_MAX, Sparse};
-use crate::arena::{self, Arena, Body, PAGE_BYTES, PAGE_NUMBER_BYTES, Pages, Segment};
+use crate::arena::{self, Arena, Body, PAGE_BYTES, PAGE_NUMBER_BYTES, PAGES_HEAD_BYTES, Pages, Segment};
 use crate::command::Value;
 use crate::limits;
 use crate::time::{Expiry, Seconds};
@@ -339,11 +339,8 @@ impl Log {
     fn extended_value<'l>(&'l self, record: Record<'l>) -> Value<'l> {
         match &self.extents[record.extent_id() as usize].content {
             Content::Body(body, _) => Value::Body(body),
-            Content::Pages(count, _) => {
-                let (table, rest) = record.value()[EXTENT_ID_BYTES..].split_at(*count as usize * PAGE_NUMBER_BYTES);
-                // SAFETY: the record's pages are leased until its extent is removed, which takes `&mut self`.
-                Value::Pages(unsafe { Pages::new(&self.arena, table, rest) })
-            }
+            // SAFETY: the record's pages are leased until its extent is removed, which takes `&mut self`.
+            Content::Pages(..) => Value::Pages(unsafe { Pages::new(&self.arena, &record.value()[EXTENT_ID_BYTES..]) }),
             Content::Segment(_) => unreachable!("a record names an extent that is no value"),
         }
     }
@@ -576,8 +573,7 @@ impl Log {
         self.values_bytes -= extent.footprint_bytes(self.segment_bytes());
         if let Content::Pages(count, _) = extent.content {
             let record = self.record(location);
-            let table = &record.value()[EXTENT_ID_BYTES..][..count as usize * PAGE_NUMBER_BYTES];
-            // By parts of the structure: the record borrows only the log's memory.
+            let table = &record.value()[EXTENT_ID_BYTES + PAGES_HEAD_BYTES..][..count as usize * PAGE_NUMBER_BYTES];
             let freed: arrayvec::ArrayVec<u32, VALUE_PAGES_MAX> = arena::page_numbers(table).collect();
             self.free_pages.extend(freed);
         }
@@ -606,16 +602,18 @@ impl Log {
         self.arena.give_pages(&mut self.free_pages, kept)
     }
 
-    /// Writes the value of a record at `location` whose bytes are at `value_offset`: the number of its extent, then the numbers of free
-    /// pages that take its whole pages, then what is behind them. `lease_pages` must have brought enough.
+    /// Writes the value of a record at `location` whose bytes are at `value_offset`: the number of its extent, its length, the numbers of
+    /// free pages that take its whole pages, then what is behind them. `lease_pages` must have brought enough.
     pub fn write_pages(&mut self, value: Value<'_>, id: u32, location: Location, value_offset: usize) {
         let pages = value.len() / PAGE_BYTES;
         let table: arrayvec::ArrayVec<u32, VALUE_PAGES_MAX> = self.free_pages.drain(self.free_pages.len() - pages..).collect();
         let arena = self.arena.clone();
         let record = &mut self.record_mut(location)[value_offset..];
-        let (head, mut rest) = record.split_at_mut(EXTENT_ID_BYTES + pages * PAGE_NUMBER_BYTES);
+        let (head, rest) = record.split_at_mut(EXTENT_ID_BYTES + PAGES_HEAD_BYTES);
         head[..EXTENT_ID_BYTES].copy_from_slice(&id.to_le_bytes());
-        for (number, room) in table.iter().zip(head[EXTENT_ID_BYTES..].as_chunks_mut::<PAGE_NUMBER_BYTES>().0) {
+        head[EXTENT_ID_BYTES..].copy_from_slice(&(value.len() as u32).to_le_bytes());
+        let (numbers, mut rest) = rest.split_at_mut(pages * PAGE_NUMBER_BYTES);
+        for (number, room) in table.iter().zip(numbers.as_chunks_mut::<PAGE_NUMBER_BYTES>().0) {
             *room = number.to_le_bytes();
         }
         let mut offset = 0;

@@ -64,9 +64,15 @@ fn a_full_node_takes_every_store_whatever_the_sizes() {
             most = most.max(server.resident_bytes());
             let held: usize = client.stat("", "bytes").parse().unwrap();
             let share = held as f64 / (memory_mb << 20) as f64;
-            assert!(share > if memory_mb / cores > 8 { 0.9 } else { 0.8 }, "{cores} cores, {memory_mb} MB, {name}: {share:.3} held");
+            assert!(
+                share > if memory_mb / cores > 8 { 0.9 } else { 0.8 },
+                "{cores} cores, {memory_mb} MB, {name}: {share:.3} held"
+            );
         }
-        assert_eq!(client.stat("", "curr_items").parse::<u64>().unwrap() + client.stat("", "evictions").parse::<u64>().unwrap(), number);
+        assert_eq!(
+            client.stat("", "curr_items").parse::<u64>().unwrap() + client.stat("", "evictions").parse::<u64>().unwrap(),
+            number
+        );
         assert!(most < allowance(memory_mb, cores), "{cores} cores, {memory_mb} MB: {} MiB resident", most >> 20);
     }
 }
