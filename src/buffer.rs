@@ -44,11 +44,15 @@ impl Buffer {
     /// Appends a value; a large one without copying it. A dropped one has no bytes.
     #[inline]
     pub fn put_value(&mut self, value: Value<'_>) {
+        if let Value::Bytes(bytes) = value { self.put(bytes) } else { self.put_long(value) }
+    }
+
+    /// Apart, so that the way of a short value stays short.
+    #[inline(never)]
+    fn put_long(&mut self, value: Value<'_>) {
         match value {
-            Value::Bytes(bytes) => self.put(bytes),
             Value::Body(body) => self.put_body(body.clone()),
-            Value::Pages(pages) => pages.slices().for_each(|slice| self.put(slice)),
-            Value::Dropped { .. } => {}
+            value => value.each_slice(|slice| self.put(slice)),
         }
     }
 

@@ -71,11 +71,12 @@ impl Value<'_> {
     /// Bytes that are copied when the value goes out: none of a large one.
     #[inline]
     pub fn copied_bytes(&self) -> usize {
-        match self {
-            Value::Bytes(bytes) => bytes.len(),
-            Value::Pages(pages) => pages.len(),
-            Value::Body(_) | Value::Dropped { .. } => 0,
-        }
+        if let Value::Bytes(bytes) = self { bytes.len() } else { self.copied_long_bytes() }
+    }
+
+    #[cold]
+    fn copied_long_bytes(&self) -> usize {
+        if let Value::Pages(pages) = self { pages.len() } else { 0 }
     }
 
     /// Whether there are no bytes.

@@ -336,6 +336,7 @@ impl Log {
         if record.is_extended() { self.extended_value(record) } else { Value::Bytes(record.value()) }
     }
 
+    #[cold]
     fn extended_value<'l>(&'l self, record: Record<'l>) -> Value<'l> {
         match &self.extents[record.extent_id() as usize].content {
             Content::Body(body, _) => Value::Body(body),
@@ -346,10 +347,13 @@ impl Log {
     }
 
     /// Bytes that an item takes beside its record.
+    #[inline]
     pub fn extent_bytes(&self, record: Record<'_>) -> usize {
-        if !record.is_extended() {
-            return 0;
-        }
+        if record.is_extended() { self.footprint_of(record) } else { 0 }
+    }
+
+    #[cold]
+    fn footprint_of(&self, record: Record<'_>) -> usize {
         self.extents[record.extent_id() as usize].footprint_bytes(self.segment_bytes())
     }
 
