@@ -103,6 +103,50 @@ fn write_until(ring: &Ring, nodes: &[usize], prefix: &str, stop: &AtomicBool) ->
     writer
 }
 
+/// A figure of `stats` over all nodes.
+fn sum(clients: &mut [Client], name: &str) -> usize {
+    clients.iter_mut().map(|client| client.stat("", name).parse::<usize>().unwrap()).sum()
+}
+
+/// The node that does what a client asks for tells it to those who watch, and counts it by prefix; those that get a copy do not.
+#[test]
+fn a_command_is_told_and_counted_once_in_the_ring() {
+    const SETS: usize = 200;
+    let ring = Ring::start(3, &["--cores", "2", "--redundancy", "2", "-D", ":"]);
+    let mut watchers: Vec<Client> = (0..3).map(|node| ring.connect(node)).collect();
+    watchers.iter_mut().for_each(|watcher| assert_eq!(watcher.line("watch mutations\r\n"), "OK"));
+    let mut clients: Vec<Client> = (0..3).map(|node| ring.connect(node)).collect();
+    for number in 0..SETS {
+        assert_eq!(clients[0].set(&format!("told:{number}")), "STORED");
+    }
+    let start = Instant::now();
+    while sum(&mut clients, "log_watcher_sent") < SETS {
+        assert!(start.elapsed() < Duration::from_secs(20), "{} lines", sum(&mut clients, "log_watcher_sent"));
+    }
+    let mut keys = std::collections::BTreeSet::new();
+    for (node, watcher) in watchers.iter_mut().enumerate() {
+        for _ in 0..clients[node].stat("", "log_watcher_sent").parse::<usize>().unwrap() {
+            let line = watcher.read_line();
+            let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap().to_string();
+            assert!(line.contains(" type=item_store ") && keys.insert(field("key=")), "{line}");
+            // The client is connected to node 0; the others know it by that node only.
+            assert_eq!(field("cfd=") == "0", node > 0, "{line}");
+        }
+    }
+    assert_eq!(keys.len(), SETS);
+    let mut counted = 0;
+    for client in &mut clients {
+        client.send(b"stats detail dump\r\n");
+        let mut line = client.read_line();
+        while line != "END" {
+            let sets = line.strip_prefix("PREFIX told get 0 hit 0 set ").and_then(|rest| rest.strip_suffix(" del 0"));
+            counted += sets.unwrap_or_else(|| panic!("{line}")).parse::<usize>().unwrap();
+            line = client.read_line();
+        }
+    }
+    assert_eq!(counted, SETS);
+}
+
 #[test]
 fn two_copies_outlive_a_node_and_then_another() {
     let mut ring = Ring::start(3, &["--cores", "2", "--redundancy", "2"]);
