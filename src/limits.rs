@@ -35,6 +35,10 @@ pub const INLINE_VALUE_BYTES_MAX: usize = 16 << 10;
 /// (with 256 KiB, half of the CPU time of a get).
 pub const COPIED_VALUE_BYTES_MAX: usize = 96 << 10;
 
+/// Longest value for which a shard evicts in one go what the arena lacks, in bytes: 20,000 items of 50 bytes, about a millisecond. For longer
+/// ones it is done in slices, between requests.
+pub const MADE_SPACE_BYTES_MAX: usize = 1 << 20;
+
 /// Records are at most one part in this many of a segment, so that what is left at its end is 3 % on average. The rest of a longer value
 /// lies in pages.
 pub const RECORDS_PER_SEGMENT_MIN: usize = 16;

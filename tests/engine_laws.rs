@@ -300,3 +300,20 @@ const LEAST_BYTES_PER_CORE: usize = 8 << 20;
 const JUDGED_SEGMENTS_MAX: u64 = 8;
 /// and moves no more bytes than that many.
 const MOVED_SEGMENTS_MAX: u64 = 8;
+
+/// A value about to be received finds room in the same turn once memory is full, unless it is very long.
+#[test]
+fn a_large_value_need_not_wait_for_a_tick() {
+    let mut shards = Shards::new(8 << 20, 1);
+    shards.fill(LONG, 1.5, &mut Random(7), "8 MB");
+    for length in [17_000, 96 << 10, 200_000, limits::MADE_SPACE_BYTES_MAX] {
+        let body = Body::lease(&shards.arena, length).or_else(|| {
+            assert!(shards.engines[0].make_space(length, shards.now), "{length} B");
+            Body::lease(&shards.arena, length)
+        });
+        assert!(body.is_some(), "{length} B");
+        shards.fill(LONG, 0.5, &mut Random(7), "8 MB");
+    }
+    assert!(!shards.engines[0].make_space(limits::MADE_SPACE_BYTES_MAX + 1, shards.now));
+    shards.engines[0].verify();
+}

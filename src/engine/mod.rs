@@ -291,6 +291,17 @@ impl Engine {
         self.advance(self.now);
     }
 
+    /// Gives memory back to the arena until `bytes` can be leased there, for a value about to be received: without it, each large value
+    /// would wait for a tick once memory is full. False where that would take long (above `limits::MADE_SPACE_BYTES_MAX`) or is for others
+    /// to do, because this shard holds little.
+    pub fn make_space(&mut self, bytes: usize, now: Instant) -> bool {
+        let holds_little = self.held_bytes() < self.share_bytes() / 2;
+        if bytes > limits::MADE_SPACE_BYTES_MAX || holds_little || self.options.eviction_disabled {
+            return false;
+        }
+        self.make_arena_room(bytes, now).is_ok()
+    }
+
     /// Work in the background: expiry, eviction ahead of need, giving segments back that the arena wants, index growth.
     /// Touches at most about `budget` items. Returns whether more remains to be done at once.
     pub fn tick(&mut self, now: Instant, budget: u32) -> bool {

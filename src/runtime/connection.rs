@@ -667,6 +667,9 @@ impl Connection {
         let Some(receiving) = &mut self.receiving else { return 0 };
         if receiving.body.is_none() && receiving.complete.is_none() {
             receiving.body = Body::lease(&context.arena, receiving.length);
+            if receiving.body.is_none() && context.shard.engine.make_space(receiving.length, context.now) {
+                receiving.body = Body::lease(&context.arena, receiving.length);
+            }
             if receiving.body.is_none() {
                 context.arena.want(receiving.length + context.arena.segment_bytes());
                 return 0;
