@@ -132,6 +132,9 @@ pub const RESERVE_BYTES_PER_CORE: usize = 2 << 20;
 /// on top, within the 4 MiB a core that a process may have beside `--memory_size`.
 pub const RESERVE_PART: usize = 32;
 
+/// Least memory of a node, in MiB; a node with more cores needs one for each.
+pub const MEMORY_MB_MIN: u64 = 8;
+
 /// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
 pub const STARVED_MS_MAX: u64 = 5000;
 

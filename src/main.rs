@@ -42,6 +42,7 @@ fn serve(options: Options) -> Result<(), StartError> {
     if !options.notices.is_empty() {
         log::warn!("accepted without effect: {}", options.notices.join(", "));
     }
+    options.remarks.iter().for_each(|remark| log::warn!("{remark}"));
     let kept = options.clone();
     let node = Node::start(options).inspect_err(|_| process::clean_up_unstarted(&kept))?;
     say(&format!("{}\n", node.listening));

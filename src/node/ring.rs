@@ -42,15 +42,17 @@ pub struct RingPlan {
     pub handoff_bytes: usize,
 }
 
-/// The ring that the options describe; `None` for a lone node.
+/// The ring that the options describe; `None` for a lone node. Warns of what may be meant otherwise.
 ///
 /// # Errors
-/// It cannot be told which of the nodes this is, or the nodes contradict each other.
+/// It cannot be told which of the nodes this is, the nodes contradict each other, or the secret cannot be read.
 pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
+    let key = secret(options)?.map(|secret| key_of(&secret));
     if options.ringnodes.is_empty() {
         return Ok(None);
     }
     let (entries, me) = entries(options)?;
+    warn_of_few(entries.len(), options.redundancy);
     if entries.len() == 1 {
         return Ok(None);
     }
@@ -71,7 +73,7 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
     };
     let setup = PeerSetup {
         identity,
-        key: secret(options)?.map(|secret| key_of(&secret)),
+        key,
         names: view.nodes.iter().map(|node| node.entry.address.clone()).collect(),
         value_bytes_max: value_bytes_max(options.item_bytes_max),
     };
@@ -85,6 +87,15 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
         mistake: None,
     };
     Ok(Some(RingPlan { view: Arc::new(view), setup: Arc::new(setup), options: ring_options, handoff_bytes }))
+}
+
+/// A ring may be told of more copies than it has nodes: it may grow, and all nodes must be told the same.
+fn warn_of_few(nodes: usize, redundancy: u8) {
+    if usize::from(redundancy) > nodes {
+        log::warn!(
+            "--redundancy is {redundancy}, more than the ring has nodes ({nodes}): an item has as many copies as there are nodes"
+        );
+    }
 }
 
 fn secret(options: &Options) -> Result<Option<Vec<u8>>, StartError> {
@@ -136,6 +147,8 @@ fn entries(options: &Options) -> Result<(Vec<Entry>, NodeId), StartError> {
     let me = match me {
         Some(me) => me,
         None => {
+            let count = entries.len();
+            log::warn!("this node, {mine}, is not among the {count} of --ringnode: the ring is these and this one");
             let own = id(options.node_id.as_deref().unwrap_or(&mine))?;
             let (weight, zone) = (options.weight.unwrap_or(1), options.zone.clone().unwrap_or_default());
             entries.push(Entry { id: own.clone(), address: mine, weight, zone });

@@ -201,7 +201,7 @@ fn own_settings(options: &Options) -> Lines {
             "incoming_ip" => list(options.incoming.iter().map(ToString::to_string).collect()),
             "shard_ports" => options.shard_ports.map_or("none".into(), |base| base.to_string()),
             "buckets" => options.buckets.to_string(),
-            "redudancy" => options.redundancy.to_string(),
+            "redundancy" => options.redundancy.to_string(),
             "ringnode" => list(options.ringnodes.iter().map(|node| node.address.clone()).collect()),
             "advertise" => options.advertise.clone().unwrap_or_else(|| "none".into()),
             "node_id" => options.node_id.clone().unwrap_or_else(|| "the advertised address".into()),

@@ -14,8 +14,17 @@ fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pbcache-test-{}-{name}", std::process::id()))
 }
 
+/// The exit code of a program that ends by itself, and what it says; one that does not is ended, without a code.
 pub fn output_of(mut command: Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
+    let mut child = command.spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
@@ -123,6 +132,48 @@ fn what_of_the_machine_wants_tuning_is_counted() {
     let needs = pbcache::node::host::Needs { cores: 1, connections: 1024 };
     let findings = pbcache::node::host::check(&Default::default(), needs);
     assert_eq!(wanting, findings.iter().filter(|finding| finding.state == pbcache::node::host::State::Wanting).count());
+}
+
+/// What a node logs from its start to its end.
+fn log_of(options: &[&str]) -> String {
+    let mut child = command(free_port(), options).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    // SAFETY: a signal to the process that was started above.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    let Output { stderr, .. } = child.wait_with_output().unwrap();
+    let log = String::from_utf8(stderr).unwrap();
+    assert!(line.starts_with("pbcache listens on "), "{line}{log}");
+    log
+}
+
+#[test]
+fn a_ring_that_may_be_meant_otherwise_is_a_sentence() {
+    let others = ["--cores", "1", "--ringnode", "127.0.0.9:5,127.0.0.8:5"];
+    let log = log_of(&others);
+    assert_eq!(log.matches("is not among the 2 of --ringnode").count(), 1, "{log}");
+    assert_eq!(log.matches("--redundancy").count(), 0, "{log}");
+    let log = log_of(&[&others[..], &["--redundancy", "5"]].concat());
+    assert_eq!(log.matches("--redundancy is 5, more than the ring has nodes (3)").count(), 1, "{log}");
+    let log = log_of(&[&others[..], &["--redundancy", "3"]].concat());
+    assert_eq!(log.matches("--redundancy").count(), 0, "{log}");
+    let log = log_of(&["--cores", "1", "--zone", "a"]);
+    assert_eq!(log.matches("accepted without effect: --zone without --ringnode").count(), 1, "{log}");
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_a_sentence_with_and_without_a_ring() {
+    for ring in [&[][..], &["--ringnode", "127.0.0.9:5"]] {
+        let options = [&["--cores", "1", "--cluster_secret_file", "/nowhere/secret"], ring].concat();
+        let (code, _, errors) = output_of(command(free_port(), &options));
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(
+            errors.ends_with(
+                "pbcache: --cluster_secret_file /nowhere/secret cannot be read: No such file or directory (os error 2).\n"
+            ),
+            "{errors}"
+        );
+    }
 }
 
 #[test]

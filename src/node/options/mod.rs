@@ -38,7 +38,7 @@ pub struct Options {
     /// Core i listens on this + i too.
     pub shard_ports: Option<u16>,
     /// Connections that may wait to be accepted.
-    pub listen_backlog: u16,
+    pub listen_backlog: u32,
     /// Buckets of the ring.
     pub buckets: u32,
     /// Copies of every item.
@@ -105,6 +105,8 @@ pub struct Options {
     pub detail: bool,
     /// What was accepted without effect; logged once at start.
     pub notices: Vec<String>,
+    /// What was accepted and means something else here, a sentence each; logged at start.
+    pub remarks: Vec<String>,
 }
 
 /// One word of `--ringnode`.
@@ -157,23 +159,41 @@ impl Options {
             return Err(Refusal::Print(LICENSE.into()));
         }
         values.check()?;
-        let options = values.options(cpus)?;
+        let mut options = values.options(cpus)?;
+        values.check_udp(&mut options)?;
+        options.raise_memory();
         options.check_memory()?;
         options.check_shard_ports()?;
+        options.check_copies()?;
         Ok(options)
     }
 
-    fn check_memory(&self) -> Result<(), Refusal> {
-        if self.memory_mb < self.cores as u64 {
-            return refuse(format!(
-                "option --memory_size is {} MB for {} cores; give at least {} MB, or fewer --cores.",
-                self.memory_mb, self.cores, self.cores
-            ));
+    /// A start line of memcached must start a node, however little it asks for.
+    fn raise_memory(&mut self) {
+        let least_mb = limits::MEMORY_MB_MIN.max(self.cores.into());
+        if self.memory_mb < least_mb {
+            let (given_mb, cores) = (self.memory_mb, self.cores);
+            self.remarks
+                .push(format!("--memory_size is {given_mb} MB: it becomes {least_mb} MB, the least with --cores {cores}"));
+            self.memory_mb = least_mb;
         }
+    }
+
+    fn check_memory(&self) -> Result<(), Refusal> {
         if self.item_bytes_max as u64 > (self.memory_mb << 20) / 2 {
             return refuse(format!(
                 "option --max_item_size is {} bytes, more than half of --memory_size ({} MB); give a smaller one or more memory.",
                 self.item_bytes_max, self.memory_mb
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_copies(&self) -> Result<(), Refusal> {
+        if self.redundancy > 1 && self.ringnodes.is_empty() {
+            return refuse(format!(
+                "option --redundancy is {}, and a node without a ring has one copy; name all nodes with --ringnode.",
+                self.redundancy
             ));
         }
         Ok(())
@@ -215,6 +235,12 @@ impl Values<'_> {
             if let Some(text) = self.text(row.name).filter(|text| row.bounds.read(text).is_none()) {
                 return Err(wrong(row.name, text));
             }
+            let mut given = self.matches.get_many::<String>(row.name).into_iter().flatten();
+            if let (true, Some(first)) = (row.is_of_ring(), given.next())
+                && let Some(other) = given.find(|other| *other != first)
+            {
+                return refuse(format!("option --{} is given as {first} and as {other}; give it once.", row.name));
+            }
         }
         Ok(())
     }
@@ -222,7 +248,7 @@ impl Values<'_> {
     fn options(&self, cpus: usize) -> Result<Options, Refusal> {
         let port = self.number("port") as u16;
         let memory_mb = self.number("memory_size");
-        let cores_default = cpus.clamp(1, limits::CORES_MAX).min(memory_mb as usize) as u16;
+        let cores_default = cpus.clamp(1, limits::CORES_MAX).min(memory_mb.max(limits::MEMORY_MB_MIN) as usize) as u16;
         Ok(Options {
             cores: self.text("cores").map_or(cores_default, |_| self.number("cores") as u16),
             memory_mb,
@@ -233,9 +259,9 @@ impl Values<'_> {
             unix_socket: self.text("unix_socket").map(PathBuf::from),
             unix_mask: self.number("unix_mask") as u32,
             shard_ports: self.text("shard_ports").map(|_| self.number("shard_ports") as u16),
-            listen_backlog: self.number("listen_backlog") as u16,
+            listen_backlog: self.number("listen_backlog") as u32,
             buckets: self.number("buckets") as u32,
-            redundancy: self.number("redudancy") as u8,
+            redundancy: self.number("redundancy") as u8,
             ringnodes: self.ringnodes()?,
             advertise: self.advertise()?,
             node_id: self.name("node_id", 1)?,
@@ -267,7 +293,24 @@ impl Values<'_> {
             delimiter: self.delimiter()?,
             detail: self.text("delimiter").is_some(),
             notices: self.notices(),
+            remarks: Vec::new(),
         })
+    }
+
+    /// UDP beside TCP is left out with a sentence: clients that need it alone are few, start lines that name it are many.
+    fn check_udp(&self, options: &mut Options) -> Result<(), Refusal> {
+        let port = self.number("udp_port");
+        if port == 0 {
+            return Ok(());
+        }
+        let asks_for_no_tcp = self.text("port").is_some() && options.addresses.iter().all(|address| address.port() == 0);
+        if asks_for_no_tcp && options.unix_socket.is_none() {
+            return refuse(format!(
+                "option --udp_port {port} with --port 0 asks for UDP alone, which is not served; give a --port."
+            ));
+        }
+        options.remarks.push(format!("UDP is not served: --udp_port {port} has no effect"));
+        Ok(())
     }
 
     /// The last value given, `-o` included.
@@ -357,10 +400,13 @@ impl Values<'_> {
     fn notices(&self) -> Vec<String> {
         let inert = ["max_reqs_per_event", "slab_min_size", "slab_growth_factor", "napi_ids"];
         let options = inert.iter().filter(|name| self.text(name).is_some()).map(|name| format!("--{name}"));
+        // The buckets of a lone node divide the keys among its cores.
+        let of_ring = ROWS.iter().filter(|row| row.is_of_ring() && row.name != "buckets" && self.text("ringnode").is_none());
+        let alone = of_ring.filter(|row| self.text(row.name).is_some()).map(|row| format!("--{} without --ringnode", row.name));
         let pages = self.is_set("enable_largepages").then(|| "--enable_largepages".to_string());
         let is_inert = |name: &str| matches!(table::extended(name), Some(Extended::Inert | Extended::InertValue(_)));
         let extended = self.extended.iter().filter(|(name, _)| is_inert(name)).map(|(name, _)| format!("-o {name}"));
-        options.chain(pages).chain(extended).collect()
+        options.chain(alone).chain(pages).chain(extended).collect()
     }
 }
 

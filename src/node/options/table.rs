@@ -34,6 +34,8 @@ pub enum Bounds {
     Number(u64, u64),
     /// Bytes with an optional k, m or g behind, both ends included.
     Size(u64, u64),
+    /// MB, or bytes with k, m or g behind, up to so many MB; what is beside whole MB is dropped.
+    Megabytes(u64),
     /// A number in octal up to this.
     Octal(u32),
     /// A decimal fraction above this.
@@ -126,6 +128,10 @@ impl Bounds {
             Bounds::Any | Bounds::Form(_) => Some(0),
             Bounds::Number(least, most) => number(text).filter(|number| (least..=most).contains(number)),
             Bounds::Size(least, most) => size(text).filter(|bytes| (least..=most).contains(bytes)),
+            Bounds::Megabytes(most) => {
+                let megabytes = number(text).or_else(|| size(text).map(|bytes| bytes >> 20));
+                megabytes.filter(|megabytes| *megabytes <= most)
+            }
             Bounds::Octal(most) => {
                 let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
                 u32::from_str_radix(text, 8).ok().filter(|mode| is_plain && *mode <= most).map(u64::from)
@@ -145,6 +151,7 @@ impl fmt::Display for Bounds {
             Bounds::Number(least, most) if least == most => write!(f, "{least}"),
             Bounds::Number(least, most) => write!(f, "{least} to {most}"),
             Bounds::Size(least, most) => write!(f, "{} to {}", Bytes(least), Bytes(most)),
+            Bounds::Megabytes(most) => write!(f, "at most {}", Bytes(most << 20)),
             Bounds::Octal(most) => write!(f, "000 to {most:o}"),
             Bounds::Above(least) => write!(f, "a number above {least}"),
             Bounds::Words(&[ref start @ .., last]) => write!(f, "{} or {last}", start.join(", ")),
@@ -160,6 +167,7 @@ struct Bytes(u64);
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            bytes if bytes % (1 << 30) == 0 => write!(f, "{}g", bytes >> 30),
             bytes if bytes % (1 << 20) == 0 => write!(f, "{}m", bytes >> 20),
             bytes if bytes % (1 << 10) == 0 => write!(f, "{}k", bytes >> 10),
             bytes => write!(f, "{bytes}"),
@@ -182,6 +190,13 @@ fn size(text: &str) -> Option<u64> {
     number(digits)?.checked_mul(unit)
 }
 
+impl Row {
+    /// Whether the nodes of a ring are given the same value, or tell each other by it: given twice, it must be the same.
+    pub fn is_of_ring(&self) -> bool {
+        self.group == RING
+    }
+}
+
 /// The row of an option.
 ///
 /// # Panics
@@ -190,7 +205,7 @@ pub fn find(name: &str) -> &'static Row {
     ROWS.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no option {name}"))
 }
 
-use Bounds::{Above, Form, Number, Octal, Size, Words};
+use Bounds::{Above, Form, Megabytes, Number, Octal, Size, Words};
 use Takes::{Count, Many, Nothing, One};
 
 /// All options in the order of the help.
@@ -203,9 +218,9 @@ pub const ROWS: &[Row] = &[
     row(NODE, "memory_size", One("MB"), "100")
         .short('m')
         .also(&["memory_limit"])
-        .bounds(Number(8, 1 << 24))
-        .note(", and at least 1 per core")
-        .doc("Memory for items, indexes and buffers of the whole node."),
+        .bounds(Megabytes(1 << 24))
+        .note("; less than 8m, or 1m per core, becomes that")
+        .doc("Memory for items, indexes and buffers of the whole node; k, m and g are units."),
     row(NODE, "engine", One("NAME"), "auto")
         .bounds(Words(&["auto", "pump", "streams"]))
         .doc("I/O of the cores: an own io_uring each (Linux 6.1), stock glommio streams, or what the kernel allows."),
@@ -232,13 +247,13 @@ pub const ROWS: &[Row] = &[
         .doc("Core i listens on BASE + i too, so that a client that asks `stats shards` reaches it directly."),
     row(NETWORK, "listen_backlog", One("COUNT"), "1024")
         .short('b')
-        .bounds(Number(1, 65535))
+        .bounds(Number(1, i32::MAX as u64))
         .doc("Connections that may wait to be accepted, per core."),
     row(RING, "buckets", One("COUNT"), "10000000")
         .bounds(Number(1, u32::MAX as u64))
         .doc("Virtual buckets of the ring; the same on all nodes."),
-    row(RING, "redudancy", One("COPIES"), "1")
-        .also(&["redundancy"])
+    row(RING, "redundancy", One("COPIES"), "1")
+        .also(&["redudancy"])
         .bounds(Number(1, 16))
         .doc("Copies of every item, on as many nodes; the same on all nodes."),
     row(RING, "ringnode", Many("HOST[:PORT]"), "")
@@ -284,7 +299,7 @@ pub const ROWS: &[Row] = &[
         .bounds(Number(1, 1_000_000))
         .doc("Most client connections; more are told so and closed."),
     row(LIMITS, "idle_timeout", One("SECONDS"), "0")
-        .bounds(Number(0, 86_400))
+        .bounds(Number(0, i32::MAX as u64))
         .note(", 0 for never")
         .doc("Close connections that were silent for so long."),
     row(LIMITS, "disable_evictions", Nothing, "")
@@ -308,7 +323,10 @@ pub const ROWS: &[Row] = &[
         .short('v')
         .doc("Log more: what happens to the node; twice and three times for finding faults."),
     row(PROCESS, "license", Nothing, "").short('i').doc("Print the licence and exit."),
-    row(MEMCACHED, "udp_port", One("PORT"), "0").short('U').bounds(Number(0, 0)).doc("UDP is not served: nothing but 0."),
+    row(MEMCACHED, "udp_port", One("PORT"), "0")
+        .short('U')
+        .bounds(Number(0, 65535))
+        .doc("Without effect, and told so: UDP is not served. Refused where it is all that is asked for (--port 0)."),
     row(MEMCACHED, "max_reqs_per_event", One("COUNT"), "20")
         .short('R')
         .bounds(Number(1, 1_000_000))
@@ -360,7 +378,8 @@ const U32: Bounds = Number(0, u32::MAX as u64);
 const PERCENT: Bounds = Number(1, 80);
 const POSITIVE: Bounds = Above(0);
 
-/// The settings of memcached 1.6 that say what to do with connections, slabs, LRU lists and threads.
+/// The settings of memcached 1.6 that say what to do with connections, slabs, LRU lists and threads, those of older releases with them: a
+/// start line outlives a release.
 const EXTENDED: &[(&str, Extended)] = &[
     ("idle_timeout", Extended::Option("idle_timeout")),
     ("maxconns_fast", Inert),
@@ -383,6 +402,7 @@ const EXTENDED: &[(&str, Extended)] = &[
     ("slab_reassign", Inert),
     ("no_slab_reassign", Inert),
     ("slab_automove", Inert),
+    ("no_slab_automove", Inert),
     ("slab_automove_ratio", InertValue(POSITIVE)),
     ("slab_automove_window", InertValue(U32)),
     ("slab_automove_freeratio", InertValue(POSITIVE)),
@@ -397,7 +417,7 @@ const EXTENDED: &[(&str, Extended)] = &[
     ("drop_privileges", Inert),
     ("no_drop_privileges", Inert),
     ("relaxed_privileges", Inert),
-    ("resp_obj_mem_limit", InertValue(U32)),
+    ("resp_obj_mem_limit", Inert),
     ("read_buf_mem_limit", InertValue(U32)),
     ("watcher_logbuf_size", InertValue(U32)),
     ("worker_logbuf_size", InertValue(U32)),
