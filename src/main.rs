@@ -46,7 +46,7 @@ fn serve(options: Options) -> Result<(), StartError> {
     let kept = options.clone();
     let node = Node::start(options).inspect_err(|_| process::clean_up_unstarted(&kept))?;
     say(&format!("{}\n", node.listening));
-    node.complaints.iter().for_each(|complaint| log::warn!("{complaint}"));
+    node.tuning_hint.iter().for_each(|hint| log::warn!("{hint}"));
     parent.release(&kept);
     tell_supervisor(NotifyState::Ready);
     signals::wait();

@@ -210,6 +210,7 @@ fn short_flags_of_memcached_mean_the_same() {
     means("-B ascii", |options| options.doors = Doors::TextOnly);
     means("-B binary", |options| options.doors = Doors::BinaryOnly);
     means("-B auto -U 0", |_| ());
+    means("--disable_tuning_hint", |options| options.tuning_hint_disabled = true);
     means("-v", |options| options.verbosity = 1);
     means("-vv", |options| options.verbosity = 2);
     means("-vvv", |options| options.verbosity = 3);

@@ -3,7 +3,8 @@
 #
 #   tuning/local-ring.sh 3 --redundancy 2
 #
-# Node i listens on 127.0.0.i, port 11211 (RING_PORT changes it). Ctrl-C, or the end of input, ends them all.
+# Node i listens on 127.0.0.i, port 11211 (RING_PORT changes it). Ctrl-C, or the end of input, ends them all. Lines of a node begin with
+# its name.
 # PBCACHE names the program; without it, it is built.
 set -euo pipefail
 
@@ -29,7 +30,10 @@ stop() {
 }
 trap stop EXIT INT TERM
 for ((node = 1; node <= nodes; node++)); do
-    "$PBCACHE" --cores 1 --memory_size 64 --ip "127.0.0.$node" --port "$port" "${ring[@]}" "$@" &
+    hint=()
+    ((node == 1)) || hint=(--disable_tuning_hint) # it is one machine
+    "$PBCACHE" --cores 1 --memory_size 64 --ip "127.0.0.$node" --port "$port" "${hint[@]}" "${ring[@]}" "$@" \
+        > >(sed --unbuffered "s/^/node $node: /") 2>&1 &
     pids+=($!)
     echo "node $node: 127.0.0.$node:$port, process $!"
 done

@@ -57,8 +57,8 @@ pub struct Node {
     control: Option<JoinHandle<()>>,
     /// Where it listens, as one text.
     pub listening: String,
-    /// What of the machine is in the way, a sentence each.
-    pub complaints: Vec<String>,
+    /// What is said of the machine, unless it is not to be.
+    pub tuning_hint: Option<String>,
 }
 
 /// Why a node did not start: one sentence with the remedy.
@@ -116,13 +116,11 @@ impl Node {
         }
         let listening = listening(&options);
         process::write_port_file(&options);
-        let complaints = complaints(&options);
+        let (tuning_hint, wanting) = look_at_machine(&options);
         let memory = Memory { arena, reserve_bytes };
-        let control = start_control(
-            requests,
-            Control::new(cores.clone(), memory, options, plan.map(|plan| plan.view), complaints.len()),
-        )?;
-        Ok(Self { cores, threads, control: Some(control), listening, complaints })
+        let control =
+            start_control(requests, Control::new(cores.clone(), memory, options, plan.map(|plan| plan.view), wanting))?;
+        Ok(Self { cores, threads, control: Some(control), listening, tuning_hint })
     }
 
     /// Drains every core and waits for them: what is in flight is answered, within a bounded time.
@@ -152,11 +150,13 @@ pub fn log_level(verbosity: u32) -> log::LevelFilter {
     }
 }
 
-/// What of the machine is in the way, a sentence each.
-fn complaints(options: &Options) -> Vec<String> {
+/// What is said of the machine at the start, and how many of its knobs are wanting. Each of them is a line for those who want more lines.
+fn look_at_machine(options: &Options) -> (Option<String>, usize) {
     let needs = host::Needs { cores: options.cores, connections: options.conn_limit };
     let findings = host::check(&host::Machine::default(), needs);
-    findings.iter().filter(|finding| finding.state == host::State::Wanting).map(host::Finding::sentence).collect()
+    let wanting = findings.iter().filter(|finding| finding.state == host::State::Wanting);
+    wanting.clone().for_each(|finding| log::info!("{}", finding.sentence()));
+    (host::hint(&findings, needs).filter(|_| !options.tuning_hint_disabled), wanting.count())
 }
 
 fn start_control(requests: Receiver<ControlRequest>, mut control: Control) -> Result<JoinHandle<()>, StartError> {

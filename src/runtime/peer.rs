@@ -173,6 +173,7 @@ impl Peer {
                 self.check_callee(link, &identity, context)?;
                 self.side = Side::Out(link);
                 if let Some(mut desk) = context.desk() {
+                    tell_of_return(&desk, link);
                     desk.link_up(link, &identity);
                 }
                 true
@@ -350,6 +351,14 @@ pub(super) fn lose_link(desk: &mut Desk<'_>, link: LinkId, why: &str, quiet: boo
         log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
     }
     desk.link_down(link, why);
+}
+
+/// Says that a node can be reached of which it was said that it cannot. Before `link_up`, which forgets the trouble.
+fn tell_of_return(desk: &Desk<'_>, link: LinkId) {
+    let node = desk.ring.peers.link(link).node;
+    if !desk.ring.peers.node(node).trouble.is_empty() {
+        log::warn!("the link to {} is there", desk.ring.view.nodes[usize::from(node.0)].entry.id);
+    }
 }
 
 /// Whether a value came in memory of its own: such a frame cannot be put back.

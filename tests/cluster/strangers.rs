@@ -1,7 +1,9 @@
 //! Who does not belong to a ring, and what comes of bytes that are no frames. Nobody else is hurt.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pbcache::cluster::handshake::{Connecting, Identity, Local, NONCE_BYTES, Progress};
@@ -238,4 +240,80 @@ fn a_peer_that_sends_garbage_frames_or_half_a_frame_hurts_nobody() {
     assert_eq!(liar.read(&mut [0; 10]).unwrap_or(0), 0, "closed");
     assert_eq!(good.set("last"), "STORED");
     is_shown_out(Client::new(half), &mut good);
+}
+
+/// A process that ends with the test, whatever its outcome.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The lines of a stream, each of them awaited for a bounded time.
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        BufReader::new(stream).lines().map_while(Result::ok).all(|line| sender.send(line).is_ok());
+    });
+    lines
+}
+
+const LINE_WAIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_node_that_is_away_and_one_that_is_back_are_logged() {
+    let addresses = ring::addresses(2);
+    let options: Vec<String> =
+        addresses.iter().flat_map(|address| ["--ringnode".into(), format!("{address}:{PORT}")]).collect();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pbcache"));
+    command.args(["--ip", &addresses[0], "--port", &PORT.to_string(), "--cores", "1", "--disable_tuning_hint"]).args(&options);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut node = Process(child);
+    let (said, log) = (lines_of(node.0.stdout.take().unwrap()), lines_of(node.0.stderr.take().unwrap()));
+    assert!(said.recv_timeout(LINE_WAIT).unwrap().contains("listens"));
+    let mut client = Client::new(TcpStream::connect(format!("{}:{PORT}", addresses[0])).unwrap());
+    // Some of the keys are the other node's: it is needed, and is not there.
+    (0..8).for_each(|number| _ = client.set(&format!("key{number}")));
+    let line = log.recv_timeout(LINE_WAIT).unwrap();
+    assert!(line.contains(&format!("no link to {}:{PORT}: ", addresses[1])), "{line}");
+
+    let _other = Process(ring::start(&addresses[1], &options).unwrap());
+    let start = Instant::now();
+    let line = loop {
+        (0..8).for_each(|number| _ = client.set(&format!("key{number}")));
+        match log.recv_timeout(Duration::from_millis(50)) {
+            Ok(line) => break line,
+            Err(_) => assert!(start.elapsed() < LINE_WAIT, "nothing is logged of a node that is back"),
+        }
+    };
+    assert!(line.ends_with(&format!("the link to {}:{PORT} is there", addresses[1])), "{line}");
+    assert_eq!(log.try_recv().ok(), None, "once");
+}
+
+#[test]
+fn a_ring_on_this_machine_says_which_node_speaks() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/local-ring.sh");
+    let port = 10_000 + std::process::id() % 20_000;
+    let mut command = Command::new("bash");
+    command.args([script, "2", "--redundancy", "2"]).env("PBCACHE", env!("CARGO_BIN_EXE_pbcache"));
+    command.env("RING_PORT", port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let lines = lines_of(child.stdout.take().unwrap());
+    // Its end is the end of the ring, also where this test fails.
+    let input = child.stdin.take();
+    let mut said = Vec::new();
+    for node in 1..=2 {
+        let listens = format!("node {node}: pbcache listens on 127.0.0.{node}:{port} with 1 core and 64 MB");
+        while !said.contains(&listens) {
+            said.push(lines.recv_timeout(LINE_WAIT).unwrap_or_else(|_| panic!("no '{listens}' in {said:?}")));
+        }
+    }
+    drop(input);
+    said.extend(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let nameless: Vec<_> = said.iter().filter(|line| !line.starts_with("node ") && !line.starts_with("Ctrl-C ends")).collect();
+    assert!(nameless.is_empty(), "{nameless:?}");
 }

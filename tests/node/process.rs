@@ -126,6 +126,28 @@ fn a_supervisor_that_waits_is_told_of_the_start_and_of_the_end() {
 }
 
 #[test]
+fn the_machine_is_one_line_at_the_start_or_none() {
+    let needs = pbcache::node::host::Needs { cores: 1, connections: 77 };
+    let findings = pbcache::node::host::check(&Default::default(), needs);
+    let line = pbcache::node::host::hint(&findings, needs);
+    let log = log_of(&["--cores", "1", "--conn_limit", "77"]);
+    assert_eq!(log.lines().count(), usize::from(line.is_some()), "{log}");
+    assert!(line.is_none_or(|line| log.contains(&line) && line.contains("`pbtune --cores 1 --connections 77`")), "{log}");
+    assert_eq!(log_of(&["--cores", "1", "--disable_tuning_hint"]), "");
+    let log = log_of(&["--cores", "1", "-v", "--conn_limit", "77"]);
+    let wanting = findings.iter().filter(|finding| finding.state == pbcache::node::host::State::Wanting);
+    assert!(wanting.clone().all(|finding| log.contains(&finding.sentence())), "{log}");
+}
+
+#[test]
+fn the_end_of_a_node_is_quiet() {
+    for engine in ["pump", "streams"] {
+        let log = log_of(&["--cores", "2", "-vvv", "--engine", engine]);
+        assert!(log.contains("draining") && !log.contains("still active"), "{log}");
+    }
+}
+
+#[test]
 fn what_of_the_machine_wants_tuning_is_counted() {
     let server = Server::start(&["--cores", "1"]);
     let wanting: usize = server.connect().stat("settings", "pbcache_tuning_wanting").parse().unwrap();

@@ -112,9 +112,45 @@ pub fn check(machine: &Machine, needs: Needs) -> Vec<Finding> {
     knobs::KNOBS.iter().map(|knob| knob.look(machine, needs)).collect()
 }
 
+/// What a node says of its machine when it starts: one line with the command that tells more; `None` if all is as wanted.
+pub fn hint(findings: &[Finding], needs: Needs) -> Option<String> {
+    let names_of = |state: State| findings.iter().filter(move |finding| finding.state == state).map(|finding| finding.name);
+    let wanting: Vec<_> = names_of(State::Wanting).collect();
+    let known = wanting.len() + names_of(State::Good).count();
+    let command = format!("pbtune --cores {} --connections {}", needs.cores, needs.connections);
+    (!wanting.is_empty()).then(|| {
+        let names = wanting.join(", ");
+        format!("{} of {known} knobs of this machine are not as wanted ({names}): `{command}` tells why", wanting.len())
+    })
+}
+
 impl Finding {
     /// One line for a log.
     pub fn sentence(&self) -> String {
         format!("{} is {}, and should be {}: {}", self.name, self.found, self.wanted, self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_names_what_is_wanting_and_the_command() {
+        let finding = |name, state| Finding {
+            name,
+            found: "1".into(),
+            wanted: "2".into(),
+            why: "reasons",
+            state,
+            remedy: "",
+            writes: Vec::new(),
+        };
+        let mut findings = vec![finding("a", State::Good), finding("b", State::NotApplicable), finding("c", State::Optional)];
+        let needs = Needs { cores: 3, connections: 4 };
+        assert_eq!(hint(&findings, needs), None);
+        findings.extend([finding("d", State::Wanting), finding("e", State::Wanting)]);
+        let line = "2 of 3 knobs of this machine are not as wanted (d, e): `pbtune --cores 3 --connections 4` tells why";
+        assert_eq!(hint(&findings, needs).as_deref(), Some(line));
     }
 }

@@ -95,6 +95,8 @@ pub struct Options {
     pub lock_memory: bool,
     /// Allow core files.
     pub core_dumps: bool,
+    /// Nothing is said of the machine at the start.
+    pub tuning_hint_disabled: bool,
     /// How much is logged.
     pub verbosity: u8,
     /// memcached's `-R`, shown in `stats settings`.
@@ -288,6 +290,7 @@ impl Values<'_> {
             user: self.text("user").map(String::from),
             lock_memory: self.is_set("lock_memory"),
             core_dumps: self.is_set("enable_coredumps"),
+            tuning_hint_disabled: self.is_set("disable_tuning_hint"),
             verbosity: self.matches.get_count("verbose"),
             requests_per_event: self.number("max_reqs_per_event") as u32,
             delimiter: self.delimiter()?,

@@ -319,6 +319,7 @@ pub const ROWS: &[Row] = &[
     row(PROCESS, "user", One("NAME"), "").short('u').doc("Become this user when started as root."),
     row(PROCESS, "lock_memory", Nothing, "").short('k').doc("Keep all memory out of swap."),
     row(PROCESS, "enable_coredumps", Nothing, "").short('r').doc("Allow core files of any size."),
+    row(PROCESS, "disable_tuning_hint", Nothing, "").doc("Start without the line that tells what of the machine wants tuning."),
     row(PROCESS, "verbose", Count, "")
         .short('v')
         .doc("Log more: what happens to the node; twice and three times for finding faults."),
