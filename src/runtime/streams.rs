@@ -60,7 +60,7 @@ pub struct Streams {
     /// The task of each open connection.
     tasks: RefCell<HashMap<u32, glommio::task::JoinHandle<()>>>,
     open: Cell<usize>,
-    /// Unix milliseconds until which a draining core awaits a client's next request; 0 before it drains.
+    /// Milliseconds since start until which a draining core awaits a client's next request; 0 before it drains.
     requests_end_ms: Cell<u64>,
     /// The listeners are shut down.
     deaf: Cell<bool>,
@@ -120,6 +120,7 @@ impl Streams {
         shared.listening.fetch_sub(1, AcqRel);
         for _ in 0..DRAIN_TRIES_MAX {
             self.turn();
+            self.end_idle();
             // Connections of other cores may need this one for their answers.
             if self.open.get() == 0 && shared.listening.load(Acquire) == 0 && shared.connections.load(Acquire) == 0 {
                 break;
@@ -144,7 +145,7 @@ impl Streams {
             core.dirty.clear();
             let now = core.context.now;
             if core.draining && self.requests_end_ms.get() == 0 {
-                self.requests_end_ms.set(now.unix_ms + limits::DRAIN_LISTEN_MS);
+                self.requests_end_ms.set(core.nodes.ms() + limits::DRAIN_LISTEN_MS);
             }
             core.context.shard.engine.tick(now, UPKEEP_BUDGET);
             publish(&mut core);
@@ -156,6 +157,15 @@ impl Streams {
             adopted
         };
         adopted.into_iter().for_each(|handover| self.adopt(handover));
+    }
+
+    /// Ends the connections that wait for a request, once none is awaited any more: their tasks wait in a read.
+    fn end_idle(&self) {
+        let core = self.core.borrow();
+        if core.nodes.ms() >= self.requests_end_ms.get() {
+            let idle = core.connections.iter().filter(|(_, connection)| connection.is_drained() && !connection.is_blocked());
+            idle.for_each(|(_, connection)| sys::end_input(connection.descriptor));
+        }
     }
 
     fn wake_sleepers(&self) {
@@ -226,7 +236,7 @@ impl Streams {
             let core = &mut *self.core.borrow_mut();
             let id = core.open(Some(handover.session), handover.input, None);
             core.connections[id as usize].descriptor = handover.fd.as_raw_fd();
-            (id, core.draining, core.context.now.unix_ms)
+            (id, core.draining, core.nodes.ms())
         };
         if draining {
             self.requests_end_ms.set(now_ms + limits::DRAIN_LISTEN_MS);
@@ -291,7 +301,7 @@ impl Streams {
             }
             let (draining, now_ms) = {
                 let core = self.core.borrow();
-                (core.draining, core.context.now.unix_ms)
+                (core.draining, core.nodes.ms())
             };
             if flow == Flow::Closing {
                 return reason;

@@ -46,6 +46,12 @@ pub fn shutdown(fd: RawFd) {
     let _ = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
+/// Ends the input of a socket: what has come is read, then the end, also by a reader that waits.
+pub fn end_input(fd: RawFd) {
+    // SAFETY: no pointers.
+    let _ = unsafe { libc::shutdown(fd, libc::SHUT_RD) };
+}
+
 /// Shuts a socket down in both directions and discards what has come, so that the other side sees an end: closed with bytes that
 /// nobody read, a connection is reset.
 pub fn hang_up(fd: RawFd) {

@@ -26,10 +26,27 @@ fn termination_answers_what_is_in_flight_and_exits_with_0() {
 
 #[test]
 fn an_idle_connection_does_not_delay_the_end() {
-    let mut server = Server::start(&["--cores", "2"]);
-    let _idle = server.connect();
-    server.signal(libc::SIGTERM);
-    assert_eq!(server.wait(Duration::from_secs(3)), Some(0));
+    for engine in ["pump", "streams"] {
+        let mut server = Server::start(&["--cores", "2", "--engine", engine]);
+        let _silent = server.connect();
+        let mut idle = server.connect();
+        idle.ask("mn\r\n", "MN\r\n");
+        server.signal(libc::SIGTERM);
+        assert_eq!(server.wait(Duration::from_secs(3)), Some(0), "{engine}");
+        assert_eq!(idle.read_to_end(), b"", "{engine}");
+    }
+}
+
+#[cfg(feature = "debugtime")]
+#[test]
+fn a_clock_that_stands_still_does_not_delay_the_end() {
+    for engine in ["pump", "streams"] {
+        let mut server = Server::start(&["--cores", "2", "--engine", engine]);
+        let mut idle = server.connect();
+        idle.ask("debugtime p\r\n", "OK\r\n");
+        server.signal(libc::SIGTERM);
+        assert_eq!(server.wait(Duration::from_secs(3)), Some(0), "{engine}");
+    }
 }
 
 #[test]

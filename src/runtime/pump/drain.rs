@@ -24,7 +24,7 @@ const REAP_MS_MAX: u64 = 100;
 /// How far a draining core is.
 pub(super) struct Drain {
     stage: Stage,
-    /// When the listeners are shut down. Unix milliseconds, as below.
+    /// When the listeners are shut down. Milliseconds since start, as below.
     listeners_end_ms: u64,
     /// Until then a client's next request is awaited; later, where a connection has come.
     pub(super) requests_end_ms: u64,
@@ -59,7 +59,8 @@ impl Pump {
         if !self.core.draining {
             return false;
         }
-        let now_ms = self.core.context.now.unix_ms;
+        // By the clock that nobody sets: an end must come.
+        let now_ms = self.core.nodes.ms();
         let drain = self.drain.get_or_insert_with(|| {
             self.listeners.iter().for_each(|listener| listener.ignore_newcomers());
             Drain::new(now_ms)

@@ -52,7 +52,7 @@ impl Pump {
 
     fn adopt_one(&mut self, handover: Handover) {
         if let Some(drain) = &mut self.drain {
-            drain.requests_end_ms = self.core.context.now.unix_ms + limits::DRAIN_LISTEN_MS;
+            drain.requests_end_ms = self.core.nodes.ms() + limits::DRAIN_LISTEN_MS;
         }
         let has_input = !handover.input.is_empty();
         let id = self.core.open(Some(handover.session), handover.input, handover.peer);
