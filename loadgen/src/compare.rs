@@ -147,9 +147,9 @@ pub fn compare(options: &Compare) -> Result<u8, String> {
     comparison.faults = faults.faults.iter().map(|(fault, count)| (fault.to_string(), *count)).collect();
     print!("{}", report::text::faults(&comparison.faults, &faults.fault_samples));
     let (csv, html) = (|| report::csv::comparison(&comparison), || report::html::comparison(&comparison));
-    report::write_files(&options.output, &comparison, csv, html)?;
+    report::files::write_all(&options.output, &comparison, csv, html)?;
     if let Some(path) = &options.svg {
-        report::write(path, &report::html::comparison_picture(&comparison))?;
+        report::files::write(path, &report::html::comparison_picture(&comparison))?;
     }
     Ok(if faults.faults_count() > 0 { 1 } else { 0 })
 }

@@ -7,6 +7,7 @@
 //!                           lane   -> doors, verify, tally protocols, truth, counts
 //!           -> report                                      what is read
 //!   compare: starts servers itself (server), several sessions in alternating rounds
+//!   misses: the same with one plain client (lookaside), for miss ratios of recorded traces
 //! ```
 //!
 //! It shares no code with the server that lives beside it: an opponent must not inherit the mistakes that it looks for.
@@ -17,7 +18,9 @@ mod doors;
 mod echo;
 mod interrupt;
 mod lane;
+mod lookaside;
 mod machine;
+mod misses;
 mod options;
 mod presets;
 mod pump;
@@ -31,6 +34,7 @@ mod stats;
 mod sweep;
 mod tally;
 mod target;
+mod topics;
 mod verify;
 mod work;
 mod worker;
@@ -51,23 +55,32 @@ fn main() -> ExitCode {
     };
     let options = Options::parse_from(arguments);
     interrupt::raise_files_limit();
-    let result = match &options.action {
+    match options.action.files().and_then(|files| report::files::check(&files)).and_then(|()| act(&options.action)) {
+        Ok(code) => ExitCode::from(code),
+        Err(words) => {
+            eprintln!("loadgen: {words}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Does what is asked for; gives the exit code.
+fn act(action: &Action) -> Result<u8, String> {
+    match action {
         Action::Run(options) => run::run(options),
         Action::Replay(options) => run::replay(options),
         Action::Sweep(options) => sweep::sweep(options),
         Action::Search(options) => sweep::search(options),
         Action::Compare(options) => compare::compare(options),
+        Action::Misses(options) => misses::misses(options),
         Action::Echo(options) => {
             let exchange =
                 doors::raw::Raw { request_bytes: options.request_bytes.max(1), reply_bytes: options.reply_bytes.max(1) };
             echo::serve(&format!("127.0.0.1:{}", options.port), exchange).map(|()| 0)
         }
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(words) => {
-            eprintln!("loadgen: {words}");
-            ExitCode::from(2)
+        Action::Explain(options) => {
+            print!("{}", topics::text(options.topic.as_deref()));
+            Ok(0)
         }
     }
 }

@@ -7,7 +7,7 @@
 //! set). *ycsb_..*: Cooper et al., "Benchmarking Cloud Serving Systems with YCSB", SoCC 2010, core workloads, at 100 bytes.
 
 /// Name and options.
-const PRESETS: [(&str, &str); 11] = [
+pub const PRESETS: [(&str, &str); 11] = [
     ("etc", "--key_size 36 --value_size pareto:0,214.476,0.348238 --ratio get:30,set:1 --distribution zipf:0.99 --fill_misses"),
     ("usr", "--key_size 19 --value_size 2 --ratio get:998,set:2 --distribution zipf:0.99"),
     (

@@ -27,9 +27,9 @@ pub fn run(options: &Run) -> Result<u8, String> {
 /// Prints, writes the files, and gives the exit code.
 fn finish(output: &OutputOptions, report: &Report, tally: &Tally) -> Result<u8, String> {
     print!("{}", report::text::run(report));
-    report::write_files(output, report, || report::csv::run(report), || report::html::run(report))?;
+    report::files::write_all(output, report, || report::csv::run(report), || report::html::run(report))?;
     if let Some(path) = &output.hgrm {
-        report::write(path, &report::csv::hgrm(&tally.latency()))?;
+        report::files::write(path, &report::csv::hgrm(&tally.latency()))?;
     }
     Ok(exit_code(report))
 }

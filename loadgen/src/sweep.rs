@@ -85,7 +85,7 @@ fn meets(report: &Report, rate: f64, p99_below: f64) -> bool {
 fn finish(options: &Run, sweep: Sweep) -> Result<u8, String> {
     print!("{}", report::text::sweep(&sweep));
     let (csv, html) = (|| report::csv::sweep(&sweep), || report::html::sweep(&sweep));
-    report::write_files(&options.output, &sweep, csv, html)?;
+    report::files::write_all(&options.output, &sweep, csv, html)?;
     Ok(sweep.points.iter().map(|point| run::exit_code(&point.report)).fold(0, |worst, code| match (worst, code) {
         (1, _) | (_, 1) => 1,
         (worst, code) => worst.max(code),

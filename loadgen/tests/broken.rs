@@ -210,6 +210,29 @@ fn compare_measures_each_server_in_each_round_and_ends_them() {
     std::fs::remove_file(&csv).expect("the table goes");
 }
 
+/// Where nothing listens, whatever looked at the server first would complain of that.
+#[test]
+fn a_file_that_cannot_be_written_is_refused_before_the_measurement() {
+    let target = "--target 127.0.0.1:9 --duration 600";
+    for (action, file) in [
+        (format!("run {target}"), "--html"),
+        (format!("run {target}"), "--hgrm"),
+        (format!("sweep --over depth=1,2 {target}"), "--csv"),
+        (format!("search --p99_below 9 {target}"), "--json"),
+        (format!("replay --trace /dev/null {target}"), "--html"),
+        ("compare --over depth=1,2".into(), "--svg"),
+    ] {
+        let servers = if action.starts_with("compare") { "-- /no/such/server{port}" } else { "" };
+        let line = format!("{action} {file} /no/such/folder/file {servers}");
+        let output = Command::new(env!("CARGO_BIN_EXE_loadgen")).args(line.split_whitespace()).output().expect("loadgen runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {text}");
+        assert!(text.starts_with(&format!("loadgen: {file} /no/such/folder/file cannot be written: ")), "{line}: {text}");
+    }
+    let output = loadgen(9, "--html /dev/null");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot connect"), "what can be written is not in the way");
+}
+
 #[test]
 fn an_audit_reads_every_key_once() {
     check(Vice::None, "--ratio set:1 --audit", 0, "audit: 500 keys found, 0 not found");

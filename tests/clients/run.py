@@ -83,7 +83,8 @@ def install():
         call(pip + ["download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(WORK / "src")] + SOURCES)
         for archive in (WORK / "src").glob("*.tar.gz"):
             with tarfile.open(archive) as tar:
-                tar.extractall(WORK / "src", filter="data")
+                # Debian 12's Python knows no filter yet.
+                tar.extractall(WORK / "src", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         (WORK / "npm").mkdir(exist_ok=True)
         (WORK / "npm" / "package.json").write_text("{}")
         call(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(WORK / "npm")] + NPM)

@@ -162,14 +162,54 @@ fn word(state: State) -> &'static str {
     }
 }
 
+/// Columns of the table for people: what it holds is broken to fit, because a card with many queues has much to tell.
+const COLUMNS: [usize; 4] = [15, 15, 30, 37];
+const COLUMNS_SUM: usize = 100;
+const _: () = assert!(COLUMNS[0] + COLUMNS[1] + COLUMNS[2] + COLUMNS[3] + 3 == COLUMNS_SUM);
+
+/// One line per knob that is as it should be; the reason behind each that is not.
 fn table(findings: &[Finding]) -> String {
-    let mut text = format!("{:<15} {:<15} {:<34} {:<38} why\n", "knob", "state", "found", "wanted");
-    for finding in findings {
-        let Finding { name, found, wanted, why, state, .. } = finding;
-        text += &format!("{name:<15} {:<15} {found:<34} {wanted:<38} {why}\n", word(*state));
+    let mut text = row(["knob", "state", "found", "wanted"]);
+    for Finding { name, found, wanted, why, state, .. } in findings {
+        text += &row([name, word(*state), found, wanted]);
+        if matches!(state, State::Wanting | State::Optional) {
+            let indent = COLUMNS[0] + 1;
+            broken(why, COLUMNS_SUM - indent).iter().for_each(|line| text += &format!("{:indent$}{line}\n", ""));
+        }
     }
     let wanting = findings.iter().filter(|finding| finding.state == State::Wanting).count();
     text + &format!("{wanting} wanting; `pbtune plan` shows what would be written\n")
+}
+
+/// The cells of a row side by side, in as many lines as the longest needs.
+fn row(cells: [&str; 4]) -> String {
+    let columns: Vec<Vec<String>> = cells.iter().zip(COLUMNS).map(|(cell, width)| broken(cell, width)).collect();
+    let lines = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let cell = |column: usize, line: usize| columns[column].get(line).map_or("", String::as_str);
+    let line = |line: usize| {
+        let parts: Vec<String> = COLUMNS.iter().enumerate().map(|(at, width)| format!("{:<width$}", cell(at, line))).collect();
+        parts.join(" ").trim_end().to_owned() + "\n"
+    };
+    (0..lines).map(line).collect()
+}
+
+/// A text in lines of at most `width` characters, broken between words, or within one that is longer than that.
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut rest: Vec<char> = word.chars().collect();
+        while !rest.is_empty() {
+            let last = lines.last_mut().expect("never empty");
+            let used = last.chars().count() + usize::from(!last.is_empty());
+            if used > 0 && used + rest.len() > width {
+                lines.push(String::new());
+                continue;
+            }
+            let piece: String = rest.drain(..rest.len().min(width - used)).collect();
+            *last += &format!("{}{piece}", if used > 0 { " " } else { "" });
+        }
+    }
+    lines
 }
 
 fn json(findings: &[Finding]) -> String {
@@ -197,4 +237,17 @@ fn plan_json(chosen: &[&Finding]) -> String {
     let writes = chosen.iter().flat_map(|finding| finding.writes.iter().map(|write| (finding.name, write)));
     let line = |(knob, write): (&str, &host::Write)| serde_json::json!({ "knob": knob, "path": write.path.display().to_string(), "value": write.value });
     format!("{:#}\n", serde_json::Value::Array(writes.map(line).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_broken_between_words_and_keeps_every_character() {
+        assert_eq!(broken("one two three", 7), ["one two", "three"]);
+        assert_eq!(broken("one two three", 6), ["one", "two", "three"]);
+        assert_eq!(broken("", 5), [""]);
+        assert_eq!(broken("a 0123456789ab c", 5), ["a", "01234", "56789", "ab c"]);
+    }
 }

@@ -144,6 +144,24 @@ fn a_check_names_what_is_wanting_and_changes_nothing() {
 }
 
 #[test]
+fn the_table_fits_a_hundred_columns_and_gives_a_reason_for_what_is_not_good() {
+    for (name, files) in [("server-table", SERVER), ("virtual-table", VIRTUAL)] {
+        let made = Made::new(name, files);
+        let mut long = String::from("always [madvise] never");
+        (0..60).for_each(|number| long += &format!(" some-long-word-{number}"));
+        fs::write(made.root.join("sys/devices/system/clocksource/clocksource0/current_clocksource"), &long).unwrap();
+        let (_, text) = made.run("check --connections 600000");
+        let longest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
+        assert!(longest.chars().count() <= 100, "{longest}");
+        assert!(text.contains("some-long-word-0") && text.contains("some-long-word-59"), "{text}");
+        let table: Vec<&str> = text.lines().collect();
+        let reason = table.iter().position(|line| line.starts_with("nofile          WANTING")).map(|at| table[at + 1].trim());
+        assert_eq!(reason, Some("every connection is a file descriptor"), "{text}");
+        assert!(!text.contains("without io_uring no core starts"), "what is good needs no reason: {text}");
+    }
+}
+
+#[test]
 fn what_a_virtual_machine_does_not_have_is_not_applicable() {
     let made = Made::new("virtual", VIRTUAL);
     for knob in ["irq", "rps", "xps", "busy_poll", "governor", "c_states", "io_uring", "numa_balancing"] {

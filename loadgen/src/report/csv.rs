@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use super::text::FIGURES;
 use super::{Comparison, Report, Sweep};
+use crate::misses::Curves;
 use crate::tally::Latency;
 
 /// The seconds of a run.
@@ -57,6 +58,31 @@ pub fn comparison(comparison: &Comparison) -> String {
                     let _ = write!(text, ",{:.digits$}", figure(sample));
                 }
                 text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// Every point of miss ratios.
+pub fn curves(curves: &Curves) -> String {
+    let mut text = String::from("trace,share,value_bytes,server,misses,lru,first_reads,told_mib,resident_mib,refused\n");
+    for curve in &curves.traces {
+        for point in &curve.points {
+            for (name, server) in curves.names.iter().zip(&point.servers) {
+                let _ = writeln!(
+                    text,
+                    "{},{},{:.0},{name},{:.6},{:.6},{:.6},{},{:.1},{}",
+                    curve.trace,
+                    point.share,
+                    point.value_bytes,
+                    server.misses,
+                    point.lru,
+                    curve.first_reads,
+                    server.told_mib,
+                    server.resident_mib,
+                    server.refused
+                );
             }
         }
     }

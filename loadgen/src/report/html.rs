@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::plot::{Plot, escape, short};
 use super::{Comparison, Report, Sweep};
 use crate::compare::Figure;
+use crate::misses::{Curve, Curves};
 
 /// The page of a run.
 pub fn run(report: &Report) -> String {
@@ -22,8 +23,10 @@ pub fn run(report: &Report) -> String {
         x_label: "percentile",
         y_label: "microseconds",
         x_log: true,
+        x_ticks: Vec::new(),
         y_log: true,
         series,
+        references: 0,
         x_words: percentile,
     }
     .svg();
@@ -35,8 +38,10 @@ pub fn run(report: &Report) -> String {
         x_label: "second",
         y_label: "requests per second",
         x_log: false,
+        x_ticks: Vec::new(),
         y_log: false,
         series: vec![("requests".into(), over_time(|second| second.requests as f64))],
+        references: 0,
         x_words: short,
     }
     .svg();
@@ -45,12 +50,14 @@ pub fn run(report: &Report) -> String {
         x_label: "second",
         y_label: "microseconds",
         x_log: false,
+        x_ticks: Vec::new(),
         y_log: true,
         series: vec![
             ("p50".into(), over_time(|second| second.p50_us)),
             ("p99".into(), over_time(|second| second.p99_us)),
             ("p99.9".into(), over_time(|second| second.p999_us)),
         ],
+        references: 0,
         x_words: short,
     }
     .svg();
@@ -75,7 +82,8 @@ pub fn sweep(sweep: &Sweep) -> String {
     for (title, y_label, y_log, series) in
         [("Throughput", "requests per second", false, throughput), ("Latency", "microseconds", true, latency)]
     {
-        body += &Plot { title, x_label: &sweep.over, y_label, x_log, y_log, series, x_words: short }.svg();
+        let (x_label, x_ticks) = (&*sweep.over, Vec::new());
+        body += &Plot { title, x_label, y_label, x_log, x_ticks, y_log, series, references: 0, x_words: short }.svg();
     }
     page("loadgen sweep", &body, &sweep.context)
 }
@@ -107,7 +115,45 @@ fn over_plot(comparison: &Comparison, over: &str, title: &str, figure: Figure) -
     let series: Vec<(String, Vec<(f64, f64)>)> = names.enumerate().map(line).collect();
     let x_log = wide(comparison.rows.iter().map(|row| row.x));
     let y_log = wide(series.iter().flat_map(|(_, points)| points.iter().map(|point| point.1)));
-    Plot { title, x_label: over, y_label: "", x_log, y_log, series, x_words: short }.svg()
+    let headline = format!("{title}, over {over}");
+    let (title, x_label, y_label, x_ticks) = (&*headline, over, title, Vec::new());
+    Plot { title, x_label, y_label, x_log, x_ticks, y_log, series, references: 0, x_words: short }.svg()
+}
+
+/// The page of miss ratios.
+pub fn curves(curves: &Curves) -> String {
+    let text = super::text::curves(curves);
+    let pictures: String = curves.traces.iter().map(|curve| curve_picture(curve, curves)).collect();
+    let body = format!("<h1>loadgen misses</h1>\n<pre>{}</pre>\n{pictures}", escape(&text));
+    page("loadgen misses", &body, &curves.context)
+}
+
+/// The miss ratios on one trace, as a picture by itself.
+pub fn curve_picture(curve: &Curve, all: &Curves) -> String {
+    let line = |value: &dyn Fn(&crate::misses::CurvePoint) -> f64| -> Vec<(f64, f64)> {
+        curve.points.iter().map(|point| (point.share, value(point))).collect()
+    };
+    let mut series: Vec<(String, Vec<(f64, f64)>)> = all
+        .names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| (name.clone(), line(&|point| point.servers[number].misses)))
+        .collect();
+    series.push(("LRU, simulated, without overhead".into(), line(&|point| point.lru)));
+    series.push(("first reads: missed by any cache".into(), line(&|_| curve.first_reads)));
+    let title = format!("{}: {} reads, {} MiB resident each", curve.trace, short(curve.reads as f64), all.memory_mib);
+    Plot {
+        title: &title,
+        x_label: "share of all keys and values that is as many bytes as the memory",
+        y_label: "misses per read",
+        x_log: true,
+        x_ticks: curve.points.iter().map(|point| point.share).collect(),
+        y_log: false,
+        series,
+        references: 2,
+        x_words: |share| format!("{share} %"),
+    }
+    .svg()
 }
 
 /// Whether values reach over so many sizes that only a logarithmic scale shows them all.

@@ -6,18 +6,17 @@
 //! ```
 
 pub mod csv;
+pub mod files;
 pub mod html;
 pub mod plot;
 pub mod text;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Serialize;
 
 use crate::compare::Column;
 use crate::machine::Machine;
-use crate::options::OutputOptions;
 use crate::tally::{Latency, Tally};
 
 /// How and where something was measured.
@@ -286,29 +285,4 @@ fn curve(latency: &Latency) -> Vec<(f64, f64)> {
     let quantiles = steps.map(|step| 1.0 - 10f64.powf(-step as f64 / 20.0));
     let enough = |quantile: &f64| (1.0 - quantile) * latency.histogram.len() as f64 >= 1.0;
     quantiles.take_while(enough).map(|quantile| (quantile, latency.quantile_us(quantile))).collect()
-}
-
-/// Writes the files that are asked for.
-pub fn write_files(
-    output: &OutputOptions,
-    document: &impl Serialize,
-    csv: impl FnOnce() -> String,
-    html: impl FnOnce() -> String,
-) -> Result<(), String> {
-    if let Some(path) = &output.json {
-        let json = serde_json::to_string_pretty(document).map_err(|error| error.to_string())?;
-        write(path, &(json + "\n"))?;
-    }
-    if let Some(path) = &output.csv {
-        write(path, &csv())?;
-    }
-    if let Some(path) = &output.html {
-        write(path, &html())?;
-    }
-    Ok(())
-}
-
-/// Writes a file.
-pub fn write(path: &Path, text: &str) -> Result<(), String> {
-    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

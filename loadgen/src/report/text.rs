@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Comparison, ComparisonRow, Quantiles, Report, Sweep, Totals};
 use crate::compare::{Figure, Sample};
+use crate::misses::{Curve, CurvePoint, Curves};
 use crate::tally::Interval;
 
 /// The report of a run.
@@ -192,6 +193,53 @@ pub const FIGURES: [(&str, Figure, usize); 12] = [
     ("resident memory, MiB", |sample| sample.resident_bytes as f64 / 1048576.0, 1),
     ("resident bytes per item", |sample| sample.bytes_per_item.unwrap_or(f64::NAN), 1),
 ];
+
+/// All miss ratios.
+pub fn curves(curves: &Curves) -> String {
+    let traces = curves.traces.iter().map(|curve| {
+        let points: String = curve.points.iter().map(curve_point).collect();
+        curve_head(curve, curves) + &points
+    });
+    compare_head(&curves.commands) + &traces.collect::<String>()
+}
+
+/// What a trace holds, and the head of its table.
+pub fn curve_head(curve: &Curve, all: &Curves) -> String {
+    let Curve { trace, reads, objects, first_reads, .. } = curve;
+    let mut text = format!(
+        "\n{trace}: {reads} reads of {objects} objects, {first_reads:.4} of them the first one; {} MiB resident, values within {} %\n{:>7} {:>9}",
+        all.memory_mib, all.spread, "fit", "value"
+    );
+    for name in &all.names {
+        let _ = write!(text, "{name:>12}{:>16}", "resident (told)");
+    }
+    let _ = write!(text, "{:>12}", "LRU");
+    for name in all.names.iter().skip(1) {
+        let _ = write!(text, "{:>14}", format!("A/{name}"));
+    }
+    text + &format!("{:>8}\n", "A/LRU")
+}
+
+/// The line of one share: misses per read, and what each server takes.
+pub fn curve_point(point: &CurvePoint) -> String {
+    let mut text = format!("{:>5} % {:>7.0} B", point.share, point.value_bytes);
+    for server in &point.servers {
+        let memory = format!("{:.1} ({})", server.resident_mib, server.told_mib);
+        let _ = write!(text, "{:>12.4}{memory:>16}", server.misses);
+    }
+    let _ = write!(text, "{:>12.4}", point.lru);
+    let first = point.servers.first().map_or(f64::NAN, |server| server.misses);
+    for server in point.servers.iter().skip(1) {
+        let _ = write!(text, "{:>14.3}", first / server.misses);
+    }
+    let _ = writeln!(text, "{:>8.3}", first / point.lru);
+    for (number, server) in point.servers.iter().enumerate().filter(|(_, server)| server.refused > 0) {
+        let letter = (b'A' + number as u8 % 26) as char;
+        let refusal = server.refusal.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "FAULT {letter} refused {} stores, first: {refusal}", server.refused);
+    }
+    text
+}
 
 fn latency_line(name: &str, quantiles: &Quantiles) -> String {
     let Quantiles { count, p50, p90, p99, p999, max, .. } = quantiles;

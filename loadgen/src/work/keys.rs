@@ -214,30 +214,35 @@ impl FromStr for Distribution {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, rest) = text.split_once(':').unwrap_or((text, ""));
-        let numbers: Vec<f64> = rest
-            .split(',')
-            .filter(|part| !part.is_empty())
-            .map(|part| part.parse::<f64>().map_err(|_| format!("`{part}` is not a number")))
-            .collect::<Result<_, _>>()?;
-        let alpha = numbers.first().copied().unwrap_or(0.99);
-        let share = |at: usize, default: f64| numbers.get(at).copied().unwrap_or(default);
-        let distribution = match name {
-            "uniform" => Distribution::Uniform,
-            "zipf" => Distribution::Zipf { alpha },
-            "latest" => Distribution::Latest { alpha },
-            "hotspot" => Distribution::Hotspot { keys: share(0, 0.2), requests: share(1, 0.8) },
-            "sequential" => Distribution::Sequential,
-            _ => return Err("one of uniform, zipf:ALPHA, hotspot:KEYS,REQUESTS, latest:ALPHA, sequential is wanted".into()),
+        let (name, rest) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+        let number = |part: &str| part.parse::<f64>().map_err(|_| format!("`{part}` is not a number"));
+        let numbers = rest.map_or(Ok(Vec::new()), |rest| rest.split(',').map(number).collect::<Result<Vec<f64>, _>>())?;
+        let law = match (name, &numbers[..]) {
+            ("uniform", []) => Distribution::Uniform,
+            ("sequential", []) => Distribution::Sequential,
+            ("zipf", []) => Distribution::Zipf { alpha: ALPHA },
+            ("zipf", [alpha]) => Distribution::Zipf { alpha: *alpha },
+            ("latest", []) => Distribution::Latest { alpha: ALPHA },
+            ("latest", [alpha]) => Distribution::Latest { alpha: *alpha },
+            ("hotspot", []) => Distribution::Hotspot { keys: 0.2, requests: 0.8 },
+            ("hotspot", [keys, requests]) => Distribution::Hotspot { keys: *keys, requests: *requests },
+            _ => return Err(format!("one of {} is wanted", Distribution::FORMS)),
         };
-        if !(0.0..=10.0).contains(&alpha) && matches!(name, "zipf" | "latest") {
-            return Err("ALPHA must lie between 0 and 10".into());
+        match law {
+            Distribution::Zipf { alpha } | Distribution::Latest { alpha } if !(0.0..=10.0).contains(&alpha) => {
+                Err("ALPHA must lie between 0 and 10".into())
+            }
+            Distribution::Hotspot { keys, requests } if ![keys, requests].iter().all(|share| (0.0..=1.0).contains(share)) => {
+                Err("KEYS and REQUESTS are shares between 0 and 1".into())
+            }
+            law => Ok(law),
         }
-        if name == "hotspot" && numbers.iter().any(|share| !(0.0..=1.0).contains(share)) {
-            return Err("KEYS and REQUESTS are shares between 0 and 1".into());
-        }
-        Ok(distribution)
     }
+}
+
+impl Distribution {
+    /// How each is written; what stands in brackets may be left out.
+    pub const FORMS: &str = "uniform, zipf[:ALPHA], hotspot[:KEYS,REQUESTS], latest[:ALPHA], sequential";
 }
 
 impl fmt::Display for Distribution {
@@ -252,6 +257,8 @@ impl fmt::Display for Distribution {
     }
 }
 
+/// YCSB's; `zipf` and `latest` without a number.
+const ALPHA: f64 = 0.99;
 /// "key:" and ten digits.
 pub const KEY_BYTES_MIN: u8 = 14;
 
@@ -268,6 +275,18 @@ mod tests {
             assert_eq!((key.len(), keys.index_of(&key)), (20, Some(index)));
         }
         assert_eq!(keys.index_of(b"key:0000000000001000"), None);
+    }
+
+    #[test]
+    fn a_law_has_its_own_numbers_and_no_others() {
+        let law = |text: &str| text.parse::<Distribution>();
+        assert_eq!(law("zipf"), law("zipf:0.99"));
+        assert_eq!(law("hotspot"), law("hotspot:0.2,0.8"));
+        for text in
+            ["zipf:", "zipf:x", "zipf:1,2", "zipf:11", "latest:-1", "hotspot:0.5", "hotspot:2,0.5", "uniform:1", "zip", ""]
+        {
+            assert!(law(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is asked of the server: which key, which value, which command. No I/O, no clock; seeded.
 
 pub mod keys;
+pub mod lru;
 pub mod mix;
 pub mod trace;
 pub mod values;

@@ -3,7 +3,10 @@
 //! ```text
 //!   Twitter's form, 7 columns:  timestamp,anonymized key,key size,value size,client id,operation,TTL
 //!   simple form, 4 columns:     time,key,size,op
+//!   bare form, NAME.trace:      reads of numbered objects, 4 bytes each, the highest first; no sizes
 //! ```
+//!
+//! A name that ends in `.xz` is read through `xz`.
 //!
 //! Times are not kept: requests follow each other as fast as the pace allows. Reads are reads, everything that writes a value
 //! is a set, `delete` is a delete; `incr` and `decr` look an item up and count as reads. What a read misses is stored again,
@@ -13,8 +16,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -46,7 +50,34 @@ impl Trace {
     /// Reads a trace of at most `limit` requests.
     pub fn open(path: &Path, limit: usize) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        Self::read(BufReader::with_capacity(1 << 20, file), limit).map_err(|words| format!("{}: {words}", path.display()))
+        let packed = path.extension().is_some_and(|extension| extension == "xz");
+        let inner = if packed { Path::new(path.file_stem().unwrap_or_default()) } else { path };
+        let bare = inner.extension().is_some_and(|extension| extension == "trace");
+        let read = |input: &mut dyn Read| {
+            let input = BufReader::with_capacity(1 << 20, input);
+            if bare { Self::read_bare(input, limit) } else { Self::read(input, limit) }
+        };
+        let result = if packed { unpacked(file, read) } else { read(&mut { file }) };
+        result.map_err(|words| format!("{}: {words}", path.display()))
+    }
+
+    fn read_bare(mut input: impl Read, limit: usize) -> Result<Self, String> {
+        let mut bytes = Vec::new();
+        input.by_ref().take(4 * limit as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        if bytes.is_empty() || bytes.len() % 4 != 0 {
+            return Err(format!("{} bytes are no row of numbers of 4 bytes", bytes.len()));
+        }
+        let mut trace = Self { operations: Vec::with_capacity(bytes.len() / 4), keys: Vec::new(), sizes: Vec::new() };
+        let mut indices: HashMap<u32, u32> = HashMap::new();
+        for number in bytes.chunks_exact(4).map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]])) {
+            let index = *indices.entry(number).or_insert_with(|| {
+                trace.keys.push(format!("object:{number}").into_bytes().into());
+                trace.keys.len() as u32 - 1
+            });
+            trace.operations.push(Operation { index, value_bytes: 0, exptime: 0, kind: Kind::Get });
+        }
+        trace.sizes = vec![0; trace.keys.len()];
+        Ok(trace)
     }
 
     fn read(input: impl BufRead, limit: usize) -> Result<Self, String> {
@@ -97,10 +128,29 @@ impl Trace {
         }
     }
 
+    /// Whether it tells the size of any value.
+    pub fn has_sizes(&self) -> bool {
+        self.sizes.iter().any(|size| *size > 0)
+    }
+
     /// The largest size of all.
     pub fn value_bytes_max(&self) -> u32 {
         self.sizes.iter().copied().max().unwrap_or(0).max(100)
     }
+}
+
+/// What `read` makes of the contents of a packed file.
+fn unpacked(file: File, read: impl FnOnce(&mut dyn Read) -> Result<Trace, String>) -> Result<Trace, String> {
+    let mut xz = Command::new("xz");
+    xz.args(["--decompress", "--stdout"]).stdin(file).stdout(Stdio::piped());
+    let mut child = xz.spawn().map_err(|error| format!("xz unpacks it, and cannot be started: {error}"))?;
+    let mut output = child.stdout.take().ok_or("xz has no output")?;
+    let result = read(&mut output);
+    // Read to its end, xz has nothing to complain of; left before that, it may.
+    let whole = matches!(output.read(&mut [0]), Ok(0));
+    drop(output);
+    let status = child.wait().map_err(|error| format!("xz: {error}"))?;
+    if whole && !status.success() { Err(format!("xz cannot unpack it: {status}")) } else { result }
 }
 
 struct Row<'a> {
@@ -162,6 +212,24 @@ mod tests {
         assert_eq!(trace.operations[1], Operation { index: 1, value_bytes: 100, exptime: 3600, kind: Kind::Set });
         let trace = Trace::read("time,key,size,op\n5,k,7,get\n6,k,8,set\n".as_bytes(), 1).expect("a trace");
         assert_eq!((trace.operations.len(), trace.value_bytes(0)), (1, 7));
+    }
+
+    #[test]
+    fn a_bare_trace_is_a_row_of_numbers() {
+        let trace = Trace::read_bare([0, 0, 1, 2, 9, 9, 9, 9, 0, 0, 1, 2].as_slice(), 100).expect("a trace");
+        assert_eq!(trace.operations.iter().map(|operation| operation.index).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!((trace.keys_count(), trace.key(0), trace.has_sizes()), (2, b"object:258".as_slice(), false));
+        assert_eq!(Trace::read_bare([0; 12].as_slice(), 2).expect("a trace").operations.len(), 2);
+        assert!(Trace::read_bare([0; 5].as_slice(), 9).is_err() && Trace::read_bare([].as_slice(), 9).is_err());
+    }
+
+    #[test]
+    fn a_file_that_ends_in_the_middle_is_told_of_by_xz() {
+        let path = std::env::temp_dir().join(format!("loadgen-trace-{}.trace.xz", std::process::id()));
+        std::fs::write(&path, b"\xfd7zXZ\0\0\x04").expect("a file");
+        let error = Trace::open(&path, 9).expect_err("an error");
+        assert!(error.contains("xz"), "{error}");
+        std::fs::remove_file(&path).expect("the file goes");
     }
 
     #[test]
