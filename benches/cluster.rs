@@ -92,7 +92,7 @@ impl Bench {
                     continue;
                 }
                 let ticket = Ticket { connection: 0, generation: 0, slot: number as u32, descriptor: 7 };
-                assert!(self.desk(0).submit(Origin::Connection(ticket), 0, &command, framing.head, b""));
+                assert!(self.desk(0).submit(Origin::Connection(ticket), &command, framing.head, b""));
             }
             while self.answers < done {
                 self.exchange();
@@ -141,7 +141,7 @@ impl Bench {
         let me = NodeIndex(node as u16);
         let mut served = Vec::new();
         each(&requests.bytes, |frame| {
-            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), late_ms: 0 };
+            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), deadline_ms: u64::MAX };
             self.desk(to).serve(from, frame, &mut responses).unwrap();
             served.push(frame.head.id);
         });

@@ -68,6 +68,16 @@ impl<'a> Key<'a> {
         Some(Self { hash, tagged, ..key })
     }
 
+    /// Hash of the whole key, decoded: tells keys apart that a hash tag gives the same `hash`.
+    #[inline]
+    pub fn whole_hash(&self) -> u64 {
+        if !self.tagged {
+            return self.hash;
+        }
+        let mut buffer = [0; KEY_BYTES_MAX];
+        self.decode(&mut buffer).map_or(self.hash, |key| xxh3_64_with_seed(key.bytes, ROUTING_SEED))
+    }
+
     /// The key that an `encoded` one stands for, in `buffer`; any other one as it is. `None` never comes back for a key that
     /// `from_base64` made.
     pub fn decode<'b>(&self, buffer: &'b mut [u8; KEY_BYTES_MAX]) -> Option<Key<'b>>

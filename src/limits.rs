@@ -94,8 +94,8 @@ pub const OUTPUT_TIGHT_BYTES_MAX: usize = 4 << 10;
 /// Inbound links of one core, all peers together, in bytes; divided among the peers.
 pub const LINKS_BYTES_PER_CORE: usize = 2 << 20;
 
-/// Capacity of one link between two cores, in bytes.
-pub const LINK_BYTES_MIN: usize = 16 << 10;
+/// Capacity of one link between two cores, in bytes. The least is what 256 cores have room for.
+pub const LINK_BYTES_MIN: usize = 4 << 10;
 /// See [`LINK_BYTES_MIN`].
 pub const LINK_BYTES_MAX: usize = 256 << 10;
 
@@ -135,6 +135,9 @@ pub const RESERVE_PART: usize = 32;
 /// Least memory of a node, in MiB; a node with more cores needs one for each.
 pub const MEMORY_MB_MIN: u64 = 8;
 
+/// Least memory for the items and the index of one core, in bytes: a segment to write to, one to evict, and pages of the index.
+pub const ARENA_BYTES_PER_CORE_MIN: usize = 128 << 10;
+
 /// How long a store may wait for memory that other cores or readers hold, in milliseconds, before it fails.
 pub const STARVED_MS_MAX: u64 = 5000;
 
@@ -155,8 +158,11 @@ pub const PEER_HANDSHAKE_BYTES_MAX: usize = 2 << 10;
 /// Difference of two nodes' clocks above which they refuse each other, in milliseconds.
 pub const PEER_CLOCK_SKEW_MS_MAX: u64 = 60_000;
 
-/// Requests that one link between nodes may have under way. At 100-byte values, 0.3 MiB.
+/// Commands that one link between nodes may have under way, of the whole window of its requests. At 100-byte values, 0.3 MiB.
 pub const PEER_WINDOW: u32 = 2048;
+
+/// Bytes of the requests of one core to other nodes that are under way, beyond which commands wait, its own and forwarded ones.
+pub const PEER_OUTSTANDING_BYTES_MAX: usize = 16 << 20;
 
 /// Requests of one core that other nodes have a part in. Beyond it, clients wait.
 pub const PEER_OPERATIONS_MAX: usize = 16 << 10;
@@ -176,9 +182,8 @@ pub const PEER_SILENCE_MS_MAX: u64 = 500;
 /// How long another node may be silent in the middle of a handshake or a frame before its connection is closed, in seconds.
 pub const PEER_STALL_S_MAX: u32 = 5;
 
-/// How late a command of another node may arrive and still be executed, in milliseconds: below the silence after which that node goes to
-/// another one.
-pub const PEER_LATE_MS_MAX: u64 = 400;
+/// Connections beyond `--conn_limit` that may show with their first byte that another node has made them. Who does not is refused then.
+pub const PEER_UNPROVEN_MAX: u32 = 256;
 
 /// How often a node is asked whether it is there while something is expected of it, in milliseconds.
 pub const PEER_PING_MS: u64 = 100;
@@ -187,13 +192,20 @@ pub const PEER_PING_MS: u64 = 100;
 /// node count as away, so that waiting for it costs a client nothing more in most cases.
 pub const PEER_LEASE_MS: u64 = 300;
 
+/// How long a command may be sent to another node after its clock was heard, in milliseconds; it is asked for first otherwise. The rest of
+/// `PEER_LEASE_MS` is for the way there and for what it waits for there.
+pub const PEER_FRESH_MS: u64 = 150;
+
 /// Pause before a node that was away is tried again, in milliseconds: doubled each time.
 pub const PEER_BACKOFF_MS_MIN: u64 = 50;
 /// See [`PEER_BACKOFF_MS_MIN`].
 pub const PEER_BACKOFF_MS_MAX: u64 = 1000;
 
-/// How long a node that is heard of, but cannot be reached, is taken to be away, in milliseconds: the way there is broken, and only that.
-pub const PEER_DEAF_MS: u64 = 5000;
+/// After a failed reconnect to a peer that is alive elsewhere, signs of life of it are ignored for this long, in milliseconds; each time for
+/// twice as long. What was under way when it went away may be such a sign, so it is short at first.
+pub const PEER_DEAF_MS_MIN: u64 = 200;
+/// The longest time for which they are ignored: requests wait for each try.
+pub const PEER_DEAF_MS_MAX: u64 = 5000;
 
 /// Longest life of a request that other nodes have a part in, in milliseconds.
 pub const PEER_OPERATION_MS_MAX: u64 = 5000;
@@ -204,15 +216,17 @@ pub const PEER_ACTIVE_MS: u64 = 1000;
 /// Times that a write starts again because another node had something newer.
 pub const PEER_CONFLICTS_MAX: u8 = 4;
 
-/// Keys that one core of another node may name as lacking here, about 32 bytes each. With more, all of what it holds is doubted.
-pub const PEER_LISTED_MAX: usize = 1 << 20;
+/// What a key takes that another node has named as lacking here, in bytes. All of them take a quarter of this core's part of
+/// `--handoff_memory` at most; with more, all that the other node holds is doubted.
+pub const PEER_LISTED_BYTES: usize = 32;
 
 /// How long a copy waits for word that all others of its write have arrived before hints are kept for them, in milliseconds: several
 /// times `PEER_PING_MS`.
 pub const PEER_UNSETTLED_MS_MAX: u64 = 1000;
 
-/// Copies that may wait for that word, by link; of more, the oldest become hints. About 4 MiB.
-pub const PEER_UNSETTLED_MAX: usize = 64 << 10;
+/// What a copy takes that waits for that word, beside its key, in bytes. All of them take a quarter of this core's part of
+/// `--handoff_memory` at most; of more, the oldest become hints.
+pub const PEER_UNSETTLED_BYTES: usize = 24;
 
 /// Hints and items of a transfer that may be under way to one node: enough for a round trip, little enough not to be felt.
 pub const REPLAY_WINDOW_MAX: u32 = 128;
@@ -225,7 +239,8 @@ pub const REPLAY_SLOW_MS: u64 = 20;
 /// Seconds that a tombstone stays beyond the window of hints: replay, skew of clocks, and some.
 pub const TOMBSTONE_SLACK_S: u32 = 600;
 
-const _: () = assert!(PEER_LEASE_MS < PEER_SILENCE_MS_MAX && PEER_LATE_MS_MAX < PEER_SILENCE_MS_MAX);
+const _: () = assert!(PEER_FRESH_MS < PEER_LEASE_MS && PEER_LEASE_MS < PEER_SILENCE_MS_MAX);
+const _: () = assert!(PEER_PING_MS < PEER_FRESH_MS);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < COPIED_VALUE_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);

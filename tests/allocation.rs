@@ -25,6 +25,8 @@ fn core() -> Core {
         connections: AtomicU32::new(0),
         listening: AtomicU32::new(1),
         connections_max: 10,
+        peers: AtomicU32::new(0),
+        unproven: None,
     });
     let links = Links::mesh(&shared).remove(0);
     let engine = Engine::new(

@@ -516,7 +516,7 @@ fn merges_commute_and_repeat_without_effect() {
     let values: Vec<Vec<u8>> = (0..6u8).map(|i| vec![i; 1 + usize::from(i) * 9]).collect();
     let incoming: Vec<_> =
         (0..60u64).map(|i| (format!("key{}", i % 7), (START.unix_ms << 16) + i % 5, &values[(i * 7 % 6) as usize])).collect();
-    let replication = Some(Replication { buckets: 100, tombstone_s: 100 });
+    let replication = Some(Replication { buckets: 100, tombstone_s: 100, node: 0 });
     let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
     let mut ends = Vec::new();
     for seed in 1..20u64 {
@@ -591,7 +591,7 @@ fn tombstones_outlive_what_is_evicted_up_to_their_share() {
     let buckets = 1_000_000;
     for (deleted, kept) in [(10_000u64, true), (200_000, false)] {
         let arena = Arena::new(MEMORY_BYTES, MEMORY_BYTES, 1).unwrap();
-        let replication = Some(Replication { buckets, tombstone_s: 3600 });
+        let replication = Some(Replication { buckets, tombstone_s: 3600, node: 0 });
         let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
         let mut engine = Engine::with_secret(options, arena, [1, 2]);
         let now = Instant::from_seconds(1_700_000_000);

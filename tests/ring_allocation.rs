@@ -41,7 +41,7 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
         ring.peers.take_output(link, requests);
         let me = Some(NodeIndex(node as u16));
         each(&requests.bytes, |frame| {
-            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, late_ms: 0 };
+            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, deadline_ms: u64::MAX };
             nodes[1 - node].desk(NOW, ms).unwrap().serve(from, frame, responses).unwrap();
         });
         each(&responses.bytes, |frame| nodes[node].desk(NOW, ms).unwrap().response(link, frame).unwrap());
@@ -71,7 +71,7 @@ fn sending_a_command_on_allocates_nothing() {
                 continue;
             }
             let ticket = Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 };
-            assert!(desk.submit(Origin::Connection(ticket), 0, &command, framing.head, b""));
+            assert!(desk.submit(Origin::Connection(ticket), &command, framing.head, b""));
             pass(&mut nodes, &mut requests, &mut responses, 1010);
             let ring = nodes[0].ring.as_mut().unwrap();
             sent += ring.outbox.finished.len();

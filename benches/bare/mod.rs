@@ -41,6 +41,8 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
         connections: AtomicU32::new(0),
         listening: AtomicU32::new(count.into()),
         connections_max: 10,
+        peers: AtomicU32::new(0),
+        unproven: None,
     });
     let core = |(id, links): (u16, Links)| {
         let options =

@@ -3,14 +3,16 @@
 //! ```text
 //!   connecting                                   accepting
 //!     magic | hello: identity, nonce      --->
-//!                                         <---   answer: identity, nonce, mac("accept", hello, answer)     or a sentence why not
+//!                                         <---   answer: identity, nonce                                   or a sentence why not
 //!     proof: mac("connect", hello, answer) --->
-//!                                         <---   ready                                                     or a sentence why not
+//!                                         <---   ready: mac("accept", hello, answer)                       or a sentence why not
 //!   each: length u32 | code u8 | payload
 //! ```
 //!
 //! The macs are keyed with what is derived from the secret, over fresh random numbers of both sides: a handshake that was listened to
-//! proves nothing the next time. Without a secret they are zeros. What follows is not encrypted.
+//! proves nothing the next time. Who calls proves first: a stranger who calls gets nothing to guess the secret by. Without a secret the
+//! macs are zeros, and the caller is believed only if it calls from the address of a node of the table (`Local::is_known`). What follows
+//! is not encrypted.
 //!
 //! Lives here: both sides as state machines over bytes, and the reasons to refuse. Not here: sockets, random numbers, links.
 
@@ -20,7 +22,7 @@ use crate::limits::{PEER_CLOCK_SKEW_MS_MAX, PEER_HANDSHAKE_BYTES_MAX};
 /// What a peer sends first. No memcached client begins like this: its first byte is neither text nor binary.
 pub const MAGIC: [u8; 8] = [0xb5, b'p', b'b', b'c', b'a', b'c', b'h', b'e'];
 /// Version of everything between two nodes.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 16;
 
@@ -60,6 +62,8 @@ pub struct Local {
     pub key: Option<[u8; 32]>,
     /// Fresh random bytes.
     pub nonce: [u8; NONCE_BYTES],
+    /// The other side is at an address of a node of the table. Counts where there is no secret.
+    pub is_known: bool,
 }
 
 /// Where a handshake stands after some bytes.
@@ -81,8 +85,8 @@ pub fn key_of(secret: &[u8]) -> [u8; 32] {
 pub struct Connecting {
     local: Local,
     hello: Vec<u8>,
-    /// Who answered, while `ready` is awaited.
-    peer: Option<Identity>,
+    /// Who answered, and how, while `ready` is awaited.
+    answered: Option<(Vec<u8>, Identity)>,
 }
 
 /// The accepting side.
@@ -101,7 +105,7 @@ impl Connecting {
         write_identity(&local.identity, &local.nonce, &mut hello);
         output.extend_from_slice(&MAGIC);
         put(OK, &hello, output);
-        Self { local, hello, peer: None }
+        Self { local, hello, answered: None }
     }
 
     /// Takes what is complete from the front of `input`; what must be sent goes to `output`.
@@ -110,17 +114,16 @@ impl Connecting {
     /// A sentence why the two do not belong together.
     pub fn feed(&mut self, input: &mut Vec<u8>, output: &mut Vec<u8>) -> Result<Progress, String> {
         while let Some(payload) = take(input)? {
-            if let Some(peer) = self.peer.take() {
+            if let Some((answer, peer)) = self.answered.take() {
+                if !is_mac(&payload, mac_of(self.local.key, b"accept", &self.hello, &answer)) {
+                    return Err(wrong_secret(&peer.id));
+                }
                 return Ok(Progress::Done(peer));
             }
-            let (answer, mac) = payload.split_last_chunk::<MAC_BYTES>().ok_or_else(garbled)?;
-            let peer = read_identity(answer).map_err(|_| garbled())?;
+            let peer = read_identity(&payload).map_err(|_| garbled())?;
             check(&self.local.identity, &peer)?;
-            if *mac != mac_of(self.local.key, b"accept", &self.hello, answer) {
-                return Err(wrong_secret(&peer.id));
-            }
-            put(OK, &mac_of(self.local.key, b"connect", &self.hello, answer), output);
-            self.peer = Some(peer);
+            put(OK, mac_of(self.local.key, b"connect", &self.hello, &payload).as_bytes(), output);
+            self.answered = Some((payload, peer));
         }
         Ok(Progress::Wait)
     }
@@ -157,18 +160,20 @@ impl Accepting {
         }
         while let Some(payload) = take(input)? {
             if let Some((hello, answer, peer)) = self.answered.take() {
-                if payload != mac_of(self.local.key, b"connect", &hello, &answer) {
+                if !is_mac(&payload, mac_of(self.local.key, b"connect", &hello, &answer)) {
                     return Err(wrong_secret(&peer.id));
                 }
-                put(OK, &[], output);
+                put(OK, mac_of(self.local.key, b"accept", &hello, &answer).as_bytes(), output);
                 return Ok(Progress::Done(peer));
             }
             let peer = read_identity(&payload).map_err(|_| garbled())?;
             check(&self.local.identity, &peer)?;
+            if self.local.key.is_none() && !self.local.is_known {
+                return Err(stranger(&self.local.identity.id, &peer.id));
+            }
             let mut answer = Vec::new();
             write_identity(&self.local.identity, &self.local.nonce, &mut answer);
-            let mac = mac_of(self.local.key, b"accept", &payload, &answer);
-            put(OK, &[&answer[..], &mac].concat(), output);
+            put(OK, &answer, output);
             self.answered = Some((payload, answer, peer));
         }
         Ok(Progress::Wait)
@@ -205,17 +210,28 @@ fn wrong_secret(id: &str) -> String {
     format!("{id} does not know the secret of this cluster; give all nodes the same --cluster_secret_file.")
 }
 
+fn stranger(own: &str, id: &str) -> String {
+    format!(
+        "{id} does not call {own} from the address of a --ringnode; list it on all nodes, or give all the same --cluster_secret_file."
+    )
+}
+
 fn garbled() -> String {
     format!("what came is no handshake of protocol {PROTOCOL}; run the same version of pbcache on all nodes.")
 }
 
-fn mac_of(key: Option<[u8; 32]>, role: &[u8], hello: &[u8], answer: &[u8]) -> [u8; MAC_BYTES] {
-    let Some(key) = key else { return [0; MAC_BYTES] };
+fn mac_of(key: Option<[u8; 32]>, role: &[u8], hello: &[u8], answer: &[u8]) -> blake3::Hash {
+    let Some(key) = key else { return blake3::Hash::from_bytes([0; MAC_BYTES]) };
     let mut hasher = blake3::Hasher::new_keyed(&key);
     for part in [role, hello, answer] {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
-    *hasher.finalize().as_bytes()
+    hasher.finalize()
+}
+
+/// Whether this is that mac. `blake3::Hash` compares in constant time: how much of a guess was right shows in nothing.
+fn is_mac(payload: &[u8], mac: blake3::Hash) -> bool {
+    <[u8; MAC_BYTES]>::try_from(payload).is_ok_and(|payload| blake3::Hash::from_bytes(payload) == mac)
 }
 
 fn put(code: u8, payload: &[u8], output: &mut Vec<u8>) {
@@ -297,7 +313,8 @@ mod tests {
             unix_ms: 1_000_000,
             target_core: 1,
         };
-        Local { identity, key: secret.map(|secret| key_of(secret.as_bytes())), nonce: [id.len() as u8; NONCE_BYTES] }
+        let key = secret.map(|secret| key_of(secret.as_bytes()));
+        Local { identity, key, nonce: [id.len() as u8; NONCE_BYTES], is_known: true }
     }
 
     /// Both ends, bytes passed in pieces of `step`; what each side came to.
@@ -370,6 +387,36 @@ mod tests {
             let (a, b) = meet(local("a", a), local("bb", b), 100);
             assert!(a.is_err() && b.is_err());
         }
+    }
+
+    #[test]
+    fn without_a_secret_only_addresses_of_the_table_are_believed() {
+        let unknown = |secret| Local { is_known: false, ..local("bb", secret) };
+        let (a, b) = meet(local("a", None), unknown(None), 100);
+        assert!(a.is_err());
+        assert!(b.unwrap_err().contains("--cluster_secret_file"));
+        let (a, b) = meet(local("a", Some("s")), unknown(Some("s")), 100);
+        assert!(a.is_ok() && b.is_ok(), "who knows the secret may call from anywhere");
+    }
+
+    /// Symptom: whoever said hello got a mac, by which a weak secret is guessed at leisure. Cause: the accepting side proved first. Cure: it
+    /// says nothing that depends on the secret before the caller has.
+    #[test]
+    fn who_calls_gets_nothing_that_depends_on_the_secret() {
+        let answer_of = |secret: &str| {
+            let (mut hello, mut answer) = (Vec::new(), Vec::new());
+            Connecting::new(local("a", None), &mut hello);
+            Accepting::new(local("bb", Some(secret))).feed(&mut hello, &mut answer).unwrap();
+            answer
+        };
+        assert_eq!(answer_of("one secret"), answer_of("another one"));
+        let (mut to_b, mut to_a) = (Vec::new(), Vec::new());
+        let mut connecting = Connecting::new(local("a", None), &mut to_b);
+        let mut accepting = Accepting::new(local("bb", Some("s")));
+        accepting.feed(&mut to_b, &mut to_a).unwrap();
+        connecting.feed(&mut to_a, &mut to_b).unwrap();
+        assert!(accepting.feed(&mut to_b, &mut to_a).unwrap_err().contains("secret"));
+        assert_eq!(to_a[4], NO, "a sentence, and no mac");
     }
 
     #[test]

@@ -200,6 +200,12 @@ impl Hints {
         self.targets[node].listed = 0;
     }
 
+    /// The greatest version of a key that somebody lacks; 0 for none. The item itself may have been evicted here.
+    pub fn newest(&self, key: &[u8]) -> u64 {
+        let of_target = |target: &Target| target.hints.get(key).map_or(0, |hint| hint.version);
+        if self.bytes == 0 { 0 } else { self.targets.iter().map(of_target).max().unwrap_or(0) }
+    }
+
     /// The hint of a key, if it has one.
     pub fn get(&self, node: usize, key: &[u8]) -> Option<Hint> {
         self.targets[node].hints.get(key).copied()
@@ -258,6 +264,12 @@ impl Hints {
             *mark = 0;
             target.dirty_count -= 1;
         }
+    }
+
+    /// As `clean`, but the partition must be sent again: it stays marked with `version`.
+    pub fn lower(&mut self, node: usize, partition: u32, through: u64, version: u64) {
+        self.clean(node, partition, through);
+        self.mark(node, partition, version);
     }
 
     /// The hint of this owner that is sent next, mostly the oldest: milliseconds since it was taken; 0 if there is none.

@@ -9,6 +9,9 @@
 //!
 //! A fence may refuse a copy that nobody deleted: a miss, never a deleted item that returns. A lone node has neither.
 //!
+//! An item that expires leaves a tombstone too, where another node may still have what it had overwritten: one that was written since
+//! something was last held elsewhere for this shard (`settle`).
+//!
 //! Lives here: merge, export, tombstones, fences. Not here: who else holds a copy, what travels (`cluster`, `shard`).
 //! Merge is the last-writer-wins register of Shapiro et al., *Conflict-free Replicated Data Types*, with a total order on ties.
 
@@ -16,11 +19,12 @@ use std::cmp::Ordering;
 
 use super::execute::{Found, Refusal, Source, TRIES_MAX, Write};
 use super::index::{Place, Slot};
-use super::item::{self, Stamp};
+use super::item::{self, Shape, Stamp};
 use super::segment::Location;
 use super::{Cursor, Engine, Merge};
 use crate::command::{Replica, Reply, Value};
 use crate::key::{self, Key};
+use crate::limits::KEY_BYTES_MAX;
 use crate::time::{Expiry, Instant, Seconds};
 
 impl Engine {
@@ -54,7 +58,10 @@ impl Engine {
             let found = here.map(|(place, location)| Found { place, location });
             let found = found.filter(|found| !self.log.record(found.location).is_tombstone());
             if incoming.expiry.expired(seconds) {
-                // What it would have overwritten is gone all the same.
+                // What it has overwritten is gone all the same, here and wherever that comes from.
+                if !incoming.tombstone {
+                    return self.merge_past(&self.tombstone(incoming.key, incoming.version, now), now, exempt);
+                }
                 if let Some((place, location)) = here {
                     self.remove(Found { place, location }, hash);
                 }
@@ -147,7 +154,7 @@ impl Engine {
         true
     }
 
-    /// Visits what would travel, tombstones included: see `walk`.
+    /// Visits what would travel, tombstones included, and what has expired and will be one: see `walk`.
     pub fn walk_copies(
         &mut self,
         cursor: Cursor,
@@ -155,7 +162,18 @@ impl Engine {
         budget: u32,
         visit: &mut dyn FnMut(Replica<'_>),
     ) -> Option<Cursor> {
-        self.walk_lines(cursor, now, budget, &mut |engine, slot| visit(engine.incoming(slot)))
+        let seconds = now.seconds();
+        self.walk_lines(cursor, now, budget, &mut |engine, slot| {
+            let replica = engine.incoming(slot);
+            if replica.version < engine.fence {
+                return;
+            }
+            match replica.expiry.expired(seconds) {
+                false => visit(replica),
+                true if replica.tombstone || replica.version <= engine.settled => {}
+                true => visit(engine.tombstone(replica.key, replica.version, now)),
+            }
+        })
     }
 
     /// The version of the last change since this was last asked, if there was one.
@@ -175,6 +193,13 @@ impl Engine {
     #[inline]
     pub fn clock(&self) -> u64 {
         self.last_version
+    }
+
+    /// No other node has anything that a version up to `settled` has overwritten, and nothing of the kind is on its way. Up to `settling`,
+    /// something may be on its way still.
+    pub fn settle(&mut self, settled: u64, settling: u64) {
+        self.settled = self.settled.max(settled);
+        self.settling = self.settling.max(settling);
     }
 
     /// Takes note of a version that another node has given: ours come behind it.
@@ -226,11 +251,14 @@ impl Engine {
         let log = &self.log;
         let place = self.index.find(hash, |location| log.record(location).key() == key)?;
         let location = self.index.slot(place).location();
-        if log.record(location).unreadable(now, self.fence) {
-            self.remove_unreadable(Found { place, location }, hash, now);
-            return None;
+        if !log.record(location).unreadable(now, self.fence) {
+            return Some((place, location));
         }
-        Some((place, location))
+        self.remove_unreadable(Found { place, location }, hash, now);
+        // What has expired may have left a tombstone.
+        let log = &self.log;
+        let place = self.index.find(hash, |location| log.record(location).key() == key)?;
+        Some((place, self.index.slot(place).location()))
     }
 
     fn incoming(&self, slot: Slot) -> Replica<'_> {
@@ -309,10 +337,47 @@ impl Engine {
         }
     }
 
-    /// A record is about to go for want of memory or time: of a tombstone, a fence stays.
+    /// Puts a tombstone in the place of an item that has expired, if other nodes may have an older one. False if the item is to be removed.
+    pub(super) fn expire_to_tombstone(&mut self, found: Found, now: Seconds) -> bool {
+        let record = self.log.record(found.location);
+        let (version, extended) = (record.version(), record.is_extended());
+        if self.options.replication.is_none() || version <= self.settled || record.is_tombstone() {
+            return false;
+        }
+        let mut key = [0; KEY_BYTES_MAX];
+        let key_bytes = record.key().len();
+        key[..key_bytes].copy_from_slice(record.key());
+        let key = &key[..key_bytes];
+        let shape = Shape { key_bytes, tombstone: true, ..Shape::default() };
+        let expiry = match version <= self.settling {
+            true => Expiry(now.0.saturating_add(TRACE_S)),
+            false => self.tombstone_expiry(Instant::from_seconds(now.0)),
+        };
+        let bytes = shape.record_bytes();
+        let (pool, group) = (self.queue_of(found.location), self.log.group_of(expiry, now));
+        if !self.log.has_room(pool, group, bytes, 0) && !self.lease_free() {
+            // The fence keeps the older item away as well, and some others.
+            let partition = self.partition_of(&Key::new(key));
+            self.raise_partition_fence(partition, version);
+            return false;
+        }
+        let target = self.log.append(pool, group, bytes, expiry, version);
+        let stamp = Stamp { version, expiry, stale: false, token_sent: false };
+        shape.write(self.log.bytes_mut(target, bytes), key, stamp);
+        if extended {
+            self.log.remove_extent(found.location);
+        }
+        self.log.kill(found.location);
+        self.index.update(found.place, Slot::live(target, 0, false));
+        self.tombstones += 1;
+        self.tombstone_bytes += bytes;
+        true
+    }
+
+    /// A record is about to go for want of memory or time: of a tombstone, a fence stays, if anything is left that it must keep away.
     pub(super) fn reap(&mut self, location: Location) {
         let record = self.log.record(location);
-        if record.is_tombstone() {
+        if record.is_tombstone() && record.version() > self.settled {
             let (partition, version) = (self.partition_of(&Key::new(record.key())), record.version());
             self.raise_partition_fence(partition, version);
         }
@@ -321,3 +386,6 @@ impl Engine {
 
 /// No clock gives versions from here on (the year 6429); were one taken, no later write here could be newer.
 const VERSION_END: u64 = 1 << 63;
+
+/// How long an item that has expired leaves a trace where older ones can only be on their way, in seconds.
+const TRACE_S: u32 = 10;

@@ -136,6 +136,15 @@ impl Engine {
         Err(Refusal::Busy)
     }
 
+    /// Leases a segment, where the arena has one to give.
+    pub(super) fn lease_free(&mut self) -> bool {
+        let leased = self.may_lease() && self.log.lease();
+        if leased {
+            self.pass_on();
+        }
+        leased
+    }
+
     /// Leases what is missing, or gives free memory of one kind back to lease the other. False when neither can be done.
     fn exchange(&mut self, need: &Need) -> bool {
         let spare = self.spare();

@@ -138,6 +138,9 @@ impl Engine {
         let expired = self.log.record(found.location).expiry().expired(now);
         self.statistics.expired += u64::from(expired);
         self.statistics.expired_unfetched += u64::from(expired && !self.index.slot(found.place).fetched());
+        if expired && self.expire_to_tombstone(found, now) {
+            return;
+        }
         self.reap(found.location);
         let used = self.index.slot(found.place).frequency() > 0 || self.queue_of(found.location) == Pool::Main;
         let returns = expired && used && !self.log.record(found.location).is_tombstone();

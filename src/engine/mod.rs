@@ -92,6 +92,8 @@ pub struct Replication {
     pub buckets: u32,
     /// Seconds that a tombstone stays. Longer than a copy may be on its way.
     pub tombstone_s: u32,
+    /// Number of this node among those of the ring: two nodes that go on for one another at the same moment give different versions.
+    pub node: u16,
 }
 
 /// The items of one shard.
@@ -102,8 +104,14 @@ pub struct Engine {
     log: Log,
     /// Highest version given so far.
     last_version: u64,
+    /// Low bits of every version of this core, and how many versions lie between two of them.
+    version_slot: u64,
+    version_step: u64,
     /// Items below this version were flushed.
     fence: u64,
+    /// See `Engine::settle`.
+    settled: u64,
+    settling: u64,
     /// When the planned flush takes effect.
     planned: Option<Instant>,
     /// The moment of the latest call.
@@ -209,13 +217,18 @@ impl Engine {
     pub fn with_secret(options: Options, arena: Arc<Arena>, secret: [u64; 2]) -> Self {
         let index = Index::new(&arena, secret).expect("the arena has room for a page per core");
         let log = Log::new(&arena, options.cores);
+        let (version_slot, version_step) = version_slot(&options);
         Self {
+            version_slot,
+            version_step,
             options,
             arena,
             index,
             log,
             last_version: 0,
             fence: 0,
+            settled: 0,
+            settling: 0,
             planned: None,
             now: Instant::default(),
             drain: None,
@@ -314,7 +327,7 @@ impl Engine {
         let seconds = now.seconds();
         self.walk_lines(cursor, now, budget, &mut |engine, slot| {
             let record = engine.log.record(slot.location());
-            if !record.is_tombstone() {
+            if !record.is_tombstone() && !record.unreadable(seconds, engine.fence) {
                 visit(Entry { key: record.key(), item: engine.item(slot, seconds) });
             }
         })
@@ -348,15 +361,23 @@ impl Engine {
         }
     }
 
-    /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice on a
-    /// node: the lowest bits are the core. Past 65,536 / cores writes in a millisecond, the clock runs ahead.
+    /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice: the lowest bits
+    /// are the core, those above them the node. Past 65,536 / cores / 16 writes in a millisecond, the clock runs ahead.
     fn next_version(&mut self, now: Instant) -> u64 {
         let least = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
-        let step = u64::from(self.options.cores).next_power_of_two();
-        self.last_version = least + (u64::from(self.options.core).wrapping_sub(least) & (step - 1));
+        self.last_version = least + (self.version_slot.wrapping_sub(least) & (self.version_step - 1));
         self.changed = Some(self.last_version);
         self.last_version
     }
+}
+
+/// The low bits of the versions of a core, and the distance of two. Nodes of a ring differ in four bits, or as many as leave it 128 versions
+/// a millisecond: what two of them wrote under one version would be taken for the same.
+fn version_slot(options: &Options) -> (u64, u64) {
+    let cores = u64::from(options.cores).next_power_of_two();
+    let node_bits = options.replication.map_or(0, |_| 9u32.saturating_sub(cores.ilog2()).clamp(1, 4));
+    let node = options.replication.map_or(0, |replication| u64::from(replication.node)) & ((1 << node_bits) - 1);
+    (u64::from(options.core) + node * cores, cores << node_bits)
 }
 
 /// Lines of a chain that `prepare` looks at: one item in twelve lies behind the first, one in a thousand behind the second.

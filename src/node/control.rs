@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::options::Options;
 use super::ring;
@@ -22,6 +22,7 @@ use super::signals;
 use super::sockets;
 use super::stats::{self, CoreFigures, Lines, ProcessFigures};
 use super::tune::{self, Crawl};
+use super::waits::Waits;
 use super::watch::{self, Refused, Watching};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
@@ -38,6 +39,7 @@ use crate::time::{Exptime, Instant};
 
 /// Longest wait for a core's answer: a core that is silent for so long has ended.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+const ANSWER_LOOK: Duration = Duration::from_millis(100);
 /// Longest wait for a client to take a piece of a dump.
 const DUMP_WAIT: Duration = Duration::from_secs(60);
 /// How often a delayed flush looks at the clock.
@@ -70,12 +72,17 @@ impl Cores {
     /// Runs `question` on every core and returns the answers in the order of the cores.
     pub fn ask<T: Send + 'static>(&self, question: impl Fn(&mut Core) -> T + Send + Clone + 'static) -> Vec<T> {
         let answers: Vec<_> = (0..self.inboxes.len()).map(|core| self.start(core, question.clone())).collect();
-        answers.iter().filter_map(|answer| answer.recv_timeout(ANSWER_WAIT).ok()).collect()
+        answers.iter().filter_map(patiently).collect()
+    }
+
+    /// Runs `order` on every core. False if one of them did not say that it has.
+    pub fn tell_all(&self, order: impl Fn(&mut Core) + Send + Clone + 'static) -> bool {
+        self.ask(order).len() == self.inboxes.len()
     }
 
     /// Runs `question` on one core.
     pub fn ask_one<T: Send + 'static>(&self, core: usize, question: impl FnOnce(&mut Core) -> T + Send + 'static) -> Option<T> {
-        self.start(core, question).recv_timeout(ANSWER_WAIT).ok()
+        patiently(&self.start(core, question))
     }
 
     fn start<T: Send + 'static>(&self, core: usize, question: impl FnOnce(&mut Core) -> T + Send + 'static) -> Receiver<T> {
@@ -83,6 +90,19 @@ impl Cores {
         self.send(core, ToCore::Run(Box::new(move |core| drop(sender.send(question(core))))));
         receiver
     }
+}
+
+/// The answer, once it comes; `None` if it does not in `ANSWER_WAIT`. Waited for in pieces: where the whole process stands still for
+/// longer than that, it is one piece.
+pub(super) fn patiently<T>(answer: &Receiver<T>) -> Option<T> {
+    for _ in 0..ANSWER_WAIT.as_millis() / ANSWER_LOOK.as_millis() {
+        match answer.recv_timeout(ANSWER_LOOK) {
+            Ok(answer) => return Some(answer),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+    None
 }
 
 /// The node's memory budget.
@@ -115,6 +135,7 @@ pub struct Control {
     verbosity: u32,
     dumping: Arc<AtomicBool>,
     watching: Arc<Watching>,
+    waits: Waits,
     /// What the engines had counted at the last `stats reset`; empty before the first.
     totals_at_reset: Vec<Statistics>,
 }
@@ -137,7 +158,21 @@ impl Control {
         let verbosity = options.verbosity as u32;
         let (dumping, totals_at_reset) = (Arc::default(), Vec::new());
         let (flushes, watching) = (Arc::default(), Watching::new(cores.clone()));
-        Self { cores, memory, options, view, flushes, tuning_wanting, started, verbosity, dumping, watching, totals_at_reset }
+        let waits = Waits::default();
+        Self {
+            cores,
+            memory,
+            options,
+            view,
+            flushes,
+            tuning_wanting,
+            started,
+            verbosity,
+            dumping,
+            watching,
+            waits,
+            totals_at_reset,
+        }
     }
 
     /// Answers requests until every core has ended.
@@ -186,13 +221,19 @@ impl Control {
             second => Instant::from_seconds(second),
         };
         let number = self.flushes.fetch_add(1, Ordering::AcqRel) + 1;
-        match &self.view {
-            None => _ = self.cores.ask(move |core| core.context.shard.engine.flush(at)),
+        let flushed = match &self.view {
+            None => self.cores.tell_all(move |core| core.context.shard.engine.flush(at)),
             Some(_) if at <= now => ring::flush(&self.cores),
-            Some(_) => self.flush_later(at, number),
-        }
+            Some(_) => {
+                self.flush_later(at, number);
+                true
+            }
+        };
         let _ = self.cores.ask_one(0, |core| core.context.shard.counters.cmd_flush += 1);
-        Answer::Reply(Reply::Ok)
+        match flushed {
+            true => Answer::Reply(Reply::Ok),
+            false => Answer::Reply(Reply::Error(Error::Line("SERVER_ERROR not everything could be flushed; flush again"))),
+        }
     }
 
     /// Flushes the ring when it is time, unless another flush was asked for meanwhile. A node that ends takes its plan with it.
@@ -203,8 +244,8 @@ impl Control {
             while is_latest() && cores.shared.clock.now() < at {
                 std::thread::sleep(FLUSH_LOOK);
             }
-            if is_latest() {
-                ring::flush(&cores);
+            if is_latest() && !ring::flush(&cores) {
+                log::warn!("a delayed flush_all did not reach every core of this node; flush again");
             }
         };
         if std::thread::Builder::new().name("pbcache-flush".into()).spawn(run).is_err() {
@@ -230,23 +271,16 @@ impl Control {
         }
     }
 
-    /// Answers `stats handoff wait` when everything has gone where it belongs, or the time is over. On a thread of its own.
+    /// Answers `stats handoff wait` when everything has gone where it belongs, or the time is over.
     fn wait_handoff(&self, seconds: Option<&str>, request: &ControlRequest) -> Answer {
-        let Some(view) = self.view.clone() else { return Answer::Stats(vec![("settled".into(), "yes".into())]) };
+        let Some(view) = &self.view else { return Answer::Stats(vec![("settled".into(), "yes".into())]) };
         let seconds = seconds.map_or(Some(WAIT_DEFAULT_S), |text| tune::number(text).filter(|&seconds| seconds <= WAIT_MAX_S));
         let Some(seconds) = seconds else {
             return Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats handoff wait [SECONDS], at most 3600")));
         };
-        let (cores, core, ticket, framing) = (self.cores.clone(), request.core, request.ticket, request.framing);
-        let run = move || {
-            let settled = ring::wait_handoff(&cores, Duration::from_secs(seconds.into()));
-            let mut lines = ring::stats_handoff(&view, &cores);
-            lines.push(("settled".into(), if settled { "yes" } else { "no" }.into()));
-            reply_to(&cores, core, ticket, framing, &Reply::Stats(&lines), false);
-        };
-        match std::thread::Builder::new().name("pbcache-wait".into()).spawn(run) {
-            Ok(_) => Answer::Later,
-            Err(_) => Answer::Reply(Reply::Error(Error::Line("SERVER_ERROR no thread to wait on"))),
+        match self.waits.add(&self.cores, view, (request.core, request.ticket, request.framing), seconds) {
+            true => Answer::Later,
+            false => Answer::Reply(Reply::Error(Error::Line("SERVER_ERROR too many clients wait already"))),
         }
     }
 
@@ -493,7 +527,8 @@ impl Dump {
     }
 }
 
-fn reply_to(cores: &Cores, core: ShardId, ticket: Ticket, framing: Head, reply: &Reply<'_>, close: bool) {
+/// Answers a client.
+pub(super) fn reply_to(cores: &Cores, core: ShardId, ticket: Ticket, framing: Head, reply: &Reply<'_>, close: bool) {
     let mut buffer = Buffer::default();
     protocol::encode(&Framing { head: framing, words: b"" }, b"", reply, &mut buffer);
     cores.send(core.0 as usize, ToCore::Answer { ticket, bytes: buffer.flatten(), close });

@@ -8,16 +8,20 @@
 //! Lives here: what happens once or rarely. Not here: the path of a request.
 #![allow(clippy::disallowed_methods)]
 
+pub mod budget;
 pub mod control;
 pub mod host;
+pub mod names;
 pub mod options;
 pub mod preflight;
 pub mod process;
 pub mod ring;
+pub mod secret;
 pub mod signals;
 pub mod sockets;
 pub mod stats;
 pub mod tune;
+pub mod waits;
 pub mod watch;
 
 use std::io;
@@ -28,6 +32,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use self::budget::Budget;
 use self::control::{Control, Cores, Memory};
 use self::options::Options;
 use self::ring::RingPlan;
@@ -78,16 +83,16 @@ impl Node {
         let memory_bytes = (options.memory_mb as usize) << 20;
         let ceiling_bytes = memory_bytes.max(physical_memory_bytes());
         let plan = ring::plan(&options)?;
+        let budget = Budget::new(&options, plan.is_some())?;
+        let plan = plan.map(|plan| plan.with_memory(budget.handoff_bytes));
         if plan.is_some() && engine == Engine::Streams {
             return Err(StartError(
                 "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --engine at auto."
                     .into(),
             ));
         }
-        let handoff_bytes = plan.as_ref().map_or(0, |plan| plan.handoff_bytes);
-        let buffers_bytes = options.cores as usize * limits::RESERVE_BYTES_PER_CORE;
-        let reserve_bytes = buffers_bytes.min(memory_bytes / limits::RESERVE_PART) + handoff_bytes;
-        let arena = Arena::new(memory_bytes - reserve_bytes, ceiling_bytes, options.cores as usize)
+        let Budget { arena_bytes, reserve_bytes, .. } = budget;
+        let arena = Arena::new(arena_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let shared = Arc::new(Shared {
             clock: Clock::default(),
@@ -95,9 +100,11 @@ impl Node {
             connections: AtomicU32::new(0),
             listening: AtomicU32::new(options.cores.into()),
             connections_max: options.conn_limit,
+            peers: AtomicU32::new(0),
+            unproven: plan.as_ref().map(|_| AtomicU32::new(0)),
         });
         let (control_sender, requests) = unbounded();
-        let resolver = plan.as_ref().map(|_| ring::start_resolver()).transpose()?;
+        let resolver = plan.as_ref().map(|plan| names::start(plan.setup.clone())).transpose()?;
         let (questions, meet) = resolver.unzip();
         let starter = Starter {
             options: &options,
@@ -212,9 +219,10 @@ impl Starter<'_> {
             core: index,
             cores: options.cores,
             eviction_disabled: options.evictions_disabled,
-            replication: self.plan.map(|_| engine::Replication {
+            replication: self.plan.map(|plan| engine::Replication {
                 buckets: options.buckets,
                 tombstone_s: options.handoff_window_s.saturating_add(limits::TOMBSTONE_SLACK_S),
+                node: plan.view.me.0,
             }),
         };
         let protocol = protocol::Options {

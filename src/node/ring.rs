@@ -2,29 +2,28 @@
 //!
 //! ```text
 //!   --ringnode a --ringnode b/weight=2 --advertise a  -->  View + PeerSetup, the same on every core
-//!   core --Resolve--> thread pbcache-names --Run--> core         (names resolve anew each time that a link is made)
 //! ```
 //!
-//! Lives here: from options to a view, names, `stats ring | peers | handoff | where`. Not here: what the view leads to (`shard`).
+//! Lives here: from options to a view, `stats ring | peers | handoff | where`. Not here: what the view leads to (`shard`), names of nodes
+//! (`names`), the secret (`secret`).
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::bounded;
 
 use super::StartError;
-use super::control::Cores;
+use super::control::{Cores, patiently};
 use super::options::{self, Options};
+use super::secret;
 use super::stats::Lines;
 use crate::cluster::handshake::{Identity, key_of};
 use crate::cluster::hints::Account;
 use crate::cluster::members::{Entry, View};
 use crate::key;
 use crate::ring::{NodeId, NodeIndex};
-use crate::runtime::core::{Core, ToCore};
-use crate::runtime::nodes::Resolve;
-use crate::runtime::peer::{PeerSetup, value_bytes_max};
+use crate::runtime::core::Core;
+use crate::runtime::peer::{KnownAddresses, PeerSetup, value_bytes_max};
 use crate::shard::peers::State;
 use crate::shard::ringed::Figures;
 use crate::shard::{Desk, RingOptions};
@@ -38,8 +37,14 @@ pub struct RingPlan {
     pub setup: Arc<PeerSetup>,
     /// How a core takes part.
     pub options: RingOptions,
-    /// Memory of all hints of the node, in bytes.
-    pub handoff_bytes: usize,
+}
+
+impl RingPlan {
+    /// The plan where all cores together may keep this much for other nodes.
+    pub fn with_memory(mut self, handoff_bytes: usize) -> Self {
+        self.options.handoff_bytes_max = handoff_bytes / usize::from(self.options.cores);
+        self
+    }
 }
 
 /// The ring that the options describe; `None` for a lone node. Warns of what may be meant otherwise.
@@ -47,9 +52,15 @@ pub struct RingPlan {
 /// # Errors
 /// It cannot be told which of the nodes this is, the nodes contradict each other, or the secret cannot be read.
 pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
-    let key = secret(options)?.map(|secret| key_of(&secret));
+    let key = secret::read(options)?.map(|secret| key_of(&secret));
     if options.ringnodes.is_empty() {
         return Ok(None);
+    }
+    if key.is_none() {
+        log::warn!(
+            "this ring has no secret: whoever calls from the address of a --ringnode is taken for that node; --cluster_secret_file keeps \
+             others out"
+        );
     }
     let (entries, me) = entries(options)?;
     warn_of_few(entries.len(), options.redundancy);
@@ -74,19 +85,20 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
     let setup = PeerSetup {
         identity,
         key,
+        known: Arc::new(KnownAddresses::of(view.nodes.iter().map(|node| node.entry.address.as_str()))),
+        source: source(options),
         names: view.nodes.iter().map(|node| node.entry.address.clone()).collect(),
         value_bytes_max: value_bytes_max(options.item_bytes_max),
     };
-    let handoff_bytes = ((options.memory_mb as usize) << 20) / 100 * usize::from(options.handoff_percent);
     let ring_options = RingOptions {
         ack: options.ack,
-        handoff_bytes_max: handoff_bytes / usize::from(options.cores),
+        handoff_bytes_max: 0,
         handoff_window_ms: u64::from(options.handoff_window_s) * 1000,
         handoff_rate: options.handoff_rate,
         cores: options.cores,
         mistake: None,
     };
-    Ok(Some(RingPlan { view: Arc::new(view), setup: Arc::new(setup), options: ring_options, handoff_bytes }))
+    Ok(Some(RingPlan { view: Arc::new(view), setup: Arc::new(setup), options: ring_options }))
 }
 
 /// A ring may be told of more copies than it has nodes: it may grow, and all nodes must be told the same.
@@ -96,19 +108,6 @@ fn warn_of_few(nodes: usize, redundancy: u8) {
             "--redundancy is {redundancy}, more than the ring has nodes ({nodes}): an item has as many copies as there are nodes"
         );
     }
-}
-
-fn secret(options: &Options) -> Result<Option<Vec<u8>>, StartError> {
-    let Some(path) = &options.cluster_secret_file else { return Ok(None) };
-    let mut secret = std::fs::read(path)
-        .map_err(|error| StartError(format!("--cluster_secret_file {} cannot be read: {error}.", path.display())))?;
-    while secret.last().is_some_and(u8::is_ascii_whitespace) {
-        secret.pop();
-    }
-    if secret.is_empty() {
-        return Err(StartError(format!("--cluster_secret_file {} is empty; put a secret into it.", path.display())));
-    }
-    Ok(Some(secret))
 }
 
 /// All nodes, and which of them is this one.
@@ -162,6 +161,14 @@ fn contradiction(what: &str, listed: &str, option: &str, own: &str) -> StartErro
     StartError(format!("--ringnode gives this node the {what} {listed}, {option} {own}; let them agree."))
 }
 
+/// The address that this node calls others from: the one that it listens on, so that they know it by their tables.
+fn source(options: &Options) -> Option<IpAddr> {
+    match options.addresses[..] {
+        [address] if !address.ip().is_unspecified() => Some(address.ip()),
+        _ => None,
+    }
+}
+
 /// Where others reach this node, where --advertise does not say: the one address that it listens on, or the one entry of the ring
 /// that is an address of this machine with its port.
 fn own_address(options: &Options) -> Result<String, StartError> {
@@ -186,34 +193,8 @@ fn own_address(options: &Options) -> Result<String, StartError> {
     }
 }
 
-/// Starts the thread that resolves names; `cores` come once they run.
-///
-/// # Errors
-/// No thread.
-pub fn start_resolver() -> Result<(Sender<Resolve>, Sender<Cores>), StartError> {
-    let (questions, asked): (Sender<Resolve>, Receiver<Resolve>) = unbounded();
-    let (cores_sender, cores): (Sender<Cores>, Receiver<Cores>) = bounded(1);
-    let run = move || {
-        let Ok(cores) = cores.recv() else { return };
-        // The cores hold the other end: when they are gone, so is this.
-        let Cores { inboxes, shared } = cores;
-        for Resolve { core, link, name } in asked {
-            let address = name.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-            let answer = ToCore::Run(Box::new(move |core: &mut Core| core.resolved(link, address)));
-            if inboxes[usize::from(core.0)].send(answer).is_ok() {
-                shared.cores[usize::from(core.0)].ring_doorbell();
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("pbcache-names".into())
-        .spawn(run)
-        .map_err(|error| StartError(format!("a thread cannot be started: {error}.")))?;
-    Ok((questions, cores_sender))
-}
-
-/// Flushes the whole ring, and this node's cores with it.
-pub fn flush(cores: &Cores) {
+/// Flushes the whole ring, and this node's cores with it. False if not every core of this node has said that it is flushed.
+pub fn flush(cores: &Cores) -> bool {
     let clocks = cores.ask(|core| core.context.shard.engine.clock());
     let least = clocks.into_iter().max().unwrap_or(0);
     let (sender, receiver) = bounded(1);
@@ -223,15 +204,10 @@ pub fn flush(cores: &Cores) {
             desk.flush_ring(origin, least);
         }
     });
-    let bytes: Vec<u8> = receiver.recv_timeout(FLUSH_WAIT).unwrap_or_default();
-    if let Some(bytes) = bytes.first_chunk::<8>() {
-        let fence = u64::from_le_bytes(*bytes);
-        cores.ask(move |core| core.context.shard.engine.raise_fence(fence));
-    }
+    let bytes: Vec<u8> = patiently(&receiver).unwrap_or_default();
+    let Some(fence) = bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else { return false };
+    cores.tell_all(move |core| core.context.shard.engine.raise_fence(fence))
 }
-
-/// Longest wait for a flush of the whole ring.
-const FLUSH_WAIT: Duration = Duration::from_secs(6);
 
 /// What one core tells of the ring.
 struct Told {
@@ -380,26 +356,16 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
     lines
 }
 
-/// `stats handoff wait`: waits until this node holds nothing for nodes that are there, and they hold nothing for it. True if that
-/// was reached in time.
-pub fn wait_handoff(cores: &Cores, longest: Duration) -> bool {
-    let end = Instant::now() + longest;
-    loop {
-        let settled = cores.ask(|core| {
-            let Some(Desk { ring, ms, .. }) = core.context.desk() else { return true };
-            // Leases are kept while somebody asks.
-            ring.active_now(ms);
-            let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
-            clean && ring.peers.is_calm(ms) && ring.peers.listed_count() == 0
-        });
-        if settled.iter().all(|settled| *settled) {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// `stats handoff wait`: whether this node holds nothing for nodes that are there, and they hold nothing for it. Who asks keeps the leases.
+pub fn is_settled(cores: &Cores) -> bool {
+    let settled = cores.ask(|core| {
+        let Some(Desk { ring, ms, .. }) = core.context.desk() else { return true };
+        // Leases are kept while somebody asks.
+        ring.active_now(ms);
+        let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
+        clean && ring.peers.is_calm(ms) && ring.peers.listed_count() == 0
+    });
+    settled.iter().all(|settled| *settled)
 }
 
 /// `stats where KEY`: where a key lives, and who would answer for it now.

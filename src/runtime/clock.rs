@@ -1,58 +1,125 @@
-//! The clock of a node: read once per turn of a core, handed down as `Instant`.
+//! The clocks of a node, read once per turn of a core and handed down.
 //!
-//! Builds with the feature `debugtime` can move, pause and resume it, so that tests of expiry need not wait.
+//! ```text
+//!   ms    milliseconds that never go back or jump: deadlines, patience, leases
+//!   now   the wall clock, as `Instant`: expiry, versions       = ms + what it was ahead of them a second ago at most
+//! ```
 //!
-//! Lives here: the only reading of the system's clock for items. Not here: timers, the exptime rule (`time`).
+//! One reading of the system gives both. A step of the wall clock shows within a second, and ends nobody's patience.
+//!
+//! Builds with the feature `debugtime` can move, pause and resume the wall clock, so that tests of expiry need not wait.
+//!
+//! Lives here: the only reading of the system's clocks for items and deadlines. Not here: timers, the exptime rule (`time`).
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::time::Instant;
 
-/// Wall-clock time, shared by all cores.
+/// Both clocks, shared by all cores.
 #[derive(Debug)]
 pub struct Clock {
+    started: std::time::Instant,
+    /// What the wall clock is ahead of `ms`, in milliseconds, and when that was found out.
+    ahead_ms: AtomicI64,
+    compared_ms: AtomicU64,
     /// Milliseconds added to the system's time.
     offset_ms: AtomicI64,
-    /// The moment at which the clock stands still, or `RUNNING`.
+    /// The moment at which the wall clock stands still, or `RUNNING`.
     paused_ms: AtomicI64,
 }
 
 const RUNNING: i64 = i64::MIN;
 
+/// How often the wall clock is compared, in milliseconds.
+const COMPARE_MS: u64 = 1000;
+
 impl Default for Clock {
     fn default() -> Self {
-        Self { offset_ms: AtomicI64::new(0), paused_ms: AtomicI64::new(RUNNING) }
+        let clock = Self {
+            started: std::time::Instant::now(),
+            ahead_ms: AtomicI64::new(0),
+            compared_ms: AtomicU64::new(0),
+            offset_ms: AtomicI64::new(0),
+            paused_ms: AtomicI64::new(RUNNING),
+        };
+        clock.compare(clock.ms());
+        clock
     }
 }
 
 impl Clock {
-    /// The time now. About 25 ns.
-    pub fn now(&self) -> Instant {
-        let system_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    /// Milliseconds that never go back. About 25 ns.
+    pub fn ms(&self) -> u64 {
+        // From 1 s on, so that "long ago" is a number.
+        self.started.elapsed().as_millis() as u64 + 1000
+    }
+
+    /// Both clocks. About 25 ns.
+    pub fn read(&self) -> (Instant, u64) {
+        let ms = self.ms();
+        if ms >= self.compared_ms.load(Ordering::Relaxed) + COMPARE_MS {
+            self.compare(ms);
+        }
+        let system_ms = ms as i64 + self.ahead_ms.load(Ordering::Relaxed);
         if !cfg!(feature = "debugtime") {
-            return Instant { unix_ms: system_ms as u64 };
+            return (Instant { unix_ms: system_ms.max(0) as u64 }, ms);
         }
         let base_ms = match self.paused_ms.load(Ordering::Relaxed) {
             RUNNING => system_ms,
             paused => paused,
         };
-        Instant { unix_ms: (base_ms + self.offset_ms.load(Ordering::Relaxed)).max(0) as u64 }
+        (Instant { unix_ms: (base_ms + self.offset_ms.load(Ordering::Relaxed)).max(0) as u64 }, ms)
     }
 
-    /// Moves the clock by `seconds`. Without effect unless built with `debugtime`.
+    /// The wall clock.
+    pub fn now(&self) -> Instant {
+        self.read().0
+    }
+
+    #[cold]
+    fn compare(&self, ms: u64) {
+        self.ahead_ms.store(system_ms() - ms as i64, Ordering::Relaxed);
+        self.compared_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// Moves the wall clock by `seconds`. Without effect unless built with `debugtime`.
     pub fn advance(&self, seconds: i64) {
         self.offset_ms.fetch_add(seconds.saturating_mul(1000), Ordering::Relaxed);
     }
 
-    /// Stops the clock.
+    /// Stops the wall clock.
     pub fn pause(&self) {
-        let system_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        self.paused_ms.store(system_ms, Ordering::Relaxed);
+        self.paused_ms.store(system_ms(), Ordering::Relaxed);
     }
 
-    /// Lets the clock run again, from the system's time.
+    /// Lets the wall clock run again, from the system's time.
     pub fn resume(&self) {
         self.paused_ms.store(RUNNING, Ordering::Relaxed);
+    }
+}
+
+fn system_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Symptom: a step of the wall clock closed every idle client, or kept a drain from ending. Cause: patience was measured by it. Cure:
+    /// deadlines have a clock of their own.
+    #[test]
+    fn a_step_of_the_wall_clock_moves_no_deadline() {
+        let clock = Clock::default();
+        let (before, ms) = clock.read();
+        // As if the system's time had been set an hour ahead since it was last compared.
+        clock.ahead_ms.fetch_add(3_600_000, Ordering::Relaxed);
+        let (after, later_ms) = clock.read();
+        assert!(after.unix_ms - before.unix_ms >= 3_600_000);
+        assert!(later_ms - ms < 60_000, "{ms} {later_ms}");
+        // Compared again, it is the system's.
+        clock.compared_ms.store(0, Ordering::Relaxed);
+        assert!(clock.now().unix_ms.abs_diff(system_ms() as u64) < 60_000);
     }
 }

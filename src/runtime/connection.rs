@@ -17,9 +17,11 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::context::Context;
+use super::listener::FULL;
 use super::message::{ReplyBytes, Ticket};
 use super::peer::Peer;
 use super::replies::Replies;
+use super::sys;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::cluster::handshake::MAGIC;
@@ -58,11 +60,15 @@ pub struct Connection {
     /// Bytes of `input` that are counted in `Context::held_bytes`.
     held: usize,
     /// Since when a command waits for memory.
-    starved_since: Option<Instant>,
+    starved_since_ms: Option<u64>,
     /// Nothing was received so far.
     virgin: bool,
     /// When its last commands were parsed.
     last_command: Instant,
+    /// There are as many clients as may be: whoever this is must be a node.
+    pub only_peers: bool,
+    /// A node that calls from an address that no node of the table has, as far as is known.
+    is_stranger: bool,
     /// The other side is a node.
     peer: Option<Box<Peer>>,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
@@ -158,9 +164,11 @@ impl Connection {
             blocked: false,
             ended: false,
             held: 0,
-            starved_since: None,
+            starved_since_ms: None,
             virgin: true,
             last_command: now,
+            only_peers: false,
+            is_stranger: false,
             peer: None,
             foreign: (ShardId(0), 0),
         }
@@ -233,9 +241,6 @@ impl Connection {
 
     /// The parts that move to another core.
     pub fn into_parts(mut self) -> (Session, Vec<u8>, Option<Box<Peer>>) {
-        if let Some(peer) = &mut self.peer {
-            peer.arrive();
-        }
         (self.session, std::mem::take(&mut self.input), self.peer.take())
     }
 
@@ -267,6 +272,11 @@ impl Connection {
         self.last_command
     }
 
+    /// Whether a node has just called from an address that no node of the table has, as far as is known. Told once.
+    pub fn take_stranger(&mut self) -> bool {
+        std::mem::take(&mut self.is_stranger)
+    }
+
     /// The node on the other side, if it is one.
     pub fn peer(&mut self) -> Option<&mut Peer> {
         self.peer.as_deref_mut()
@@ -281,6 +291,7 @@ impl Connection {
     pub fn patience_s(&self, client_s: u32) -> u32 {
         match &self.peer {
             None if self.watching => 0,
+            None if self.only_peers => limits::PEER_STALL_S_MAX,
             None => client_s,
             Some(peer) if peer.is_midway() && !self.blocked => limits::PEER_STALL_S_MAX,
             Some(_) => 0,
@@ -344,6 +355,12 @@ impl Connection {
             return self.receive_peer(id, fresh, context);
         }
         self.virgin = false;
+        if self.only_peers {
+            context.shard.counters.rejected_connections += 1;
+            output.put(FULL);
+            self.closing = true;
+            return Flow::Closing;
+        }
         if self.watching {
             return Flow::Blocked;
         }
@@ -393,7 +410,9 @@ impl Connection {
     fn receive_peer(&mut self, id: u32, fresh: &[u8], context: &mut Context) -> Flow {
         let Some(setup) = context.peer_setup.clone() else { return Flow::Closing };
         if self.peer.is_none() {
-            match Peer::accepted(&setup, context) {
+            let caller = sys::peer_ip(self.descriptor);
+            self.is_stranger = caller.is_none_or(|caller| !setup.known.has(caller));
+            match Peer::accepted(&setup, context, caller) {
                 Ok(peer) => self.peer = Some(Box::new(peer)),
                 Err(_) => {
                     self.closing = true;
@@ -412,9 +431,9 @@ impl Connection {
         self.blocked = flow == Flow::Blocked;
         self.count_held(context);
         match flow {
-            Flow::Blocked if self.starved_too_long(context.now) => self.closing = true,
+            Flow::Blocked if self.starved_too_long(context.ms) => self.closing = true,
             Flow::Blocked => {}
-            Flow::Read => self.starved_since = None,
+            Flow::Read => self.starved_since_ms = None,
             Flow::Closing => self.closing = true,
         }
         self.closing |= self.ended;
@@ -565,7 +584,7 @@ impl Connection {
                 let client = Client { descriptor: self.descriptor, meta: framing.head.is_meta() };
                 let reply = context.shard.execute(command, client, context.now);
                 if let Reply::Busy = reply {
-                    if !self.starved_too_long(context.now) {
+                    if !self.starved_too_long(context.ms) {
                         return Outcome::Blocked;
                     }
                     self.answer(framing, command.key.bytes, &Reply::Error(Error::OutOfMemory), output);
@@ -574,7 +593,7 @@ impl Connection {
                 } else {
                     self.replies.push(framing, command.key.bytes, &reply);
                 }
-                self.starved_since = None;
+                self.starved_since_ms = None;
                 Outcome::Done
             }
             Place::Core(core) => {
@@ -594,7 +613,7 @@ impl Connection {
     fn submit(&mut self, id: u32, command: &Command<'_>, framing: &Framing<'_>, context: &mut Context) -> Outcome {
         let origin = Origin::Connection(self.next_ticket(id));
         let Some(mut desk) = context.desk() else { return Outcome::Blocked };
-        if !desk.submit(origin, 0, command, framing.head, framing.words) {
+        if !desk.submit(origin, command, framing.head, framing.words) {
             return Outcome::Blocked;
         }
         self.replies.push_waiting();
@@ -603,9 +622,9 @@ impl Connection {
     }
 
     /// Whether a command has waited for memory for as long as it may.
-    fn starved_too_long(&mut self, now: Instant) -> bool {
-        let since = *self.starved_since.get_or_insert(now);
-        now.unix_ms.saturating_sub(since.unix_ms) >= limits::STARVED_MS_MAX
+    fn starved_too_long(&mut self, ms: u64) -> bool {
+        let since_ms = *self.starved_since_ms.get_or_insert(ms);
+        ms >= since_ms + limits::STARVED_MS_MAX
     }
 
     /// Control requests are barriers: nothing before is unanswered, nothing behind is parsed until the answer is there. So
@@ -674,7 +693,7 @@ impl Connection {
                 context.arena.want(receiving.length + context.arena.segment_bytes());
                 return 0;
             }
-            self.starved_since = None;
+            self.starved_since_ms = None;
         }
         receiving.fill(bytes)
     }
@@ -683,11 +702,11 @@ impl Connection {
     fn finish_body(&mut self, id: u32, context: &mut Context, output: &mut Buffer) -> Option<Outcome> {
         let receiving = self.receiving.as_mut()?;
         if receiving.body.is_none() && receiving.complete.is_none() {
-            if !self.starved_too_long(context.now) {
+            if !self.starved_too_long(context.ms) {
                 return Some(Outcome::Blocked);
             }
             let receiving = self.receiving.take()?;
-            self.starved_since = None;
+            self.starved_since_ms = None;
             let step = self.session.refuse(&receiving.head, receiving.length + receiving.tail_bytes);
             return Some(self.take_step(id, &step, context, output));
         }

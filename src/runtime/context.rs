@@ -31,7 +31,7 @@ pub struct Context {
     pub arena: Arc<Arena>,
     /// The time of this turn.
     pub now: Instant,
-    /// Milliseconds that never go back, for deadlines between nodes; stands still on a lone node.
+    /// Milliseconds that never go back, for deadlines and patience.
     pub ms: u64,
     /// How to speak with other nodes; `None` on a lone node.
     pub peer_setup: Option<Arc<PeerSetup>>,
@@ -95,6 +95,21 @@ impl From<&Control<'_>> for OwnedControl {
 }
 
 impl Context {
+    /// Reads the clocks for the turn that begins.
+    pub fn read_clocks(&mut self) {
+        (self.now, self.ms) = self.links.shared.clock.read();
+    }
+
+    /// Reads the clock of deadlines anew.
+    pub fn read_ms(&mut self) {
+        self.ms = self.links.shared.clock.ms();
+    }
+
+    /// The second of `ms`, for what need not be exact.
+    pub fn second(&self) -> u32 {
+        (self.ms / 1000) as u32
+    }
+
     /// This core's part of a ring at this turn; `None` on a lone node.
     #[inline]
     pub fn desk(&mut self) -> Option<Desk<'_>> {
@@ -136,6 +151,52 @@ pub struct Shared {
     pub listening: AtomicU32,
     /// Most client connections.
     pub connections_max: u32,
+    /// Connections of other nodes. Clients cannot take their places, nor they those of clients.
+    pub peers: AtomicU32,
+    /// Connections beyond the most that clients may have, of which nobody knows yet whether they are a node's; `None` on a lone node.
+    pub unproven: Option<AtomicU32>,
+}
+
+/// What a connection counts as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// A client's, or not known to be a node's so far.
+    #[default]
+    Client,
+    /// One too many for clients: it must show with its first byte that it is a node's.
+    Unproven,
+    /// A node's.
+    Peer,
+}
+
+impl Shared {
+    /// Client connections, and those of other nodes.
+    pub fn all_connections(&self) -> u32 {
+        let unproven = self.unproven.as_ref().map_or(0, |unproven| unproven.load(Ordering::Acquire));
+        self.connections.load(Ordering::Acquire) + self.peers.load(Ordering::Acquire) + unproven
+    }
+
+    /// Counts one connection more of this kind.
+    pub fn count_in(&self, standing: Standing) {
+        if let Some(count) = self.count_of(standing) {
+            count.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Counts one connection less of this kind.
+    pub fn count_out(&self, standing: Standing) {
+        if let Some(count) = self.count_of(standing) {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn count_of(&self, standing: Standing) -> Option<&AtomicU32> {
+        match standing {
+            Standing::Client => Some(&self.connections),
+            Standing::Unproven => self.unproven.as_ref(),
+            Standing::Peer => Some(&self.peers),
+        }
+    }
 }
 
 /// What the others must know of a core.
@@ -214,16 +275,13 @@ pub struct CorePeer {
     /// Replies to our commands.
     pub replies_in: Consumer,
     /// Since when the peer's oldest command waits for memory.
-    pub starved_since: Option<Instant>,
+    pub starved_since_ms: Option<u64>,
 }
 
 impl Links {
     /// The links of a whole node, one `Links` per core. Each pair of cores gets its part of `limits::LINKS_BYTES_PER_CORE`.
     pub fn mesh(shared: &Arc<Shared>) -> Vec<Links> {
-        let cores = shared.cores.len();
-        let share = limits::LINKS_BYTES_PER_CORE / (2 * cores);
-        let capacity = (share + 1).next_power_of_two() / 2;
-        let capacity = capacity.clamp(limits::LINK_BYTES_MIN, limits::LINK_BYTES_MAX);
+        let (cores, capacity) = (shared.cores.len(), link_bytes(shared.cores.len()));
         let mut peers: Vec<Vec<Option<CorePeer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
         for (a, b) in (0..cores).flat_map(|a| (a + 1..cores).map(move |b| (a, b))) {
             let (a_asks, b_hears) = link::queue(capacity);
@@ -312,8 +370,30 @@ impl Links {
     }
 }
 
+/// Capacity of each link of a node with so many cores, in bytes: the largest power of two with which those of a core keep to their part.
+fn link_bytes(cores: usize) -> usize {
+    let share = limits::LINKS_BYTES_PER_CORE / (2 * cores);
+    let capacity = (share + 1).next_power_of_two() / 2;
+    capacity.clamp(limits::LINK_BYTES_MIN, limits::LINK_BYTES_MAX)
+}
+
 impl CorePeer {
     fn new(requests_out: Producer, replies_out: Producer, requests_in: Consumer, replies_in: Consumer) -> Self {
-        Self { requests_out, replies_out, requests_in, replies_in, starved_since: None }
+        Self { requests_out, replies_out, requests_in, replies_in, starved_since_ms: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Symptom: a node with 128 cores took 508 MB beside its memory, one with 256 cores 2 GB. Cause: a link had 16 KiB at least, and there are
+    /// as many as pairs of cores. Cure: long commands are carried beside the record, and the least link is as small as 256 cores need.
+    #[test]
+    fn the_links_of_a_core_keep_to_their_part_however_many_cores_there_are() {
+        for cores in 2..=limits::CORES_MAX {
+            let inbound = 2 * (cores - 1) * link_bytes(cores);
+            assert!(inbound <= limits::LINKS_BYTES_PER_CORE, "{cores} cores: {inbound} bytes each");
+        }
     }
 }

@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
 use super::connection::{Connection, Flow, State};
-use super::context::{Context, ControlRequest, CorePeer, Links, Shared};
+use super::context::{Context, ControlRequest, CorePeer, Links, Shared, Standing};
 use super::message::{self, ReplyBytes, Ticket};
 use super::nodes::{Nodes, Resolve};
 use super::peer::{Peer, PeerSetup};
@@ -77,6 +77,8 @@ pub struct Handover {
     pub input: Vec<u8>,
     /// The node on the other side, if it is one.
     pub peer: Option<Box<Peer>>,
+    /// What it counts as.
+    pub standing: Standing,
     /// Where the client is; `None` on a unix socket.
     pub address: Option<SocketAddr>,
 }
@@ -136,11 +138,11 @@ pub struct Parts {
 impl Core {
     /// A core without connections.
     pub fn new(parts: Parts) -> Self {
-        let now = parts.links.shared.clock.now();
+        let (now, ms) = parts.links.shared.clock.read();
         let Parts { shard, links, arena, protocol, control, inbox, peer_setup, resolver } = parts;
         let nodes = Nodes::new(resolver);
         Self {
-            context: Context { shard, links, arena, now, ms: 0, peer_setup, protocol, control, held_bytes: Rc::default() },
+            context: Context { shard, links, arena, now, ms, peer_setup, protocol, control, held_bytes: Rc::default() },
             connections: Slab::new(),
             adopted: Vec::new(),
             dirty: Vec::new(),
@@ -165,14 +167,14 @@ impl Core {
 
     /// Reads the clock for the turn that begins.
     pub fn begin_turn(&mut self) {
-        self.context.now = self.context.links.shared.clock.now();
-        if self.context.shard.ring.is_some() {
-            self.context.ms = self.nodes.ms();
-        }
+        self.context.read_clocks();
     }
 
     /// Opens a conversation; its index is free again after `close`. Who owns the socket tells its descriptor.
-    pub fn open(&mut self, session: Option<Session>, input: Vec<u8>, peer: Option<Box<Peer>>) -> u32 {
+    pub fn open(&mut self, session: Option<Session>, input: Vec<u8>, mut peer: Option<Box<Peer>>) -> u32 {
+        if let Some(peer) = &mut peer {
+            peer.arrive(&mut self.context);
+        }
         self.generations = self.generations.wrapping_add(1);
         let session = session.unwrap_or_else(|| Session::new(self.context.protocol));
         let connection = Connection::new(self.generations, session.options(), self.context.now);
@@ -194,6 +196,7 @@ impl Core {
         let mut connection = self.connections.try_remove(id as usize)?;
         connection.release(&self.context);
         self.forget_link(&mut connection);
+        self.forget_peer(id, &mut connection);
         Some(connection)
     }
 
@@ -205,6 +208,9 @@ impl Core {
                 let flow = connection.receive(id, bytes, &mut self.context, output);
                 if connection.is_peer() {
                     self.dirty.push(id);
+                    if connection.take_stranger() {
+                        self.learn_addresses();
+                    }
                 }
                 flow
             }
@@ -275,7 +281,7 @@ impl Core {
                 if context.shard.ring.is_some() && context.place(&request.command) != Some(Place::Here) {
                     let Some(mut desk) = context.desk() else { break };
                     let origin = Origin::Core(core, request.ticket);
-                    if !desk.submit(origin, 0, &request.command, request.framing.head, request.framing.words) {
+                    if !desk.submit(origin, &request.command, request.framing.head, request.framing.words) {
                         break;
                     }
                     // SAFETY: once, and nothing borrowed from the record is used below.
@@ -287,13 +293,13 @@ impl Core {
                 let client = Client { descriptor: request.ticket.descriptor, meta: request.framing.head.is_meta() };
                 let mut reply = context.shard.execute(&request.command, client, context.now);
                 if let Reply::Busy = reply {
-                    let since = *peer.starved_since.get_or_insert(context.now);
-                    if context.now.unix_ms.saturating_sub(since.unix_ms) < limits::STARVED_MS_MAX {
+                    let since_ms = *peer.starved_since_ms.get_or_insert(context.ms);
+                    if context.ms < since_ms + limits::STARVED_MS_MAX {
                         break;
                     }
                     reply = Reply::Error(Error::OutOfMemory);
                 }
-                peer.starved_since = None;
+                peer.starved_since_ms = None;
                 self.scratch.clear();
                 protocol::encode(&request.framing, request.command.key.bytes, &reply, &mut self.scratch);
                 let written = message::write_reply(&mut peer.replies_out, request.ticket, &mut self.scratch);
@@ -323,6 +329,9 @@ impl Core {
 
     /// Puts a reply into the slot that waits for it, unless its connection has gone.
     pub(super) fn place(&mut self, ticket: Ticket, bytes: ReplyBytes<'_>) {
+        if let Some(key) = ticket.moved() {
+            return self.moved_answered(key, bytes);
+        }
         let Some(connection) = self.connections.get_mut(ticket.connection as usize) else { return };
         if connection.generation != ticket.generation {
             return;
@@ -386,6 +395,12 @@ impl Core {
             }
             !done
         });
+    }
+
+    /// Whether the connection of this request is still there and waits for the control plane's answer.
+    pub fn waits_for_control(&self, ticket: Ticket) -> bool {
+        let connection = self.connections.get(ticket.connection as usize);
+        connection.is_some_and(|connection| connection.generation == ticket.generation && connection.waits_for_control())
     }
 
     /// Whether the connection of this request still watches.

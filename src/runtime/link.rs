@@ -75,10 +75,12 @@ impl Queue {
         self.mask + 1
     }
 
+    /// Where the byte of a position lies; what comes of it may reach to the end of the block. Positions are multiples of 8.
     fn pointer(&self, position: usize) -> *mut u8 {
         let offset = position & self.mask;
-        // `UnsafeCell<u64>` has the layout of `u64`, so the block is contiguous bytes.
-        self.words[offset / 8].get().cast()
+        // `UnsafeCell<u64>` has the layout of `u64`, so the block is contiguous bytes. Of the whole block, and not through one of its words:
+        // a pointer made from a reference to a word must not leave that word.
+        UnsafeCell::raw_get(self.words.as_ptr()).cast::<u8>().wrapping_add(offset)
     }
 }
 

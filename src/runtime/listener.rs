@@ -25,8 +25,9 @@ use std::sync::atomic::Ordering::AcqRel;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
-use super::context::Shared;
+use super::context::{Shared, Standing};
 use super::sys;
+use crate::limits;
 
 /// A listening socket of one core.
 pub struct Listener {
@@ -43,8 +44,8 @@ pub struct Listener {
 /// What becomes of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Counted in `Shared::connections`. It comes from this address, or over a unix socket.
-    Welcome(Option<SocketAddr>),
+    /// Counted as what it stands for. It comes from this address, or over a unix socket.
+    Welcome(Option<SocketAddr>, Standing),
     /// Its address is not in `--incoming_ip`.
     Stranger,
     /// `--conn_limit` is reached; it was told so.
@@ -52,7 +53,7 @@ pub enum Admission {
 }
 
 /// What memcached says to a connection past its limit.
-const FULL: &[u8] = b"ERROR Too many open connections\r\n";
+pub const FULL: &[u8] = b"ERROR Too many open connections\r\n";
 
 impl Listener {
     /// Listens on a TCP address, together with the other cores.
@@ -141,13 +142,20 @@ pub fn admit(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
         }
     }
     let before = shared.connections.fetch_add(1, AcqRel);
-    if before >= shared.connections_max {
-        shared.connections.fetch_sub(1, AcqRel);
-        let socket = SockRef::from(fd);
-        let _ = socket.send_with_flags(FULL, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-        return Admission::Full;
+    if before < shared.connections_max {
+        return Admission::Welcome(peer, Standing::Client);
     }
-    Admission::Welcome(peer)
+    shared.connections.fetch_sub(1, AcqRel);
+    // It may be a node's, which no number of clients keeps out.
+    if let Some(unproven) = &shared.unproven {
+        if unproven.fetch_add(1, AcqRel) < limits::PEER_UNPROVEN_MAX {
+            return Admission::Welcome(peer, Standing::Unproven);
+        }
+        unproven.fetch_sub(1, AcqRel);
+    }
+    let socket = SockRef::from(fd);
+    let _ = socket.send_with_flags(FULL, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    Admission::Full
 }
 
 fn is_admitted(address: IpAddr, ranges: &[IpNet]) -> bool {

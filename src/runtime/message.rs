@@ -1,7 +1,7 @@
 //! What travels between the cores of a node: commands, their replies, connections.
 //!
 //! ```text
-//!   request:   | head: ticket, hash, verb, framing, lengths, value if large | key | words | value if small |
+//!   request:   | head: ticket, hash, verb, framing, lengths, what is large | key | words | value |        what is small
 //!   reply:     | head: ticket, length, bytes if large                       | bytes if small              |
 //!   handover:  | a box with the connection                                  |
 //! ```
@@ -14,11 +14,12 @@
 
 use std::sync::Arc;
 
-use super::link::Producer;
+use super::link::{Producer, RECORD_HEAD_BYTES};
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Value, Verb};
 use crate::key::Key;
+use crate::limits::{KEY_BYTES_MAX, LINK_BYTES_MIN};
 use crate::protocol::{Framing, Head};
 pub use crate::shard::Ticket;
 
@@ -40,6 +41,8 @@ struct RequestHead {
     words_bytes: u16,
     value_bytes: u32,
     carried: Carried,
+    /// Key and words, where they are longer than the record may be.
+    names: Option<Box<[u8]>>,
 }
 
 enum Carried {
@@ -74,20 +77,24 @@ pub enum ReplyBytes<'a> {
 }
 
 const _: () = assert!(align_of::<RequestHead>() <= 8 && align_of::<ReplyHead>() <= 8);
+/// The smallest link takes a command with a long key and a few words in its record.
+const _: () = assert!(size_of::<RequestHead>() + KEY_BYTES_MAX + 64 <= LINK_BYTES_MIN / 4 - RECORD_HEAD_BYTES);
 
 /// Writes a command for another core. False, and nothing written, when the queue is full.
 pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
     let head_bytes = size_of::<RequestHead>();
     let (key, words) = (command.key.bytes, framing.words);
-    let room = link.payload_bytes_max() - head_bytes - key.len() - words.len();
+    let room = link.payload_bytes_max() - head_bytes;
+    let names: &[&[u8]] = if key.len() + words.len() <= room { &[key, words] } else { &[] };
+    let names_bytes: usize = names.iter().map(|name| name.len()).sum();
     let (carried, inline): (Carried, &[u8]) = match command.value {
-        Value::Bytes(bytes) if bytes.len() <= room => (Carried::Inline, bytes),
+        Value::Bytes(bytes) if bytes.len() <= room - names_bytes => (Carried::Inline, bytes),
         Value::Bytes(bytes) => (Carried::Boxed(bytes.into()), &[]),
         Value::Body(body) => (Carried::Body(body.clone()), &[]),
         Value::Pages(_) => (Carried::Boxed(command.value.to_vec().into()), &[]),
         Value::Dropped { bytes } => (Carried::Dropped(bytes), &[]),
     };
-    let Some(payload) = link.reserve(REQUEST, head_bytes + key.len() + words.len() + inline.len()) else { return false };
+    let Some(payload) = link.reserve(REQUEST, head_bytes + names_bytes + inline.len()) else { return false };
     let head = RequestHead {
         ticket,
         hash: command.key.hash,
@@ -99,13 +106,16 @@ pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>,
         words_bytes: words.len() as u16,
         value_bytes: inline.len() as u32,
         carried,
+        names: names.is_empty().then(|| [key, words].concat().into()),
     };
     // SAFETY: the payload is at least `head_bytes` long and 8-byte aligned, as a record is.
     unsafe { payload.as_mut_ptr().cast::<RequestHead>().write(head) };
-    let rest = &mut payload[head_bytes..];
-    rest[..key.len()].copy_from_slice(key);
-    rest[key.len()..][..words.len()].copy_from_slice(words);
-    rest[key.len() + words.len()..].copy_from_slice(inline);
+    let mut rest = &mut payload[head_bytes..];
+    for part in names.iter().copied().chain([inline]) {
+        let (place, behind) = rest.split_at_mut(part.len());
+        place.copy_from_slice(part);
+        rest = behind;
+    }
     true
 }
 
@@ -117,8 +127,11 @@ pub unsafe fn read_request(payload: &[u8]) -> Request<'_> {
     // SAFETY: the caller's promise; the record is 8-byte aligned.
     let head = unsafe { &*payload.as_ptr().cast::<RequestHead>() };
     let rest = &payload[size_of::<RequestHead>()..];
-    let (key, rest) = rest.split_at(head.key_bytes as usize);
-    let (words, rest) = rest.split_at(head.words_bytes as usize);
+    let (names, rest) = match &head.names {
+        Some(names) => (&names[..], rest),
+        None => rest.split_at(head.key_bytes as usize + head.words_bytes as usize),
+    };
+    let (key, words) = names.split_at(head.key_bytes as usize);
     let value = match &head.carried {
         Carried::Inline => Value::Bytes(&rest[..head.value_bytes as usize]),
         Carried::Boxed(bytes) => Value::Bytes(bytes),
@@ -171,8 +184,9 @@ pub unsafe fn take_reply(payload: &[u8]) -> (Ticket, ReplyBytes<'_>) {
 
 /// Writes a boxed value, whose type both sides know by the kind of the record.
 pub fn write_box<T: Send>(link: &mut Producer, kind: u32, value: Box<T>) -> Result<(), Box<T>> {
-    let Some(payload) = link.reserve(kind, size_of::<usize>()) else { return Err(value) };
-    payload.copy_from_slice(&(Box::into_raw(value) as usize).to_ne_bytes());
+    let Some(payload) = link.reserve(kind, size_of::<*mut T>()) else { return Err(value) };
+    // SAFETY: the payload is as long as a pointer and 8-byte aligned, as a record is.
+    unsafe { payload.as_mut_ptr().cast::<*mut T>().write(Box::into_raw(value)) };
     Ok(())
 }
 
@@ -181,10 +195,8 @@ pub fn write_box<T: Send>(link: &mut Producer, kind: u32, value: Box<T>) -> Resu
 /// # Safety
 /// - the record was written by `write_box::<T>` with this `T` in this process; it is read once and then popped.
 pub unsafe fn take_box<T: Send>(payload: &[u8]) -> Box<T> {
-    let mut address = [0; size_of::<usize>()];
-    address.copy_from_slice(&payload[..size_of::<usize>()]);
-    // SAFETY: the caller's promise: the address came out of `Box::into_raw` of the same type.
-    unsafe { Box::from_raw(usize::from_ne_bytes(address) as *mut T) }
+    // SAFETY: the caller's promise: the record holds what came out of `Box::into_raw` of the same type.
+    unsafe { Box::from_raw(payload.as_ptr().cast::<*mut T>().read()) }
 }
 
 #[cfg(test)]
@@ -199,13 +211,15 @@ mod tests {
 
     #[test]
     fn a_command_arrives_as_it_was_sent_small_and_large() {
-        let (mut producer, mut consumer) = queue(16 << 10);
-        for value_bytes in [0, 5, 3000, 4096, 16 << 10] {
+        let (mut producer, mut consumer) = queue(LINK_BYTES_MIN);
+        let sizes = [0usize, 5, 900, 3000, 4096, 16 << 10];
+        let words = [b"v t".to_vec(), vec![b'w'; crate::limits::LINE_BYTES_MAX]];
+        for (value_bytes, words) in sizes.into_iter().flat_map(|bytes| words.iter().map(move |words| (bytes, words))) {
             let value = vec![7u8; value_bytes];
             let command =
                 Command { key: Key::new(b"{a}key"), verb: Verb::Store(Store::default()), value: Value::Bytes(&value) };
             let ticket = Ticket { connection: 1, generation: 2, slot: 3, descriptor: 7 };
-            assert!(write_request(&mut producer, ticket, &command, &framing(b"v t")));
+            assert!(write_request(&mut producer, ticket, &command, &framing(words)));
             producer.publish();
             let (kind, payload) = consumer.peek().unwrap();
             assert_eq!(kind, REQUEST);
@@ -215,7 +229,7 @@ mod tests {
             assert_eq!(request.command.key.bytes, b"{a}key");
             assert_eq!(request.command.key.hash, command.key.hash);
             assert_eq!(request.command.value.to_vec(), value);
-            assert_eq!(request.framing.words, b"v t");
+            assert_eq!(request.framing.words, words);
             // SAFETY: once, and nothing borrowed is used below.
             unsafe { drop_request(payload) };
             consumer.pop();

@@ -10,7 +10,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
@@ -22,24 +21,22 @@ use crate::buffer::Buffer;
 use crate::cluster::wire::{self, Kind, Stamp};
 use crate::command::{Command, Value};
 use crate::protocol::{Framing, Head};
-use crate::shard::handoff::RAW_ID;
 use crate::shard::peers::LinkId;
 use crate::shard::ringed::{Finished, Outbox};
-use crate::shard::{Origin, ShardId, Ticket};
+use crate::shard::{OpKey, Origin, ShardId, Ticket};
 
 /// A name to be resolved for a core.
 pub struct Resolve {
     /// Who asks.
     pub core: ShardId,
-    /// For which link.
-    pub link: LinkId,
+    /// For which link, if it waits for the address.
+    pub link: Option<LinkId>,
     /// `HOST:PORT`.
     pub name: String,
 }
 
 /// A core's knowledge of sockets to other nodes.
 pub struct Nodes {
-    started: Instant,
     /// Connection of each link, with its generation.
     sockets: Vec<Option<(u32, u32)>>,
     /// Links whose address is known and that are to be connected.
@@ -51,6 +48,8 @@ pub struct Nodes {
     /// Answers for clients of other cores whose link was full.
     late: VecDeque<(ShardId, Ticket, Buffer)>,
     resolver: Option<Sender<Resolve>>,
+    /// When names were last resolved because a stranger called.
+    learned_ms: u64,
     outbox: Outbox,
     /// Questions of the control plane that wait for their answer.
     waiters: Vec<(u64, Sender<Vec<u8>>)>,
@@ -61,23 +60,17 @@ impl Nodes {
     /// Of a core that has no link yet.
     pub fn new(resolver: Option<Sender<Resolve>>) -> Self {
         Self {
-            started: Instant::now(),
             sockets: Vec::new(),
             dial: Vec::new(),
             hang_up: Vec::new(),
             scratch: Buffer::default(),
             late: VecDeque::new(),
             resolver,
+            learned_ms: 0,
             outbox: Outbox::default(),
             waiters: Vec::new(),
             waiter: 0,
         }
-    }
-
-    /// Milliseconds since start. About 25 ns.
-    pub fn ms(&self) -> u64 {
-        // From 1 s on, so that "long ago" is a number.
-        self.started.elapsed().as_millis() as u64 + 1000
     }
 
     /// The origin of a question of the control plane; `sender` gets the answer.
@@ -99,6 +92,8 @@ impl Nodes {
 impl Core {
     /// What other nodes have to do with this turn. Once a turn, before dirty connections are flushed.
     pub fn attend_nodes(&mut self) {
+        // What waits is executed only if this process has not stood still since its sender was last heard.
+        self.context.read_ms();
         let Some(mut desk) = self.context.desk() else { return };
         desk.tick();
         let stamp = desk.stamp();
@@ -151,10 +146,22 @@ impl Core {
         match (name.parse::<SocketAddr>(), &self.nodes.resolver) {
             (Ok(address), _) => self.nodes.dial.push((link, address)),
             (Err(_), Some(resolver)) => {
-                let resolve = Resolve { core: self.id(), link, name: name.clone() };
+                let resolve = Resolve { core: self.id(), link: Some(link), name: name.clone() };
                 let _ = resolver.send(resolve);
             }
             (Err(_), None) => self.link_failed(link, "its name does not resolve"),
+        }
+    }
+
+    /// Somebody has called from an address that no node has, as far as is known: names may resolve to others by now.
+    pub(super) fn learn_addresses(&mut self) {
+        let (Some(setup), Some(resolver)) = (&self.context.peer_setup, &self.nodes.resolver) else { return };
+        if self.context.ms < self.nodes.learned_ms + LEARN_PAUSE_MS {
+            return;
+        }
+        self.nodes.learned_ms = self.context.ms;
+        for name in setup.names.iter().filter(|name| name.parse::<SocketAddr>().is_err()) {
+            let _ = resolver.send(Resolve { core: self.id(), link: None, name: name.clone() });
         }
     }
 
@@ -203,10 +210,20 @@ impl Core {
         }
     }
 
+    /// The connection of a peer is gone.
+    pub(super) fn forget_peer(&mut self, id: u32, connection: &mut Connection) {
+        let generation = connection.generation;
+        if connection.peer().is_some_and(|peer| peer.is_inbound())
+            && let Some(mut desk) = self.context.desk()
+        {
+            desk.peer_gone(id, generation);
+        }
+    }
+
     /// Puts answers where they belong.
     fn deliver(&mut self, mut outbox: Outbox, stamp: Stamp) {
         let bytes = std::mem::take(&mut outbox.bytes);
-        for Finished { origin, bytes: range, carried } in outbox.finished.drain(..) {
+        for Finished { origin, is_frame, bytes: range, carried } in outbox.finished.drain(..) {
             let inline = &bytes[range];
             match origin {
                 Origin::Connection(ticket) => match carried {
@@ -229,11 +246,13 @@ impl Core {
                         continue;
                     }
                     let Some(peer) = connection.peer() else { continue };
-                    peer.answer(|output| match (request.id, carried) {
-                        (RAW_ID, Some(mut frame)) => output.append(&mut frame),
-                        (RAW_ID, None) => output.put(inline),
-                        (id, Some(mut reply)) => wire::write_reply(output, id, stamp, &mut reply),
-                        (id, None) => wire::write(output, (Kind::Reply, 0, 0, id), stamp, Value::Bytes(inline), |_| {}),
+                    peer.answer(|output| match (is_frame, carried) {
+                        (true, Some(mut frame)) => output.append(&mut frame),
+                        (true, None) => output.put(inline),
+                        (false, Some(mut reply)) => wire::write_reply(output, request.id, stamp, &mut reply),
+                        (false, None) => {
+                            wire::write(output, (Kind::Reply, 0, 0, request.id), stamp, Value::Bytes(inline), |_| {});
+                        }
                     });
                     self.dirty.push(request.connection);
                 }
@@ -242,7 +261,6 @@ impl Core {
                         let _ = self.nodes.waiters.swap_remove(index).1.send(inline.to_vec());
                     }
                 }
-                Origin::Nobody => {}
             }
         }
         outbox.bytes = bytes;
@@ -256,24 +274,33 @@ impl Core {
         }
     }
 
-    /// Sends requests to the core of this node that must go on with them.
+    /// Sends requests to the core of this node that must go on with them, in order, until one is not taken.
     fn pass_on(&mut self) {
-        let Some(desk) = self.context.desk() else { return };
-        let moves: Vec<_> = std::mem::take(&mut desk.ring.to_cores);
-        for (core, key) in moves {
+        loop {
             let Some(mut desk) = self.context.desk() else { return };
-            let Some((origin, held)) = desk.surrender(key) else { continue };
+            let Some((core, key)) = desk.ring.to_cores.pop_front() else { return };
+            let Some((ticket, held)) = desk.take_moved(key) else { continue };
             let Ok(execute) = held.execute() else { continue };
             let Some(head) = Head::from_bytes(&execute.framing) else { continue };
             let (framing, command): (_, Command<'_>) = (Framing { head, words: execute.words }, execute.command);
-            let sent = match origin {
-                Origin::Connection(ticket) => self.context.links.request(core, ticket, &command, &framing),
-                _ => true,
-            };
-            let hash = command.key.hash;
-            if !sent && let Some(mut desk) = self.context.desk() {
-                desk.take_back(origin, hash, held);
+            let taken = self.context.links.request(core, ticket, &command, &framing);
+            if !taken && let Some(mut desk) = self.context.desk() {
+                return desk.put_back(core, key, held);
             }
         }
     }
+
+    /// Another core has answered a request that it was given.
+    pub(super) fn moved_answered(&mut self, key: OpKey, bytes: ReplyBytes<'_>) {
+        let mut reply = match bytes {
+            ReplyBytes::Inline(bytes) => Buffer { bytes: bytes.to_vec(), bodies: Vec::new() },
+            ReplyBytes::Carried(buffer) => *buffer,
+        };
+        if let Some(mut desk) = self.context.desk() {
+            desk.moved_answered(key, &mut reply);
+        }
+    }
 }
+
+/// Names are resolved for strangers no more often than this, in milliseconds.
+const LEARN_PAUSE_MS: u64 = 1000;

@@ -10,14 +10,15 @@
 //!
 //! Lives here: bytes to frames, handshakes with the machine's randomness. Not here: what a frame means (`shard`), sockets (`pump`).
 
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::connection::Flow;
 use super::context::Context;
 use crate::arena::{Arena, Body};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::{Accepting, Connecting, Identity, Local, NONCE_BYTES, Progress};
-use crate::cluster::wire::{self, Frame, Garbled, HEAD_BYTES, Head, Lateness};
+use crate::cluster::wire::{self, Frame, Garbled, HEAD_BYTES, Head, Horizon};
 use crate::command::Value;
 use crate::limits;
 use crate::ring::NodeIndex;
@@ -33,16 +34,46 @@ pub struct PeerSetup {
     pub key: Option<[u8; 32]>,
     /// Where each node of the view is, as configured.
     pub names: Vec<String>,
+    /// The addresses of these names.
+    pub known: Arc<KnownAddresses>,
+    /// The address that this node calls others from, if it is not the system's choice.
+    pub source: Option<IpAddr>,
     /// Largest value that a frame may carry, in bytes.
     pub value_bytes_max: usize,
 }
 
+/// Addresses of nodes, as their names resolve: who calls from elsewhere is not believed where there is no secret. Read once for each call.
+#[derive(Debug, Default)]
+pub struct KnownAddresses(RwLock<Vec<IpAddr>>);
+
+impl KnownAddresses {
+    /// The addresses among these names; for the others, `add` comes.
+    pub fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let known = Self::default();
+        names.filter_map(|name| name.parse::<SocketAddr>().ok()).for_each(|address| known.add(address.ip()));
+        known
+    }
+
+    /// Whether a node has this address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&address.to_canonical())
+    }
+
+    /// A name has resolved to it.
+    pub fn add(&self, address: IpAddr) {
+        let address = address.to_canonical();
+        if !self.has(address) {
+            self.0.write().unwrap_or_else(PoisonError::into_inner).push(address);
+        }
+    }
+}
+
 impl PeerSetup {
-    fn local(&self, context: &Context, target_core: u16) -> Result<Local, String> {
+    fn local(&self, context: &Context, target_core: u16, is_known: bool) -> Result<Local, String> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|error| format!("the system gives no random numbers: {error}."))?;
         let identity = Identity { unix_ms: context.now.unix_ms, target_core, ..self.identity.clone() };
-        Ok(Local { identity, key: self.key, nonce })
+        Ok(Local { identity, key: self.key, nonce, is_known })
     }
 }
 
@@ -59,10 +90,10 @@ enum Side {
     Greeting(Box<Accepting>),
     /// Accepted, and known.
     In {
+        identity: Box<Identity>,
         node: Option<NodeIndex>,
-        /// The core that it is for, if that is not this one.
+        /// The core that it is for, if that is not this one: until it is there, nothing of it is handled.
         elsewhere: Option<ShardId>,
-        lateness: Lateness,
     },
     /// Being made by this core; not connected yet.
     Dialing(LinkId),
@@ -79,8 +110,9 @@ impl Peer {
     ///
     /// # Errors
     /// No random numbers.
-    pub fn accepted(setup: &PeerSetup, context: &Context) -> Result<Self, String> {
-        let accepting = Accepting::new(setup.local(context, context.shard.id.0)?);
+    pub fn accepted(setup: &PeerSetup, context: &Context, caller: Option<IpAddr>) -> Result<Self, String> {
+        let is_known = caller.is_some_and(|caller| setup.known.has(caller));
+        let accepting = Accepting::new(setup.local(context, context.shard.id.0, is_known)?);
         Ok(Self::new(Side::Greeting(Box::new(accepting)), setup))
     }
 
@@ -100,7 +132,7 @@ impl Peer {
     pub fn connected(&mut self, setup: &PeerSetup, context: &Context) -> Result<(), String> {
         let Side::Dialing(link) = self.side else { return Ok(()) };
         let target = context.shard.ring.as_ref().map_or(0, |ring| ring.peers.link(link).core);
-        let connecting = Connecting::new(setup.local(context, target)?, &mut self.output.bytes);
+        let connecting = Connecting::new(setup.local(context, target, true)?, &mut self.output.bytes);
         self.side = Side::Calling(link, Box::new(connecting));
         Ok(())
     }
@@ -113,19 +145,33 @@ impl Peer {
         }
     }
 
+    /// Whether a node has made this connection, or is about to.
+    pub fn is_inbound(&self) -> bool {
+        matches!(self.side, Side::Greeting(_) | Side::In { .. })
+    }
+
     /// The core that an accepted conversation is for, once it is known.
     pub fn belongs_to(&self) -> Option<ShardId> {
         match self.side {
-            Side::In { elsewhere, .. } if self.output.total_bytes() == 0 && self.decoder.is_empty() => elsewhere,
+            Side::In { elsewhere, .. } if self.output.total_bytes() == 0 => elsewhere,
             _ => None,
         }
     }
 
-    /// The conversation has come to its core.
-    pub fn arrive(&mut self) {
-        if let Side::In { elsewhere, .. } = &mut self.side {
+    /// The conversation has come to another core. If it is for that one, the core hears of the node before anything that it says: how
+    /// many cores it has decides which of them a key is the word of.
+    pub fn arrive(&mut self, context: &mut Context) {
+        if let Side::In { identity, node, elsewhere } = &mut self.side
+            && *elsewhere == Some(context.shard.id)
+        {
             *elsewhere = None;
+            *node = context.desk().and_then(|mut desk| desk.greeted(identity));
         }
+    }
+
+    /// Whether something has come that is not handled yet.
+    pub fn has_pending(&self) -> bool {
+        !self.decoder.pending.is_empty()
     }
 
     /// Whether everything was flushed.
@@ -161,7 +207,7 @@ impl Peer {
                 self.warn_of_view(&identity, setup);
                 let core = ShardId(identity.target_core);
                 let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
-                self.side = Side::In { node, elsewhere, lateness: Lateness::default() };
+                self.side = Side::In { identity: Box::new(identity), node, elsewhere };
                 true
             }
             Side::Calling(link, connecting) => {
@@ -178,29 +224,43 @@ impl Peer {
                 }
                 true
             }
+            // Each core gives its own word, and only for its own keys.
+            Side::In { elsewhere: Some(_), .. } => {
+                self.decoder.pending.extend_from_slice(fresh);
+                return Ok(false);
+            }
             Side::Dialing(_) | Side::Ended => return Ok(false),
             Side::In { .. } | Side::Out(_) => false,
         };
+        if matches!(self.side, Side::In { elsewhere: Some(_), .. }) {
+            return Ok(false);
+        }
         let fresh = if ended { &[] } else { fresh };
         self.frames(at, fresh, context)
     }
 
     fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
         let Self { side, decoder, output } = self;
-        let (ms, arena) = (context.ms, &context.arena);
-        let Some(mut desk) = context.shard.desk(context.now, ms) else { return Ok(false) };
-        let blocked = decoder.feed(fresh, arena, &mut |frame| match side {
-            // A reader that does not take its answers gets no more of them.
-            Side::In { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
-            Side::In { node, lateness, .. } => {
-                let late_ms = lateness.of(frame.head.sent_ms, ms);
-                let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, late_ms };
-                desk.serve(from, frame, output).map(|()| true)
+        let Context { shard, arena, now, ms, links, .. } = context;
+        let Some(mut desk) = shard.desk(*now, *ms) else { return Ok(false) };
+        let horizon = Horizon::at(*now);
+        let result = decoder.feed(fresh, (arena, horizon), &mut |frame| {
+            // Read anew for each: this process may have stood still since the last one, and what was sent before that may be given up.
+            desk.ms = links.shared.clock.ms();
+            match side {
+                // A reader that does not take its answers gets no more of them.
+                Side::In { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
+                Side::In { node, .. } => {
+                    let deadline_ms = frame.head.deadline_ms(desk.ms);
+                    let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
+                    desk.serve(from, frame, output).map(|()| true)
+                }
+                Side::Out(link) => desk.response(*link, frame).map(|()| true),
+                _ => Err(Garbled("a frame before the handshake")),
             }
-            Side::Out(link) => desk.response(*link, frame).map(|()| true),
-            _ => Err(Garbled("a frame before the handshake")),
         });
-        blocked.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
+        *ms = desk.ms;
+        result.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
     }
 
     /// Whether the node that answered is the one that was called.
@@ -280,17 +340,17 @@ impl Decoder {
     fn feed(
         &mut self,
         fresh: &[u8],
-        arena: &Arc<Arena>,
+        at: (&Arc<Arena>, Horizon),
         handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, Garbled>,
     ) -> Result<bool, Garbled> {
         if self.pending.is_empty() {
-            let (used, blocked) = self.advance(fresh, arena, handle)?;
+            let (used, blocked) = self.advance(fresh, at, handle)?;
             self.pending.extend_from_slice(&fresh[used..]);
             return Ok(blocked);
         }
         let mut pending = std::mem::take(&mut self.pending);
         pending.extend_from_slice(fresh);
-        let (used, blocked) = self.advance(&pending, arena, handle)?;
+        let (used, blocked) = self.advance(&pending, at, handle)?;
         pending.drain(..used);
         if pending.capacity() > limits::INPUT_UNCOUNTED_BYTES && pending.len() < pending.capacity() / 4 {
             pending.shrink_to_fit();
@@ -302,7 +362,7 @@ impl Decoder {
     fn advance(
         &mut self,
         mut input: &[u8],
-        arena: &Arc<Arena>,
+        (arena, horizon): (&Arc<Arena>, Horizon),
         handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, Garbled>,
     ) -> Result<(usize, bool), Garbled> {
         let length = input.len();
@@ -320,7 +380,7 @@ impl Decoder {
                 handle(&Frame { head, meta: &meta, value: Value::Body(&body) })?;
             }
             let Some(head) = input.first_chunk::<HEAD_BYTES>() else { return Ok((length - input.len(), false)) };
-            let head = Head::read(head, self.value_bytes_max)?;
+            let head = Head::read(head, self.value_bytes_max, horizon)?;
             let Some(meta) = input.get(HEAD_BYTES..HEAD_BYTES + head.meta_bytes) else {
                 return Ok((length - input.len(), false));
             };

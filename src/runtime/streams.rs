@@ -29,6 +29,7 @@ use glommio::timer::sleep;
 
 use super::connection::Flow;
 use super::context::CoreState;
+use super::context::Standing;
 use super::core::{Core, Handover};
 use super::listener::{self, Admission, Listener};
 use super::park::Doorbell;
@@ -145,7 +146,7 @@ impl Streams {
             core.dirty.clear();
             let now = core.context.now;
             if core.draining && self.requests_end_ms.get() == 0 {
-                self.requests_end_ms.set(core.nodes.ms() + limits::DRAIN_LISTEN_MS);
+                self.requests_end_ms.set(core.context.ms + limits::DRAIN_LISTEN_MS);
             }
             core.context.shard.engine.tick(now, UPKEEP_BUDGET);
             publish(&mut core);
@@ -162,7 +163,7 @@ impl Streams {
     /// Ends the connections that wait for a request, once none is awaited any more: their tasks wait in a read.
     fn end_idle(&self) {
         let core = self.core.borrow();
-        if core.nodes.ms() >= self.requests_end_ms.get() {
+        if core.context.ms >= self.requests_end_ms.get() {
             let idle = core.connections.iter().filter(|(_, connection)| connection.is_drained() && !connection.is_blocked());
             idle.for_each(|(_, connection)| sys::end_input(connection.descriptor));
         }
@@ -202,14 +203,14 @@ impl Streams {
                         core.context.shard.counters.rejected_connections += 1;
                         continue;
                     }
-                    Admission::Welcome(address) => address,
+                    Admission::Welcome(address, _) => address,
                 };
                 core.context.shard.counters.total_connections += 1;
                 core.note_connection(What::Opened(address), fd.as_raw_fd());
                 (if listener.balanced && !core.draining { core.better_home() } else { None }, address)
             };
             let session = Session::new(self.core.borrow().context.protocol);
-            self.settle(Handover { fd, session, input: Vec::new(), peer: None, address }, home);
+            self.settle(Handover { fd, session, input: Vec::new(), peer: None, address, standing: Standing::Client }, home);
         }
     }
 
@@ -236,7 +237,7 @@ impl Streams {
             let core = &mut *self.core.borrow_mut();
             let id = core.open(Some(handover.session), handover.input, None);
             core.connections[id as usize].descriptor = handover.fd.as_raw_fd();
-            (id, core.draining, core.nodes.ms())
+            (id, core.draining, core.context.ms)
         };
         if draining {
             self.requests_end_ms.set(now_ms + limits::DRAIN_LISTEN_MS);
@@ -301,7 +302,7 @@ impl Streams {
             }
             let (draining, now_ms) = {
                 let core = self.core.borrow();
-                (core.draining, core.nodes.ms())
+                (core.draining, core.context.ms)
             };
             if flow == Flow::Closing {
                 return reason;

@@ -4,7 +4,10 @@
 //! Unsafe lives here: foreign calls with plain integers and owned descriptors.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use socket2::SockRef;
 
 /// A new eventfd in blocking mode: glommio and the ring wait on it by reading.
 pub fn new_eventfd() -> io::Result<OwnedFd> {
@@ -38,6 +41,22 @@ pub fn ring(fd: RawFd) {
     let one = 1u64;
     // SAFETY: reads eight bytes of a live local. A closed descriptor is an error that does not matter here.
     let _ = unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+/// The address of the other end of a TCP connection.
+pub fn peer_ip(fd: RawFd) -> Option<IpAddr> {
+    // SAFETY: the descriptor is of a live connection of the caller's, which is not closed meanwhile.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    SockRef::from(&socket).peer_addr().ok()?.as_socket().map(|address| address.ip().to_canonical())
+}
+
+/// Has a socket that is bound to an address get its port when it connects. Refused, it gets one at once.
+pub fn choose_port_late(fd: RawFd) {
+    let one: libc::c_int = 1;
+    // SAFETY: reads four bytes of a live local.
+    unsafe {
+        libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, (&raw const one).cast(), 4);
+    }
 }
 
 /// Shuts a socket down in both directions: what waits on it ends.

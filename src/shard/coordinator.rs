@@ -9,42 +9,31 @@
 //!                              newer, or what we lack                    nodes that are there; hints for owners that are not
 //! ```
 //!
-//! At most two nodes are passed: the one that the client is at, and one more whose belief about who is there differs; the second executes
-//! whatever it believes. A command that may have been executed by a node that went away is not executed again if that could
-//! count it twice.
+//! A request is forwarded at most twice: client's node -> coordinator as seen there -> coordinator as seen by that one, which must
+//! execute it. It is executed at most once more after it was given up: who was sent it executes it only for a while after its sender last
+//! heard of him (`Op::deadline_ms`), and only then is it given to somebody else (`Op::not_before_ms`). One that a node may have executed
+//! that went away is not executed again if that could count it twice.
 //!
-//! Lives here: the life of one request. Not here: requests of others (`serve`), what is sent later (`handoff`), flushes (`flush`), links (`peers`).
+//! Lives here: the life of one request. Not here: the table of requests and their order (`operations`), answers of other nodes
+//! (`answers`), requests of others (`serve`), what is sent later (`handoff`), flushes (`flush`), links (`peers`).
 //! After Dynamo (SOSP'07, 4.5 and 4.6), with one coordinator a key: the first of its ranking that is there.
 
 use std::collections::hash_map::Entry;
 
 use arrayvec::ArrayVec;
 
-use super::Place;
-use super::peers::{LinkId, Reach};
-use super::ringed::{Desk, Held, Mistake, Origin};
+use super::operations::{Ahead, Attempt, CONSULTED_MAX, NewOp, Op, OpKey, OpKind, OpState, ReadScope};
+use super::peers::{Forward, LinkId, Reach};
+use super::ringed::{Desk, Held, Mistake, Origin, PeerRequest, Ringed};
+use super::{Place, ShardId, Ticket};
 use crate::buffer::Buffer;
-use crate::cluster::wire::{self, Along, Frame, Garbled, Kind};
+use crate::cluster::wire::{self, Along, Kind};
 use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
-use crate::engine::Merge;
 use crate::key::Key;
 use crate::limits::{self, KEY_BYTES_MAX};
 use crate::observe::Client;
 use crate::protocol::{self, Framing, Head};
-use crate::ring::{NodeIndex, REDUNDANCY_MAX};
-
-/// Nodes that are asked for one key at most.
-pub(super) const CONSULTED_MAX: usize = 32;
-/// Emptied commands kept, and how long they may have been.
-const SPARE_MAX: usize = 1024;
-const SPARE_BYTES_MAX: usize = 2048;
-
-/// Names a request under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpKey {
-    pub(super) index: u32,
-    serial: u32,
-}
+use crate::ring::NodeIndex;
 
 /// What a response is for.
 #[derive(Debug)]
@@ -52,25 +41,27 @@ pub enum What {
     /// The whole command.
     Forward(OpKey),
     /// What a node has of the key.
-    Consult(OpKey, NodeIndex),
+    Consult(Attempt, NodeIndex),
+    /// What a node has of the key that is newer than what the command wrote.
+    Refetch(Attempt, NodeIndex),
     /// A copy of what a command wrote.
-    Copy(OpKey, NodeIndex),
+    Copy(Attempt, NodeIndex),
     /// A copy for a node whose own was older.
     Repair,
     /// Only its word.
     Sync,
-    /// A flush: round 1 or 2.
-    Fence(OpKey),
+    /// A flush, by its number, and its round.
+    Fence(u32, u8),
     /// A hint.
     Replay(Sent),
     /// An item of a dirty partition.
     Stream(Sent),
-    /// The announcement of a dirty partition.
+    /// The announcement of dirty partitions.
     Begin(NodeIndex, u32),
     /// Keys that a node lacks.
     List(NodeIndex, u32),
-    /// Word of a partition whose old items were dropped here.
-    Lost(NodeIndex, u32, u32),
+    /// Word of partitions whose old items were dropped here.
+    Lost(NodeIndex, u32, Box<[u32]>),
 }
 
 /// An item under way to a node that lacks it.
@@ -86,75 +77,22 @@ pub struct Sent {
     pub era: u32,
 }
 
-/// A request under way.
-pub struct Op {
-    serial: u32,
-    origin: Origin,
-    hops: u8,
-    pub(super) hash: u64,
-    held: Held,
-    started_ms: u64,
-    /// Responses awaited.
-    pub(super) awaiting: u32,
-    pub(super) phase: Phase,
-    consulted: Consulted,
-    pub(super) conflicts: u8,
-    answered: bool,
-    /// What only a request has that is coordinated here.
-    pub(super) work: Option<Box<Work>>,
+/// How a command came to this node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    /// Nodes that it has passed.
+    pub hops: u8,
+    /// See `Op::deadline_ms`.
+    pub deadline_ms: u64,
+    /// See `Op::follows`.
+    pub follows: bool,
+    /// See `Op::repeated_since`.
+    pub repeated_since: u64,
 }
 
-/// What becomes of a request that is coordinated here.
-#[derive(Default)]
-pub(super) struct Work {
-    /// Version of what the command wrote.
-    pub version: u64,
-    /// Where copies of it go to more than one node: that version, noted as under way.
-    pub noted: u64,
-    /// The answer, once the command has been executed.
-    pub reply: Buffer,
-    /// Nodes that failed to take a copy.
-    pub failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
-    /// Nodes that have the copy.
-    pub placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
-    /// Owners that lack it.
-    pub missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
-    /// What it wrote lies on this node though it does not own the key: counted among the guests.
-    pub is_guest: bool,
-    /// What nodes had when they were asked.
-    found: ArrayVec<(NodeIndex, u64), CONSULTED_MAX>,
-}
-
-impl Op {
-    pub(super) fn work(&mut self) -> &mut Work {
-        self.work.get_or_insert_default()
-    }
-}
-
-/// Who was asked what it has of the key, before the command is executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Consulted {
-    Nobody,
-    /// One that is probably sure; if it is not, all are asked.
-    One,
-    /// Who had to be.
-    All,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Not begun, or to begin again.
-    New,
-    /// Another node has it.
-    Forwarded,
-    /// Others are asked for the key.
-    Consulting,
-    /// A newer item is fetched before the command starts again.
-    Conflict,
-    /// Executed; copies are under way.
-    Copying,
-    /// A flush of the whole ring.
-    Fencing { round: u8 },
+impl Passage {
+    /// From a client of this node.
+    const OWN: Self = Self { hops: 0, deadline_ms: u64::MAX, follows: false, repeated_since: 0 };
 }
 
 /// Who goes on with a request.
@@ -165,6 +103,13 @@ enum Direction {
     Later,
 }
 
+/// What came of an execution.
+enum Outcome {
+    Done,
+    Busy,
+    Copy,
+}
+
 impl Desk<'_> {
     /// Where a command is executed that can be executed at once, without asking or telling anybody; `None` if it cannot.
     #[inline]
@@ -172,7 +117,7 @@ impl Desk<'_> {
         let bucket = self.bucket_of(command.key.hash);
         let ring = &mut *self.ring;
         let owners = ring.cache.owners_of(&ring.view.ring, bucket);
-        if owners.first() != Some(&ring.view.me) {
+        if owners.first() != Some(&ring.view.me) || ring.operations.has(&command.key) {
             return None;
         }
         let core = self.routes.core_of(command.key.hash);
@@ -199,53 +144,94 @@ impl Desk<'_> {
         self.engine.evicted_count() == 0 && !self.ring.drops.has_dropped() && self.ring.peers.is_calm(self.ms)
     }
 
-    /// Takes over a request; its answer will be in the outbox. False if too much is under way: ask again later.
-    pub fn submit(&mut self, origin: Origin, hops: u8, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
-        if self.ring.ops.len() >= limits::PEER_OPERATIONS_MAX || self.ring.held_bytes >= limits::PEER_OPERATIONS_BYTES_MAX {
+    /// Takes over a request of a client; its answer will be in the outbox. False if too much is under way: ask again later.
+    pub fn submit(&mut self, origin: Origin, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
+        let taken = self.take(origin, Passage::OWN, command, framing, words);
+        self.advance_woken();
+        taken
+    }
+
+    /// As `submit`, for a request that has come any way.
+    pub(super) fn take(
+        &mut self,
+        origin: Origin,
+        passage: Passage,
+        command: &Command<'_>,
+        framing: Head,
+        words: &[u8],
+    ) -> bool {
+        if self.ring.operations.is_full() {
             return false;
         }
-        let mut held = self.ring.spare.pop().unwrap_or_default();
+        let mut held = self.ring.operations.spare();
         held.keep(command, framing, words);
-        let key = self.insert(origin, hops, command.key.hash, held, Phase::New);
+        let (hash, key_hash, kind) = (command.key.hash, command.key.whole_hash(), kind_of(&command.verb));
+        let new = NewOp { origin, passage, hash, key_hash, held, kind };
+        let key = self.ring.operations.insert(new, self.ms);
         self.advance(key);
         true
     }
 
-    pub(super) fn insert(&mut self, origin: Origin, hops: u8, hash: u64, held: Held, phase: Phase) -> OpKey {
-        self.ring.serial = self.ring.serial.wrapping_add(1);
-        let serial = self.ring.serial;
-        self.ring.held_bytes += held.bytes_count();
-        let index = self.ring.ops.insert(Op {
-            serial,
-            origin,
-            hops,
-            hash,
-            held,
-            started_ms: self.ms,
-            awaiting: 0,
-            phase,
-            consulted: Consulted::Nobody,
-            conflicts: 0,
-            answered: false,
-            work: None,
-        });
-        OpKey { index: index as u32, serial }
-    }
-
     pub(super) fn op(&mut self, key: OpKey) -> Option<&mut Op> {
-        self.ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial)
+        self.ring.operations.get(key)
     }
 
-    /// Goes on with a request from the beginning.
+    /// Goes on with what may have waited for something that has happened. Last of all, whatever came in.
+    pub(super) fn advance_woken(&mut self) {
+        while let Some(hash) = self.ring.operations.next_woken() {
+            for key in self.ring.operations.idle(hash) {
+                // One that asks again at the next tick keeps its place until then.
+                if !self.ring.operations.asks_later(key) {
+                    self.try_again(key);
+                }
+                // What is executed here and still waits holds back all behind it.
+                if self.op(key).is_some_and(|op| op.state() == OpState::Queued) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Goes on with a request that waits.
+    pub(super) fn try_again(&mut self, key: OpKey) {
+        match self.op(key).map(|op| op.state()) {
+            Some(OpState::Waiting) => self.advance(key),
+            Some(OpState::Queued) if self.op(key).is_some_and(|op| op.scope == ReadScope::All) => self.run_in_turn(key),
+            // Perhaps by another node: unless there are others behind it, which must not overtake it.
+            Some(OpState::Queued) if self.ring.operations.is_last(key) => {
+                self.ring.operations.enter(key, OpState::Waiting);
+                self.advance(key);
+            }
+            Some(OpState::Queued) => self.coordinate(key),
+            Some(OpState::Refetching { node }) => self.refetch(key, node),
+            _ => {}
+        }
+    }
+
+    /// Goes on with a request from the beginning, if it is its turn.
     fn advance(&mut self, key: OpKey) {
+        let (ms, ahead) = (self.ms, self.ring.operations.ahead(key));
         let Some(op) = self.op(key) else { return };
+        if ms < op.not_before_ms {
+            return self.ring.operations.park(key);
+        }
         let (hash, hops) = (op.hash, op.hops);
-        match self.direct(hash, hops) {
-            Direction::Later => self.ring.parked.push(key),
-            Direction::Node(link) => self.forward(key, link),
-            Direction::Me => match self.routes.core_of(hash) {
-                core if core == self.core => self.coordinate(key),
-                core => self.ring.to_cores.push((core, key)),
+        let core = self.routes.core_of(hash);
+        match ahead {
+            // Each of these wakes what is behind it.
+            Ahead::Waits => {}
+            Ahead::Link(link) => self.forward(key, link),
+            Ahead::Core(core) => self.move_to(key, core),
+            Ahead::Here => {
+                if core == self.core && matches!(self.direct(hash, hops), Direction::Me) {
+                    self.coordinate(key);
+                }
+            }
+            Ahead::Nobody => match self.direct(hash, hops) {
+                Direction::Later => self.ring.operations.park(key),
+                Direction::Node(link) => self.forward(key, link),
+                Direction::Me if core == self.core => self.coordinate(key),
+                Direction::Me => self.move_to(key, core),
             },
         }
     }
@@ -254,122 +240,148 @@ impl Desk<'_> {
         if hops >= HOPS_MAX {
             return Direction::Me;
         }
-        let bucket = self.bucket_of(hash);
+        let (bucket, buckets, ms) = (self.bucket_of(hash), self.buckets(), self.ms);
         // Most of the time the first owner is another node, and there.
-        let ring = &mut *self.ring;
-        let first = ring.cache.owners_of(&ring.view.ring, bucket).first().copied();
-        if let Some(first) = first.filter(|&first| first != ring.view.me)
-            && let Reach::There(link) = ring.peers.reach(first, hash, ring.view.ring.buckets(), self.ms)
+        let Ringed { cache, view, peers, .. } = &mut *self.ring;
+        let first = cache.owners_of(&view.ring, bucket).first().copied();
+        // What others have said that they have for us, the next node may not have been told: it is fetched and answered here.
+        let is_told = peers.is_listed(hash, buckets);
+        if let Some(first) = first.filter(|&first| first != view.me && !is_told)
+            && let Reach::There(link) = peers.reach(first, hash, buckets, ms)
         {
             return Direction::Node(link);
         }
-        let view = ring.view.clone();
         let mut granted_ms = 0;
         for node in view.ring.ranking(bucket) {
             if node == view.me {
                 // Who was given our word may still answer for itself.
-                let waits = granted_ms > 0 && self.ms < granted_ms + limits::PEER_LEASE_MS;
+                let waits = granted_ms > 0 && ms < granted_ms + limits::PEER_LEASE_MS;
                 let here = self.routes.core_of(hash) == self.core;
                 return if waits && here { Direction::Later } else { Direction::Me };
             }
-            match self.ring.peers.reach(node, hash, self.buckets(), self.ms) {
-                Reach::There(link) => return Direction::Node(link),
+            match peers.reach(node, hash, buckets, ms) {
+                Reach::There(link) if !is_told => return Direction::Node(link),
+                Reach::There(_) => {}
                 Reach::Unknown => return Direction::Later,
-                Reach::Away => granted_ms = granted_ms.max(self.ring.peers.node(node).granted_ms),
+                Reach::Away => granted_ms = granted_ms.max(peers.node(node).granted_ms),
             }
         }
         Direction::Me
     }
 
+    /// Gives a request to another core of this node, where its key lives. The answer comes back here: what came behind it waits for it.
+    fn move_to(&mut self, key: OpKey, core: ShardId) {
+        self.ring.operations.enter(key, OpState::Moved { core });
+        self.ring.to_cores.push_back((core, key));
+    }
+
     fn forward(&mut self, key: OpKey, link: LinkId) {
-        if !self.ring.peers.has_room(link) {
-            self.ring.parked.push(key);
-            return;
+        // Else woken when those that are under way have come back.
+        let Some(follows) = self.ring.operations.may_forward(key, link) else { return };
+        let (stamp, ms) = (self.stamp(), self.ms);
+        let Some(op) = self.ring.operations.get(key) else { return };
+        if op.kind != OpKind::Pure && ms >= op.deadline_ms {
+            return self.too_late(key);
         }
-        let stamp = self.stamp();
-        let (ring, ms) = (&mut *self.ring, self.ms);
-        let op = &mut ring.ops[key.index as usize];
-        (op.phase, op.awaiting) = (Phase::Forwarded, 1);
-        ring.figures.forwarded += 1;
-        let held = &op.held;
-        ring.peers.execute(link, op.hops + 1, stamp, (held.meta(), held.value()), What::Forward(key), ms);
+        if op.kind != OpKind::Pure && !self.ring.peers.may_execute(link, ms) {
+            self.ask_clock(link);
+            return self.ring.operations.park(key);
+        }
+        if !self.ring.peers.has_room(link) {
+            return self.ring.operations.park(key);
+        }
+        self.ring.operations.enter(key, OpState::Forwarded { link });
+        let Ringed { operations, peers, figures, view, .. } = &mut *self.ring;
+        let Some(op) = operations.get(key) else { return };
+        figures.forwarded += 1;
+        let (hops, life_ms) = (op.hops + 1, op.deadline_ms.saturating_sub(ms));
+        op.sent_clock = stamp.clock;
+        let (repeated_since, meta, value) = (op.repeated_since, op.held.meta(), op.held.value());
+        let passed_on = match op.origin {
+            Origin::Peer(PeerRequest { node: Some(node), .. }) => Some(view.nodes[usize::from(node.0)].tag),
+            _ => None,
+        };
+        let command = Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value };
+        peers.execute(link, command, stamp, What::Forward(key), ms);
     }
 
     /// This node answers for the key.
     fn coordinate(&mut self, key: OpKey) {
         self.ring.active_ms = self.ms;
         let Some(op) = self.op(key) else { return };
-        op.phase = Phase::New;
-        if op.consulted != Consulted::All && !self.consult(key) {
-            return;
+        if op.scope == ReadScope::All || self.read_others(key) {
+            self.run_in_turn(key);
         }
-        self.run(key);
     }
 
-    /// Asks the nodes that may hold something newer, or what is not here. False if there are such, or they must become known first.
-    fn consult(&mut self, key: OpKey) -> bool {
+    /// Asks the nodes that may hold something newer, or what is not here. True if there are none.
+    fn read_others(&mut self, key: OpKey) -> bool {
         let held = self.lend(key);
         let links = match held.execute() {
-            Ok(execute) => {
-                let links = self.whom_to_ask(key, &execute.command);
-                for &(node, link) in links.iter().flatten() {
-                    self.fetch(link, &execute.command, What::Consult(key, node));
-                }
-                links
-            }
+            Ok(execute) => self.whom_to_ask(key, &execute.command),
             Err(_) => Some(ArrayVec::new()),
         };
+        match (&links, held.execute()) {
+            (None, _) => self.ask_later(key),
+            (Some(links), Ok(execute)) if !links.is_empty() => {
+                self.ring.operations.enter(key, OpState::Reading { waiting: links.len() as u32 });
+                let attempt = self.ring.operations.attempt(key);
+                for &(node, link) in links {
+                    self.fetch(link, &execute.command, What::Consult(attempt, node));
+                }
+            }
+            _ => {}
+        }
         self.give_back(key, held);
-        let Some(links) = links else {
-            self.ring.parked.push(key);
-            return false;
-        };
-        let Some(op) = self.op(key) else { return false };
-        op.awaiting = links.len() as u32;
-        op.phase = if links.is_empty() { Phase::New } else { Phase::Consulting };
-        links.is_empty()
+        links.is_some_and(|links| links.is_empty())
     }
 
     /// Who must be asked; `None` if one of them is not known yet.
     fn whom_to_ask(&mut self, op: OpKey, command: &Command<'_>) -> Option<ArrayVec<(NodeIndex, LinkId), CONSULTED_MAX>> {
-        let before = std::mem::replace(&mut self.op(op)?.consulted, Consulted::All);
+        let before = std::mem::replace(&mut self.op(op)?.scope, ReadScope::All);
         if self.ring.options.mistake == Some(Mistake::NoDoubt) {
             return Some(ArrayVec::new());
         }
-        let (hash, buckets, me) = (command.key.hash, self.buckets(), self.me());
+        let (hash, buckets, me, ms) = (command.key.hash, self.buckets(), self.me(), self.ms);
         let i_own = self.owns(me, hash);
-        let lacks = needs_present(command) && !self.has_lost_nothing();
+        let is_repeated = self.op(op)?.repeated_since > 0;
+        let lacks = (is_repeated || needs_present(command)) && !self.has_lost_nothing();
         let lacks = lacks && with_plain_key(command, |key| !self.engine.contains(key, self.now));
-        if i_own && !lacks && self.ring.peers.is_calm(self.ms) && !self.ring.peers.is_listed(hash, buckets) {
+        if i_own && !lacks && self.ring.peers.is_calm(ms) && !self.ring.peers.is_listed(hash, buckets) {
+            self.op(op)?.known_until_ms = self.ring.peers.calm_until_ms();
             return Some(ArrayVec::new());
         }
-        let (view, bucket) = (self.ring.view.clone(), self.bucket_of(hash));
-        let owners = self.ring.cache.owners_of(&view.ring, bucket);
+        let mut known_until_ms = ms + limits::PEER_LEASE_MS;
+        let bucket = self.bucket_of(hash);
+        let Ringed { cache, view, peers, operations, .. } = &mut *self.ring;
+        let owners = cache.owners_of(&view.ring, bucket);
         let mut links = ArrayVec::<(NodeIndex, LinkId), CONSULTED_MAX>::new();
         for node in view.ring.ranking(bucket).filter(|&node| node != me).take(CONSULTED_MAX) {
-            match self.ring.peers.reach(node, hash, buckets, self.ms) {
+            match peers.reach(node, hash, buckets, ms) {
                 Reach::Away => {}
                 Reach::Unknown => {
-                    self.op(op)?.consulted = before;
+                    operations.get(op)?.scope = before;
                     return None;
                 }
                 Reach::There(link) => {
-                    let doubted = self.ring.peers.is_doubted(node, hash, buckets, self.ms);
+                    let doubted = peers.is_doubted(node, hash, buckets, ms);
                     if doubted || !i_own || (lacks && owners.contains(&node)) {
                         links.push((node, link));
+                    } else {
+                        known_until_ms = known_until_ms.min(peers.lease_until_ms(node, hash, buckets));
                     }
                 }
             }
         }
-        // Another owner that has everybody's word knows what all others could tell.
+        operations.get(op)?.known_until_ms = known_until_ms;
+        // Ask one other owner first: if it holds all leases, its answer is authoritative and nobody else need be asked.
         let mut others = owners.iter().filter(|&&owner| owner != me);
-        if before == Consulted::Nobody
+        if before == ReadScope::Nobody
             && i_own
             && links.len() > 1
-            && let Some((owner, link)) =
-                others.find_map(|&owner| Some((owner, self.ring.peers.reach(owner, hash, buckets, self.ms).link()?)))
+            && let Some((owner, link)) = others.find_map(|&owner| Some((owner, peers.reach(owner, hash, buckets, ms).link()?)))
         {
-            self.op(op)?.consulted = Consulted::One;
+            operations.get(op)?.scope = ReadScope::One;
             links.clear();
             links.push((owner, link));
         }
@@ -385,19 +397,85 @@ impl Desk<'_> {
         });
     }
 
+    /// A request keeps its place, and asks others later what they have of its key.
+    fn ask_later(&mut self, key: OpKey) {
+        self.ring.operations.enter(key, OpState::Queued);
+        self.ring.operations.park(key);
+    }
+
+    /// All that were asked have answered, or never will.
+    pub(super) fn read_answered(&mut self, key: OpKey) {
+        match self.op(key).map(|op| op.scope) {
+            Some(ReadScope::All) => self.run_in_turn(key),
+            Some(ReadScope::One) => self.coordinate(key),
+            Some(ReadScope::Nobody) => {
+                // Something newer was told and there was no memory for it: asked again, when there is.
+                self.ask_later(key);
+            }
+            None => {}
+        }
+    }
+
+    /// Executes a command, once those before it on its key are.
+    pub(super) fn run_in_turn(&mut self, key: OpKey) {
+        if self.ring.operations.may_execute(key) {
+            return self.run(key);
+        }
+        self.ring.operations.enter(key, OpState::Queued);
+    }
+
     /// Executes the command on what is here.
-    pub(super) fn run(&mut self, key: OpKey) {
+    fn run(&mut self, key: OpKey) {
+        let ms = self.ms;
+        let Some(op) = self.op(key) else { return };
+        if op.kind != OpKind::Pure && ms >= op.deadline_ms {
+            return self.too_late(key);
+        }
+        if ms >= op.known_until_ms {
+            // Asked again: this process may have stood still since.
+            (op.scope, op.known_until_ms) = (ReadScope::Nobody, u64::MAX);
+            return self.ask_later(key);
+        }
+        // What is written must be copied: later, where too much is on its way already.
+        if !op.kind.is_read() && self.ring.peers.is_full() {
+            self.ring.operations.enter(key, OpState::Queued);
+            return self.ring.operations.park(key);
+        }
         let held = self.lend(key);
+        if !self.may_repeat(key, &held) {
+            self.give_back(key, held);
+            return self.fail(key, Error::Interrupted);
+        }
         let outcome = match held.execute() {
             Ok(execute) => self.execute(key, &execute),
             Err(_) => Outcome::Done,
         };
         self.give_back(key, held);
         match outcome {
-            Outcome::Busy => self.ring.parked.push(key),
+            Outcome::Busy => {
+                self.ring.operations.enter(key, OpState::Queued);
+                self.ring.operations.park(key);
+            }
             Outcome::Done => self.finish(key),
-            Outcome::Copy => self.copy(key),
+            Outcome::Copy => {
+                self.ring.operations.enter(key, OpState::Writing { waiting: 0 });
+                self.copy(key);
+            }
         }
+    }
+
+    /// Whether a command that a node may have executed that has gone away may be executed again. Not if its key was written since by
+    /// others: what they wrote would be overwritten by what came before it.
+    fn may_repeat(&mut self, key: OpKey, held: &Held) -> bool {
+        let Some(since) = self.op(key).map(|op| op.repeated_since).filter(|&since| since > 0) else { return true };
+        let Ok(wire::Execute { command, .. }) = held.execute() else { return true };
+        with_plain_key(&command, |plain| match (self.engine.copy_of(plain, self.now), command.verb) {
+            (None, _) => true,
+            (Some(replica), _) if replica.version <= since => true,
+            (Some(replica), Verb::Delete(_)) => replica.tombstone,
+            (Some(replica), Verb::Store(_)) => !replica.tombstone && replica.value.to_vec() == command.value.to_vec(),
+            (Some(_), _) => false,
+        })
     }
 
     fn execute(&mut self, key: OpKey, execute: &wire::Execute<'_>) -> Outcome {
@@ -407,12 +485,17 @@ impl Desk<'_> {
         self.engine.take_change();
         let before = super::glance(self.observer, self.engine, command, self.now);
         let mut reply = self.engine.execute(command, self.now);
-        let op = &mut self.ring.ops[key.index as usize];
+        let Some(op) = self.ring.operations.get(key) else { return Outcome::Done };
         if let Reply::Busy = reply {
             if self.ms < op.started_ms + limits::STARVED_MS_MAX - limits::STARVED_MS_MAX / 5 {
                 return Outcome::Busy;
             }
             reply = Reply::Error(Error::OutOfMemory);
+        }
+        let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
+        if matches!((&command.verb, &reply), (Verb::Delete(_), Reply::NotFound)) && op.repeated_since > 0 {
+            // Perhaps because it was executed before.
+            reply = Reply::Error(Error::Interrupted);
         }
         let work = op.work();
         work.reply.clear();
@@ -422,11 +505,10 @@ impl Desk<'_> {
             let client = Client { descriptor: op.origin.descriptor(), meta: framing.head.is_meta() };
             self.observer.record(command, client, before, &reply, self.now);
         }
-        let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
         let version = match self.engine.take_change() {
             Some(version) => Some(version),
-            // An owner that is away may have what is to be deleted.
-            None if absent && self.somebody_is_away(command.key.hash) => {
+            // A node that is away may have what is to be deleted: its owner, or one that has stood in for it.
+            None if absent && !self.ring.peers.is_whole(self.ms) => {
                 let version = self.engine.new_version(self.now);
                 with_plain_key(command, |key| self.engine.bury(key, version, self.now));
                 Some(version)
@@ -437,9 +519,11 @@ impl Desk<'_> {
             self.repair(key, command);
             return Outcome::Done;
         };
+        self.ring.operations.note_repeated(key, version);
         let Some(op) = self.op(key) else { return Outcome::Done };
         let work = op.work();
         work.version = version;
+        (work.may_be_seen, work.conflict) = (false, None);
         work.placed.clear();
         work.failed.clear();
         work.missing.clear();
@@ -447,15 +531,10 @@ impl Desk<'_> {
         Outcome::Copy
     }
 
-    fn somebody_is_away(&mut self, hash: u64) -> bool {
-        let (bucket, buckets, me) = (self.bucket_of(hash), self.buckets(), self.me());
-        let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
-        owners.iter().any(|&owner| owner != me && self.ring.peers.is_away(owner, hash, buckets))
-    }
-
     /// Sends what is here to the owners that were asked and had something older, unless the command has just changed it.
     fn repair(&mut self, key: OpKey, command: &Command<'_>) {
-        let found = std::mem::take(&mut self.ring.ops[key.index as usize].work().found);
+        let Some(op) = self.op(key) else { return };
+        let found = std::mem::take(&mut op.work().found);
         for (node, version) in found {
             if !self.owns(node, command.key.hash) {
                 continue;
@@ -475,21 +554,22 @@ impl Desk<'_> {
 
     /// The answer goes out; the request lives on if something of it is still under way.
     pub(super) fn answer(&mut self, key: OpKey) {
-        let ring = &mut *self.ring;
-        let Some(op) = ring.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial && !op.answered) else {
-            return;
-        };
-        op.answered = true;
-        ring.outbox.put(op.origin, &mut op.work().reply);
+        let Ringed { operations, outbox, .. } = &mut *self.ring;
+        let Some(op) = operations.get(key).filter(|op| !op.is_answered()) else { return };
+        outbox.put(op.origin, &mut op.work().reply);
+        operations.unchain(key);
     }
 
     pub(super) fn finish(&mut self, key: OpKey) {
         self.answer(key);
+        self.end(key);
+    }
+
+    /// Ends a request that was answered, or whose sender hears otherwise.
+    pub(super) fn end(&mut self, key: OpKey) {
         self.note(key, 0);
         self.depart(key);
-        if let Some((_, held)) = self.surrender(key) {
-            self.keep(held);
-        }
+        self.ring.operations.remove(key);
     }
 
     /// What a command left on a node that does not own the key goes, once all owners have it.
@@ -509,15 +589,8 @@ impl Desk<'_> {
         self.give_back(key, held);
     }
 
-    fn keep(&mut self, mut held: Held) {
-        if self.ring.spare.len() < SPARE_MAX && held.bytes_count() <= SPARE_BYTES_MAX {
-            held.clear();
-            self.ring.spare.push(held);
-        }
-    }
-
     /// Ends a request with an error.
-    fn fail(&mut self, key: OpKey, error: Error) {
+    pub(super) fn fail(&mut self, key: OpKey, error: Error) {
         let held = self.lend(key);
         if let Ok(execute) = held.execute()
             && let Some(head) = Head::from_bytes(&execute.framing)
@@ -533,6 +606,26 @@ impl Desk<'_> {
         self.finish(key);
     }
 
+    /// Its sender may have given a request up: it is not executed. Nor are those that came behind it before the sender knew that.
+    fn too_late(&mut self, key: OpKey) {
+        let followers = self.ring.operations.followers(key);
+        for key in std::iter::once(key).chain(followers) {
+            let Some(op) = self.op(key) else { continue };
+            match (op.origin, op.may_be_executed, op.state()) {
+                (_, _, OpState::Writing { .. } | OpState::Forwarded { .. } | OpState::Moved { .. }) => {}
+                // It was executed here, and lost to something newer.
+                (_, true, _) => self.fail(key, Error::Interrupted),
+                (Origin::Peer(from), false, _) => {
+                    let (key_hash, mut frame) = (op.key_hash, Buffer::default());
+                    self.refuse_key(from, key_hash, &mut frame);
+                    self.ring.outbox.put_frame(from, frame);
+                    self.end(key);
+                }
+                (_, false, _) => self.fail(key, Error::Unreachable),
+            }
+        }
+    }
+
     /// Takes the command out, so that the rest can be used meanwhile; `give_back` returns it.
     pub(super) fn lend(&mut self, key: OpKey) -> Held {
         self.op(key).map(|op| std::mem::take(&mut op.held)).unwrap_or_default()
@@ -545,216 +638,26 @@ impl Desk<'_> {
         }
     }
 
-    /// A response to a request of this core.
-    ///
-    /// # Errors
-    /// It is no response to anything, or cannot be read: the link must end.
-    pub fn response(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), Garbled> {
-        self.hear(&frame.head)?;
-        let Some(awaited) = self.ring.peers.answered(link, frame.head.id, self.ms) else {
-            return Err(Garbled("an answer that nobody waits for"));
-        };
-        let synced = frame.head.flags & wire::FLAG_SYNCED != 0;
-        if matches!(frame.head.kind, Kind::Found | Kind::Done) {
-            match synced {
-                true => {
-                    self.ring.peers.lease(link, awaited.sent_ms, self.ms);
-                    if frame.head.flags & wire::FLAG_CLEAN != 0 {
-                        self.ring.peers.unlist_all(link, awaited.sent_ms);
-                    }
-                }
-                false if matches!(awaited.what, What::Consult(..) | What::Sync) => self.ring.peers.end_lease(link),
-                false => {}
-            }
-        }
-        match awaited.what {
-            What::Forward(key) => self.forwarded(key, frame),
-            What::Consult(key, node) => return self.told(key, node, frame),
-            What::Copy(key, node) => return self.copied(key, node, frame),
-            What::Fence(key) => return self.fenced(key, frame),
-            What::Repair | What::Sync => {}
-            What::Replay(sent) => return self.replayed(&sent, frame, awaited.sent_ms),
-            What::Stream(sent) => return self.streamed(&sent, frame, awaited.sent_ms),
-            What::Begin(node, era) => self.begun(node, era, frame.head.kind == Kind::Done),
-            What::List(node, era) => self.listed(node, era, frame.head.kind == Kind::Done),
-            What::Lost(node, partition, era) => self.told_lost(node, partition, era, frame.head.kind == Kind::Done),
-        }
-        Ok(())
+    /// Takes the command of a request out that goes to another core, with the ticket of its answer. `None` if it has ended.
+    pub fn take_moved(&mut self, key: OpKey) -> Option<(Ticket, Held)> {
+        let op = self.op(key).filter(|op| matches!(op.state(), OpState::Moved { .. }))?;
+        Some((Ticket::of_moved(key, op.origin.descriptor()), std::mem::take(&mut op.held)))
     }
 
-    fn forwarded(&mut self, key: OpKey, frame: &Frame<'_>) {
+    /// The other core has taken no command just now: it goes there later, before those behind it.
+    pub fn put_back(&mut self, core: ShardId, key: OpKey, held: Held) {
+        self.give_back(key, held);
+        self.ring.to_cores.push_front((core, key));
+    }
+
+    /// The other core has answered a request that it was given.
+    pub fn moved_answered(&mut self, key: OpKey, reply: &mut Buffer) {
         let Some(op) = self.op(key) else { return };
-        if frame.head.kind != Kind::Reply {
-            (op.awaiting, op.phase) = (0, Phase::New);
-            self.ring.parked.push(key);
-            return;
-        }
-        if let Value::Bytes(bytes) = frame.value
-            && !op.answered
-        {
-            let origin = op.origin;
-            op.answered = true;
-            self.ring.outbox.put_bytes(origin, bytes);
-        } else if let Value::Body(body) = frame.value {
-            op.work().reply.put_body(body.clone());
-        }
-        self.finish(key);
+        let origin = op.origin;
+        self.ring.outbox.put(origin, reply);
+        self.end(key);
+        self.advance_woken();
     }
-
-    /// A node has told what it has of a key.
-    fn told(&mut self, key: OpKey, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
-        let mut version = 0;
-        if frame.head.kind == Kind::Found && !frame.meta.is_empty() {
-            let put = wire::read_replica(frame.meta, frame.value)?;
-            version = put.replica.version;
-            let (hash, buckets) = (put.replica.key.hash, self.buckets());
-            let taken = self.engine.merge(&put.replica, self.now);
-            if taken == Merge::Busy {
-                // Asked again, when there is memory.
-                if let Some(op) = self.op(key) {
-                    op.consulted = Consulted::Nobody;
-                }
-            }
-            if taken != Merge::Busy {
-                self.ring.peers.unlist(node, hash, version, buckets);
-            }
-            let me = self.me();
-            if taken == Merge::Taken && !self.owns(me, hash) {
-                self.hint_owners(&put.replica);
-            }
-        }
-        let Some(op) = self.op(key) else { return Ok(()) };
-        if frame.head.flags & wire::FLAG_SURE != 0 && op.consulted == Consulted::One {
-            op.consulted = Consulted::All;
-        }
-        let _ = op.work().found.try_push((node, version));
-        self.asked(key);
-        Ok(())
-    }
-
-    /// One of those that were asked has answered, or never will.
-    fn asked(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        op.awaiting = op.awaiting.saturating_sub(1);
-        if op.awaiting > 0 {
-            return;
-        }
-        match op.phase {
-            Phase::Conflict => self.start_again(key),
-            _ => match op.consulted {
-                Consulted::All => self.run(key),
-                Consulted::One => self.coordinate(key),
-                Consulted::Nobody => self.ring.parked.push(key),
-            },
-        }
-    }
-
-    /// Something that was under way over a link is lost. `sent`: it may have arrived.
-    pub(super) fn lost(&mut self, what: What, sent: bool) {
-        match what {
-            What::Forward(key) => {
-                let Some(op) = self.op(key) else { return };
-                (op.awaiting, op.phase) = (0, Phase::New);
-                let twice = op.held.execute().is_ok_and(|execute| counts_twice(&execute.command.verb));
-                if sent && twice {
-                    self.fail(key, Error::Interrupted);
-                } else {
-                    self.advance(key);
-                }
-            }
-            What::Consult(key, _) => self.asked(key),
-            What::Copy(key, node) => {
-                if let Some(op) = self.op(key) {
-                    op.awaiting = op.awaiting.saturating_sub(1);
-                    _ = self.uncopied(key, node);
-                }
-            }
-            What::Fence(key) => self.unfenced(key),
-            What::Repair | What::Sync => {}
-            What::Replay(sent) => {
-                self.ring.hints.again(usize::from(sent.node.0), &sent.key);
-                self.undelivered(sent.node, sent.era);
-            }
-            What::Stream(sent) => {
-                self.fail_transfer(sent.node);
-                self.undelivered(sent.node, sent.era);
-            }
-            What::Begin(node, era) => self.begun(node, era, false),
-            // The link is lost, and with it what was said over it.
-            What::List(node, era) => self.listed(node, era, true),
-            What::Lost(node, partition, era) => self.told_lost(node, partition, era, false),
-        }
-    }
-
-    /// Goes on with what was parked, and ends what is too old.
-    pub(super) fn retry(&mut self) {
-        let parked = std::mem::take(&mut self.ring.parked);
-        for &key in &parked {
-            let Some(op) = self.op(key) else { continue };
-            match op.phase {
-                Phase::Copying => self.copy(key),
-                Phase::Fencing { .. } => self.send_fences(key),
-                _ => self.advance(key),
-            }
-        }
-        if self.ms < self.ring.swept_ms + SWEEP_MS {
-            return;
-        }
-        self.ring.swept_ms = self.ms;
-        let old = |op: &Op| self.ms >= op.started_ms + limits::PEER_OPERATION_MS_MAX;
-        let old: Vec<OpKey> = self
-            .ring
-            .ops
-            .iter()
-            .filter(|(_, op)| old(op))
-            .map(|(index, op)| OpKey { index: index as u32, serial: op.serial })
-            .collect();
-        for key in old {
-            let Some(op) = self.op(key) else { continue };
-            match op.phase {
-                Phase::Copying => self.abandon(key),
-                Phase::Fencing { .. } => self.finish(key),
-                Phase::Forwarded => self.fail(key, Error::Interrupted),
-                _ => self.fail(key, Error::Unreachable),
-            }
-        }
-    }
-
-    /// Ends a request, or gives it up to another core: its command and who asked.
-    pub fn surrender(&mut self, key: OpKey) -> Option<(Origin, Held)> {
-        self.op(key)?;
-        let op = self.ring.ops.remove(key.index as usize);
-        self.ring.held_bytes -= op.held.bytes_count();
-        Some((op.origin, op.held))
-    }
-
-    /// Puts back what could not be given up just now.
-    pub fn take_back(&mut self, origin: Origin, hash: u64, held: Held) {
-        let key = self.insert(origin, 0, hash, held, Phase::New);
-        self.ring.parked.push(key);
-    }
-
-    /// Takes note of what every frame says.
-    ///
-    /// # Errors
-    /// A clock further ahead than any that we talk to.
-    pub(super) fn hear(&mut self, head: &wire::Head) -> Result<(), Garbled> {
-        let latest_ms = self.now.unix_ms + 2 * limits::PEER_CLOCK_SKEW_MS_MAX;
-        if (head.clock.max(head.fence)) >> 16 > latest_ms {
-            return Err(Garbled("a clock far ahead of ours"));
-        }
-        self.engine.observe(head.clock);
-        if self.ring.options.mistake != Some(Mistake::FenceSkipped) {
-            self.engine.raise_fence(head.fence);
-        }
-        Ok(())
-    }
-}
-
-enum Outcome {
-    Done,
-    Busy,
-    Copy,
 }
 
 /// Calls `with` with the key in plain bytes.
@@ -774,18 +677,20 @@ fn needs_present(command: &Command<'_>) -> bool {
     }
 }
 
-/// Whether a command that is executed twice does something else than once.
-fn counts_twice(verb: &Verb) -> bool {
+/// What a command may do to its item.
+pub(super) fn kind_of(verb: &Verb) -> OpKind {
     match verb {
-        Verb::Get(get) => get.vivify.is_some() || get.recache.is_some() || get.meta,
-        Verb::Store(store) => store.mode != StoreMode::Set || store.compare.is_some(),
-        Verb::Delete(delete) => delete.compare.is_some(),
-        Verb::Arithmetic(_) => true,
-        Verb::Touch(_) | Verb::Inspect => false,
+        Verb::Get(get) if get.vivify.is_some() || get.recache.is_some() => OpKind::Once,
+        Verb::Get(get) if get.touch.is_some() => OpKind::Write,
+        // It may be told to fill a stale item, and nobody else is then.
+        Verb::Get(get) if get.meta => OpKind::Read,
+        Verb::Get(_) | Verb::Inspect => OpKind::Pure,
+        Verb::Store(store) if store.mode != StoreMode::Set || store.compare.is_some() => OpKind::Once,
+        Verb::Delete(delete) if delete.compare.is_some() => OpKind::Once,
+        Verb::Arithmetic(_) => OpKind::Once,
+        Verb::Store(_) | Verb::Delete(_) | Verb::Touch(_) => OpKind::Write,
     }
 }
 
 /// Nodes that a command may pass before it is executed: the first executes it or sends it on, the second executes it.
 const HOPS_MAX: u8 = 2;
-/// How often old requests are looked for, in milliseconds.
-const SWEEP_MS: u64 = 100;

@@ -3,18 +3,20 @@
 //! ```text
 //!   executed --> the first `redundancy` nodes of the ranking that are there get the item: PUT        owners that are away: hints, here
 //!                  taken: one less is awaited        failed: the next in the ranking, and a hint     and with every copy
-//!                  lost to something newer: fetch that, execute again
+//!                  lost to something newer: fetch that, execute again, with all that was executed on the same key meanwhile
 //! ```
 //!
 //! Lives here: copies of one command. Not here: its beginning and end (`coordinator`), what is sent when an owner is back (`handoff`).
 
 use arrayvec::ArrayVec;
 
-use super::coordinator::{OpKey, Phase, What, with_plain_key};
+use super::coordinator::{What, with_plain_key};
+use super::operations::{Attempt, Conflict, OpKey, OpState};
 use super::peers::{LinkId, Reach};
-use super::ringed::{Ack, Desk, Mistake};
+use super::ringed::{Ack, Desk, Mistake, Ringed};
 use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
-use crate::command::Command;
+use crate::command::{Command, Error};
+use crate::key::Key;
 use crate::limits;
 use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 
@@ -27,31 +29,30 @@ impl Desk<'_> {
         let (failed, before) = (op.work().failed.clone(), op.work().missing.len());
         let (chosen, missing) = self.choose(hash, &failed);
         let held = self.lend(key);
-        if let Ok(execute) = held.execute() {
+        if let Ok(execute) = held.execute()
+            && let Some(op) = self.op(key)
+        {
+            let work = op.work();
             // Who has a copy already hears of the owners that have gone since.
             if missing.len() != before {
-                self.ring.ops[key.index as usize].work().placed.clear();
+                work.placed.clear();
             }
-            self.ring.ops[key.index as usize].work().missing = missing.clone();
-            self.hint(&execute.command, key, &missing);
+            work.missing = missing.clone();
+            let (version, placed) = (work.version, work.placed.clone());
+            self.hint(&execute.command, version, &missing);
             if chosen.len() > 1 {
-                let version = self.ring.ops[key.index as usize].work().version;
                 self.note(key, version);
             }
-            for (node, link) in chosen {
-                if !self.ring.ops[key.index as usize].work().placed.contains(&node) {
-                    self.put(key, node, link, &execute.command, &missing);
-                }
+            for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node)) {
+                self.put(key, node, link, &execute.command, &missing);
             }
         }
         self.give_back(key, held);
         let early = self.ring.options.ack == Ack::One || self.ring.options.mistake == Some(Mistake::AckBeforeCopies);
-        let Some(op) = self.op(key) else { return };
-        op.phase = Phase::Copying;
-        if op.awaiting == 0 {
-            self.finish(key);
-        } else if early {
-            self.answer(key);
+        match self.op(key).map(|op| op.state()) {
+            Some(OpState::Writing { waiting: 0 }) => self.end_writing(key),
+            Some(_) if early => self.answer(key),
+            _ => {}
         }
     }
 
@@ -74,14 +75,14 @@ impl Desk<'_> {
     pub(super) fn abandon(&mut self, key: OpKey) {
         let Some(op) = self.op(key) else { return };
         let hash = op.hash;
-        let placed = op.work().placed.clone();
+        let (version, placed) = (op.work().version, op.work().placed.clone());
         let (bucket, me) = (self.bucket_of(hash), self.me());
         let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
         let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
             owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
         let held = self.lend(key);
         if let Ok(execute) = held.execute() {
-            self.hint(&execute.command, key, &lacking);
+            self.hint(&execute.command, version, &lacking);
         }
         self.give_back(key, held);
         self.finish(key);
@@ -89,10 +90,15 @@ impl Desk<'_> {
 
     /// What a command wrote on a node that does not own the key must not be let go of while its copies are under way.
     fn arrive(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let (hash, me) = (op.hash, self.me());
-        if !self.owns(me, hash) && !std::mem::replace(&mut self.ring.ops[key.index as usize].work().is_guest, true) {
-            *self.ring.guests.entry(hash).or_default() += 1;
+        let Some(hash) = self.op(key).map(|op| op.hash) else { return };
+        if self.owns(self.ring.view.me, hash) {
+            return;
+        }
+        let Ringed { operations, guests, .. } = &mut *self.ring;
+        if let Some(op) = operations.get(key)
+            && !std::mem::replace(&mut op.work().is_guest, true)
+        {
+            *guests.entry(hash).or_default() += 1;
         }
     }
 
@@ -102,15 +108,16 @@ impl Desk<'_> {
         hash: u64,
         failed: &[NodeIndex],
     ) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
-        let (view, bucket, buckets) = (self.ring.view.clone(), self.bucket_of(hash), self.buckets());
-        let owners = self.ring.cache.owners_of(&view.ring, bucket);
+        let (bucket, buckets, ms) = (self.bucket_of(hash), self.buckets(), self.ms);
+        let Ringed { cache, view, peers, .. } = &mut *self.ring;
+        let owners = cache.owners_of(&view.ring, bucket);
         let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
         // This node has one whether or not its place in the ranking asks for it.
         let wanted = view.ring.redundancy() - 1;
         for node in view.ring.ranking(bucket).filter(|&node| node != view.me) {
             let reach = match failed.contains(&node) {
                 true => Reach::Away,
-                false => self.ring.peers.reach(node, hash, buckets, self.ms),
+                false => peers.reach(node, hash, buckets, ms),
             };
             match reach {
                 Reach::There(link) if chosen.len() < wanted || owners.contains(&node) => _ = chosen.try_push((node, link)),
@@ -126,113 +133,193 @@ impl Desk<'_> {
     }
 
     /// Keeps hints for owners that lack what was written.
-    fn hint(&mut self, command: &Command<'_>, key: OpKey, missing: &[NodeIndex]) {
+    fn hint(&mut self, command: &Command<'_>, version: u64, missing: &[NodeIndex]) {
         if self.ring.options.mistake == Some(Mistake::NoHints) {
             return;
         }
-        let (version, partition) = (self.ring.ops[key.index as usize].work().version, self.partition_of(command.key.hash));
+        let partition = self.partition_of(command.key.hash);
         let (hints, now) = (&mut self.ring.hints, self.now);
         with_plain_key(command, |key| {
             missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
         });
     }
 
-    fn put(&mut self, op: OpKey, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
-        let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
-        let settled = (self.ring.ops[op.index as usize].work().noted > 0).then(|| self.settled());
-        let view = &self.ring.view;
-        let tags: ArrayVec<u64, REDUNDANCY_MAX> = match self.ring.options.mistake {
+    fn put(&mut self, key: OpKey, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
+        let (stamp, ms, now, settled) = (self.stamp(), self.ms, self.now, self.settled());
+        let Ringed { operations, peers, figures, view, options, .. } = &mut *self.ring;
+        let attempt = operations.attempt(key);
+        let Some(op) = operations.get(key) else { return };
+        let OpState::Writing { waiting } = op.state() else { return };
+        let settled = (op.work().noted > 0).then_some(settled);
+        let tags: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
             Some(Mistake::NoHints) => ArrayVec::new(),
             _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].tag).collect(),
         };
-        let (peers, engine, figures) = (&mut self.ring.peers, &mut *self.engine, &mut self.ring.figures);
+        let engine = &mut *self.engine;
         let sent = with_plain_key(command, |key| {
             // It may have been evicted since; then there is nothing to copy, and a hint says so.
             let Some(replica) = engine.copy_of(key, now) else { return false };
             figures.copies_sent += 1;
-            peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Copy(op, node), ms, |output| {
+            op.work().sent_version = replica.version;
+            peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Copy(attempt, node), ms, |output| {
                 wire::write_replica(&replica, Along { missing: &tags, settled, ..Along::default() }, output);
             });
             true
         });
-        self.ring.ops[op.index as usize].awaiting += u32::from(sent);
+        operations.set(key, OpState::Writing { waiting: waiting + u32::from(sent) });
     }
 
-    pub(super) fn copied(&mut self, key: OpKey, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
-        let done = PutDone::of(frame)?;
-        let Some(op) = self.op(key) else { return Ok(()) };
-        op.awaiting = op.awaiting.saturating_sub(1);
+    /// A node has answered to a copy.
+    pub(super) fn copied(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let done = PutDone::of(frame, self.horizon())?;
+        let Some(op) = self.ring.operations.at(attempt) else { return Ok(()) };
         let version = op.work().version;
         match done {
-            PutDone::Taken => _ = op.work().placed.try_push(node),
-            PutDone::Kept(other) if other <= version => _ = op.work().placed.try_push(node),
-            PutDone::Kept(other) => return self.lost_to(key, node, other),
-            PutDone::Busy => return self.uncopied(key, node),
-        }
-        if op.awaiting == 0 {
-            self.finish(key);
+            PutDone::Taken => self.placed(attempt, node),
+            PutDone::Kept(other) if other <= version => self.placed(attempt, node),
+            PutDone::Kept(other) => self.lost_to(attempt, node, other),
+            PutDone::Busy => self.copy_lost(attempt, node),
         }
         Ok(())
+    }
+
+    /// Counts an answer to a copy. False if nobody waits for it any more.
+    fn written_less(&mut self, attempt: Attempt) -> bool {
+        let Some(OpState::Writing { waiting }) = self.ring.operations.at(attempt).map(|op| op.state()) else { return false };
+        self.ring.operations.set(attempt.key, OpState::Writing { waiting: waiting - 1 });
+        true
+    }
+
+    /// A node has its copy, or something that makes it needless.
+    fn placed(&mut self, attempt: Attempt, node: NodeIndex) {
+        if !self.written_less(attempt) {
+            return;
+        }
+        self.ring.operations.note_seen(attempt.key);
+        let Some(op) = self.op(attempt.key) else { return };
+        let _ = op.work().placed.try_push(node);
+        self.end_writing(attempt.key);
     }
 
     /// A node could not take its copy.
-    pub(super) fn uncopied(&mut self, key: OpKey, node: NodeIndex) -> Result<(), Garbled> {
-        let Some(op) = self.op(key) else { return Ok(()) };
-        let _ = op.work().failed.try_push(node);
-        if op.phase == Phase::Copying {
-            self.copy(key);
+    pub(super) fn copy_lost(&mut self, attempt: Attempt, node: NodeIndex) {
+        if !self.written_less(attempt) {
+            return;
         }
-        Ok(())
+        self.ring.operations.note_seen(attempt.key);
+        let Some(op) = self.op(attempt.key) else { return };
+        let work = op.work();
+        let _ = work.failed.try_push(node);
+        match work.conflict {
+            Some(_) => self.end_writing(attempt.key),
+            None => self.copy(attempt.key),
+        }
     }
 
     /// A node has something newer of this key than what the command wrote.
-    fn lost_to(&mut self, key: OpKey, node: NodeIndex, other: u64) -> Result<(), Garbled> {
+    fn lost_to(&mut self, attempt: Attempt, node: NodeIndex, other: u64) {
         self.engine.observe(other);
-        let held = self.lend(key);
-        if let Ok(execute) = held.execute() {
-            let command = &execute.command;
-            let mine = with_plain_key(command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version));
-            let reach = self.ring.peers.reach(node, command.key.hash, self.buckets(), self.ms);
-            let op = &mut self.ring.ops[key.index as usize];
-            let newer = mine < other && op.phase == Phase::Copying && op.conflicts < limits::PEER_CONFLICTS_MAX;
-            match reach {
-                Reach::There(link) if newer => {
-                    op.conflicts += 1;
-                    op.phase = Phase::Conflict;
-                    op.awaiting += 1;
-                    self.ring.figures.conflicts += 1;
-                    self.fetch(link, command, What::Consult(key, node));
-                }
-                // A later write of ours is there already.
-                _ => _ = op.work().placed.try_push(node),
-            }
+        let held = self.lend(attempt.key);
+        let here = held.execute().map_or(0, |execute| {
+            with_plain_key(&execute.command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version))
+        });
+        self.give_back(attempt.key, held);
+        let Some(op) = self.ring.operations.at(attempt) else { return };
+        // A later write of ours is there already.
+        if here >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
+            return self.placed(attempt, node);
         }
-        self.give_back(key, held);
-        if self.op(key).is_some_and(|op| op.awaiting == 0) {
-            self.finish(key);
-        }
-        Ok(())
+        op.work().conflict = Some(Conflict::Node(node));
+        self.written_less(attempt);
+        self.end_writing(attempt.key);
     }
 
-    /// What the command lost to is here now: it is executed on that. Where it lost to a fence, what it wrote gets a newer version.
-    pub(super) fn start_again(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let version = op.work().version;
-        op.phase = Phase::New;
+    /// All copies may be answered: if nothing newer was met, the request is done. Else it is executed again, unless others may have read
+    /// and overwritten what it wrote: it would come back behind that, or count twice.
+    fn end_writing(&mut self, key: OpKey) {
+        let was_seen = self.ring.operations.was_seen(key);
+        let Some(op) = self.op(key).filter(|op| op.state() == OpState::Writing { waiting: 0 }) else { return };
+        let Some(conflict) = op.work().conflict.take() else { return self.finish(key) };
+        if was_seen {
+            return self.fail(key, Error::Interrupted);
+        }
+        op.conflicts += 1;
+        op.may_be_executed = true;
+        self.ring.figures.conflicts += 1;
+        match conflict {
+            Conflict::Here => self.ring.operations.enter(key, OpState::Queued),
+            Conflict::Node(node) => {
+                self.ring.operations.enter(key, OpState::Refetching { node });
+                self.refetch(key, node);
+            }
+        }
+    }
+
+    /// Fetches what a node has that is newer than what a command wrote.
+    pub(super) fn refetch(&mut self, key: OpKey, node: NodeIndex) {
+        let Some(hash) = self.op(key).map(|op| op.hash) else { return };
+        let attempt = self.ring.operations.attempt(key);
+        let Reach::There(link) = self.ring.peers.reach(node, hash, self.buckets(), self.ms) else {
+            return self.lost(What::Refetch(attempt, node), false, 0);
+        };
         let held = self.lend(key);
-        let mut renewed = false;
+        if let Ok(execute) = held.execute() {
+            self.fetch(link, &execute.command, What::Refetch(attempt, node));
+        }
+        self.give_back(key, held);
+    }
+
+    /// A node has told the version that it has. If that is here now, the command is executed on it. If it is none, the command lost to a
+    /// fence: what is here gets a newer version.
+    pub(super) fn begin_anew(&mut self, key: OpKey, found: u64) {
+        let (now, held) = (self.now, self.lend(key));
+        let Some(version) = self.op(key).map(|op| op.work().version) else { return };
+        let mut renewed = None;
         if let Ok(execute) = held.execute() {
             with_plain_key(&execute.command, |plain| {
-                let still_ours = self.engine.copy_of(plain, self.now).is_some_and(|replica| replica.version == version);
-                if let Some(version) = still_ours.then(|| self.engine.renew_key(plain, self.now)).flatten() {
-                    let op = &mut self.ring.ops[key.index as usize];
-                    (op.work().version, renewed) = (version, true);
-                    op.work().placed.clear();
+                let here = self.engine.copy_of(plain, now).map(|replica| replica.version);
+                if found <= version && here.is_some_and(|here| here >= version) {
+                    renewed = self.engine.renew_key(plain, now);
                 }
             });
         }
         self.give_back(key, held);
-        if renewed { self.copy(key) } else { self.run(key) }
+        let Some(hash) = self.op(key).map(|op| op.key_hash) else { return };
+        let Some(renewed) = renewed else {
+            // All that was executed here on this key is, in its order: what came behind this one was executed on what it wrote.
+            self.ring.operations.enter(key, OpState::Queued);
+            for other in self.ring.operations.executed(hash) {
+                self.note_conflict(other);
+            }
+            return;
+        };
+        // What others of this key have written here is part of what is here.
+        for key in std::iter::once(key).chain(self.ring.operations.written(hash)) {
+            let Some(op) = self.op(key) else { continue };
+            let work = op.work();
+            work.version = renewed;
+            work.placed.clear();
+            self.ring.operations.enter(key, OpState::Writing { waiting: 0 });
+            self.copy(key);
+        }
+    }
+
+    /// Something newer of a key has come from elsewhere. What was executed here before, and is not answered, may have to be executed again
+    /// on that.
+    pub(super) fn overtaken(&mut self, key: &Key<'_>) {
+        for op_key in self.ring.operations.written(key.whole_hash()) {
+            self.note_conflict(op_key);
+        }
+    }
+
+    fn note_conflict(&mut self, key: OpKey) {
+        let Some(op) = self.op(key).filter(|op| op.conflicts < limits::PEER_CONFLICTS_MAX) else { return };
+        match op.state() {
+            OpState::Writing { .. } => _ = op.work().conflict.get_or_insert(Conflict::Here),
+            // It was executed on what has gone, as those before it.
+            OpState::Refetching { .. } => self.ring.operations.enter(key, OpState::Queued),
+            _ => {}
+        }
     }
 }
 

@@ -5,86 +5,126 @@
 //!   round 2: FENCE w' --> w' is above all w: what was acknowledged before the flush is below the fence, what comes later above it
 //! ```
 //!
-//! Every frame between nodes carries the fence of its sender, so that who was away hears of it before anything else.
+//! Every frame between nodes carries the fence of its sender, so that who was away hears of it before anything else. A round ends when all
+//! have answered, or after `PEER_OPERATION_MS_MAX`: a node that has not by then hears of the fence in this way.
 //!
 //! Lives here: the two rounds. Not here: what a fence does to items (`engine`), the other cores of this node (`node::ring`).
 
-use super::coordinator::{OpKey, Phase, What};
-use super::ringed::{Desk, Held, Origin};
+use super::coordinator::What;
+use super::ringed::{Desk, Origin};
+use crate::buffer::Buffer;
 use crate::cluster::wire::{self, Frame, Garbled, Kind};
 use crate::command::Value;
+use crate::limits;
+
+/// A flush under way.
+pub(super) struct Flush {
+    number: u32,
+    origin: Origin,
+    /// The fence so far.
+    version: u64,
+    round: u8,
+    round_began_ms: u64,
+    /// Cores of other nodes that have not answered in this round; `None` before they were asked.
+    waiting: Option<u32>,
+}
 
 impl Desk<'_> {
     /// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
     /// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
-    /// `least` is what the cores of this node have given so far.
+    /// `least` is what the cores of this node have given so far. The answer is the fence, as eight bytes.
     pub fn flush_ring(&mut self, origin: Origin, least: u64) {
         let version = least.max(self.engine.new_version(self.now)) + 1;
-        let key = self.insert(origin, 0, 0, Held::default(), Phase::Fencing { round: 1 });
-        if let Some(op) = self.op(key) {
-            op.work().version = version;
-        }
+        self.ring.flushes_begun = self.ring.flushes_begun.wrapping_add(1);
+        let number = self.ring.flushes_begun;
+        self.ring.flushes.push(Flush { number, origin, version, round: 1, round_began_ms: self.ms, waiting: None });
         self.engine.raise_fence(version);
-        self.send_fences(key);
+        self.send_fences(number);
     }
 
-    pub(super) fn send_fences(&mut self, key: OpKey) {
+    fn flush(&mut self, number: u32, round: u8) -> Option<&mut Flush> {
+        self.ring.flushes.iter_mut().find(|flush| flush.number == number && flush.round == round)
+    }
+
+    fn send_fences(&mut self, number: u32) {
         // Every core of every node must hear of it: how many there are must be known.
         if self.ring.peers.meet_all(self.ms) {
-            self.ring.parked.push(key);
             return;
         }
+        let Some(index) = self.ring.flushes.iter().position(|flush| flush.number == number) else { return };
+        let Flush { version, round, .. } = self.ring.flushes[index];
         let (stamp, ms) = (self.stamp(), self.ms);
-        let version = self.ring.ops[key.index as usize].work().version;
         let mut sent = 0;
         for link in self.ring.peers.links() {
             if self.ring.peers.link(link).state.is_away() {
                 continue;
             }
             sent += 1;
-            self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, What::Fence(key), ms, |output| {
+            let what = What::Fence(number, round);
+            self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, what, ms, |output| {
                 wire::write_version(version, output);
             });
         }
-        self.ring.ops[key.index as usize].awaiting += sent;
+        self.ring.flushes[index].waiting = Some(sent);
         if sent == 0 {
-            self.end_flush(key);
+            self.end_round(number, round);
         }
     }
 
-    pub(super) fn fenced(&mut self, key: OpKey, frame: &Frame<'_>) -> Result<(), Garbled> {
-        let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta)? } else { 0 };
+    pub(super) fn fenced(&mut self, number: u32, round: u8, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta, self.horizon())? } else { 0 };
         // Only in the first round: the fence of the second is what every node has by now, and what is written since is above it.
-        if let Some(op) = self.op(key).filter(|op| op.phase == Phase::Fencing { round: 1 }) {
-            op.work().version = op.work().version.max(seen);
+        if let Some(flush) = self.flush(number, 1) {
+            flush.version = flush.version.max(seen);
         }
-        self.unfenced(key);
+        self.unfenced(number, round);
         Ok(())
     }
 
-    pub(super) fn unfenced(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        op.awaiting = op.awaiting.saturating_sub(1);
-        if op.awaiting > 0 {
-            return;
-        }
-        match op.phase {
-            Phase::Fencing { round: 1 } => {
-                op.phase = Phase::Fencing { round: 2 };
-                let version = op.work().version;
-                self.engine.raise_fence(version);
-                self.send_fences(key);
-            }
-            _ => self.end_flush(key),
+    /// A core of another node has answered, or never will.
+    pub(super) fn unfenced(&mut self, number: u32, round: u8) {
+        let Some(Flush { waiting: Some(waiting), .. }) = self.flush(number, round) else { return };
+        *waiting -= 1;
+        if *waiting == 0 {
+            self.end_round(number, round);
         }
     }
 
-    /// The answer of a flush is its fence, for the other cores of this node.
-    fn end_flush(&mut self, key: OpKey) {
-        let Some(op) = self.op(key) else { return };
-        let version = op.work().version;
-        op.work().reply.clear();
-        op.work().reply.put(&version.to_le_bytes());
-        self.finish(key);
+    /// The first round leads to the second; that one ends the flush.
+    fn end_round(&mut self, number: u32, round: u8) {
+        let ms = self.ms;
+        let Some(flush) = self.flush(number, round) else { return };
+        let version = flush.version;
+        if round == 1 {
+            (flush.round, flush.round_began_ms, flush.waiting) = (2, ms, None);
+            self.engine.raise_fence(version);
+            return self.send_fences(number);
+        }
+        let index = self.ring.flushes.iter().position(|flush| flush.number == number);
+        if let Some(Flush { origin, .. }) = index.map(|index| self.ring.flushes.swap_remove(index)) {
+            let mut fence = Buffer::default();
+            fence.put(&version.to_le_bytes());
+            self.ring.outbox.put(origin, &mut fence);
+        }
+    }
+
+    /// Goes on with flushes that wait for a node to become known, and with rounds that last too long.
+    pub(super) fn retry_flushes(&mut self) {
+        let waits: Vec<(u32, u8, bool, bool)> = self
+            .ring
+            .flushes
+            .iter()
+            .map(|flush| {
+                let late = self.ms >= flush.round_began_ms + limits::PEER_OPERATION_MS_MAX / 2;
+                (flush.number, flush.round, flush.waiting.is_none(), late)
+            })
+            .collect();
+        for (number, round, unsent, late) in waits {
+            match (unsent, late) {
+                (_, true) => self.end_round(number, round),
+                (true, false) => self.send_fences(number),
+                (false, false) => {}
+            }
+        }
     }
 }

@@ -20,7 +20,7 @@ use arrayvec::ArrayVec;
 
 use super::coordinator::{Sent, What};
 use super::peers::{LinkId, Reach};
-use super::ringed::{Desk, Mistake, Origin, PeerRequest, Ringed};
+use super::ringed::{Desk, Mistake, PeerRequest, Ringed};
 use super::serve::REPLAYED;
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
@@ -62,6 +62,8 @@ pub struct Handoff {
 struct Transfer {
     /// Partitions and the versions up to which they were dirty when this began.
     marks: BTreeMap<u32, u64>,
+    /// Their fences then, where there were any.
+    fences: BTreeMap<u32, u64>,
     /// Announcements that were not confirmed yet.
     announced: u32,
     cursor: Option<Cursor>,
@@ -72,15 +74,32 @@ struct Transfer {
 /// Partitions of which old items are to be dropped, because a node that knows better has announced them.
 #[derive(Debug, Default)]
 pub struct Drops {
-    /// Not begun: partition, version, who waits.
-    queue: Vec<(u32, u64, PeerRequest)>,
+    /// Not begun.
+    queued: Purge,
     /// The walk under way.
     cursor: Option<Cursor>,
-    current: Vec<(u32, u64, PeerRequest)>,
+    current: Purge,
     dropped: u64,
     /// Partitions that were sent to their owners, and in which this node may hold what it does not own.
     strange: BTreeSet<u32>,
     strange_cursor: Option<Cursor>,
+}
+
+/// What one walk drops, and who waits for it.
+#[derive(Debug, Default)]
+struct Purge {
+    /// By partition: 0 for nothing to drop, else 1 + the version up to which its items are stale. Empty for no partition at all.
+    stale: Box<[u64]>,
+    /// Partitions in which something was dropped.
+    dropped: BTreeSet<u32>,
+    waiting: Vec<PeerRequest>,
+}
+
+impl Purge {
+    /// The version up to which items of this partition are dropped.
+    fn stale_through(&self, partition: u32) -> Option<u64> {
+        self.stale.get(partition as usize).and_then(|stale| stale.checked_sub(1))
+    }
 }
 
 impl Handoff {
@@ -101,14 +120,28 @@ impl Handoff {
 }
 
 impl Drops {
-    /// Notes an announcement.
-    pub fn add(&mut self, partition: u32, version: u64, from: PeerRequest) {
-        self.queue.push((partition, version, from));
+    /// Whether one more announcement can be taken.
+    pub fn has_room(&self) -> bool {
+        self.queued.waiting.len() < ANNOUNCEMENTS_MAX
+    }
+
+    /// Notes an announcement of a partition.
+    pub fn add(&mut self, partition: u32, stale_through: u64) {
+        if self.queued.stale.is_empty() {
+            self.queued.stale = vec![0; PARTITIONS_COUNT as usize].into();
+        }
+        let stale = &mut self.queued.stale[partition as usize];
+        *stale = (*stale).max(stale_through + 1);
+    }
+
+    /// Notes who waits for what was announced.
+    pub fn answer_later(&mut self, from: PeerRequest) {
+        self.queued.waiting.push(from);
     }
 
     /// Whether something is to be dropped.
     pub fn is_busy(&self) -> bool {
-        !self.queue.is_empty() || self.cursor.is_some() || !self.strange.is_empty()
+        !self.queued.waiting.is_empty() || self.cursor.is_some() || !self.strange.is_empty()
     }
 
     /// Whether anything was ever dropped: what is not here may be elsewhere.
@@ -127,17 +160,19 @@ impl Desk<'_> {
         self.sync(link);
         self.retry();
         self.replay(node);
+        self.advance_woken();
     }
 
     /// A link of ours could not be made, or is lost; `why` in words.
     pub fn link_down(&mut self, link: LinkId, why: &str) {
         let node = self.ring.peers.link(link).node;
+        let until_ms = self.ring.peers.may_execute_until(link);
         let lost = self.ring.peers.down(link, self.ms);
         self.ring.peers.node_mut(node).trouble = why.into();
         self.ring.hints.unlist(usize::from(node.0));
         self.ring.handoffs[usize::from(node.0)].unlistable = false;
         for (what, sent) in lost {
-            self.lost(what, sent);
+            self.lost(what, sent, until_ms);
         }
         self.retry();
     }
@@ -145,7 +180,7 @@ impl Desk<'_> {
     /// A node has lost its memory: it gets everything of its own again.
     pub(super) fn reborn(&mut self, node: NodeIndex) {
         if self.engine.statistics().items_count > 0 {
-            self.ring.hints.mark_all(usize::from(node.0), 0);
+            self.ring.hints.mark_all(usize::from(node.0), ALL);
             self.ring.hints.note_evicted(self.engine.evicted_count());
         }
         self.break_off(node);
@@ -173,6 +208,7 @@ impl Desk<'_> {
             self.ring.peers.seek(self.ms);
             self.ring.peers.reckon(self.ms);
         }
+        self.settle_engine();
         for link in self.ring.peers.due(active, self.ms) {
             self.sync(link);
         }
@@ -214,6 +250,30 @@ impl Desk<'_> {
             self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, What::Sync, ms, |output| {
                 wire::write_version(settled, output);
             });
+        }
+    }
+
+    /// Tells the engine up to which version nobody has anything older: all are there, and nobody holds anything for anybody. What was sent
+    /// before has a second to arrive.
+    fn settle_engine(&mut self) {
+        let hints = &self.ring.hints;
+        let clean = self.ring.peers.others().all(|node| hints.is_clean(usize::from(node.0)));
+        if !clean || !self.ring.peers.is_whole(self.ms) || self.ring.peers.listed_count() > 0 {
+            return;
+        }
+        let (clock, (marked_ms, marked)) = (self.engine.clock(), self.ring.settling);
+        let settled = if self.ms >= marked_ms + SETTLE_MS { marked } else { 0 };
+        self.engine.settle(settled, clock);
+        if settled > 0 || marked == 0 {
+            self.ring.settling = (self.ms, clock);
+        }
+    }
+
+    /// Asks for the clock of a core that commands wait to be sent to.
+    pub(super) fn ask_clock(&mut self, link: LinkId) {
+        self.ring.peers.need(link, self.ms);
+        if self.ring.peers.may_ask(link, self.ms) {
+            self.sync(link);
         }
     }
 
@@ -343,7 +403,7 @@ impl Desk<'_> {
     pub(super) fn replayed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
         let Sent { node, ref key, version, .. } = *sent;
         let index = usize::from(node.0);
-        let done = PutDone::of(frame)?;
+        let done = PutDone::of(frame, self.horizon())?;
         self.received(sent, sent_ms, done != PutDone::Busy);
         match done {
             PutDone::Busy => self.ring.hints.again(index, key),
@@ -411,21 +471,34 @@ impl Desk<'_> {
         let marks: BTreeMap<u32, u64> =
             (0..PARTITIONS_COUNT).filter_map(|partition| Some((partition, target.dirty_version(partition)?))).collect();
         // With nothing evicted, all that is newer than what the node has is still here, and follows.
-        let sure = self.has_all_for(node);
-        let mut announced = 0;
-        let era = self.ring.handoffs[index].era;
-        let (stamp, ms) = (self.stamp(), self.ms);
-        for (&partition, &version) in marks.iter().filter(|(_, version)| **version > 0 && !sure) {
-            let (version, fence) = (version - 1, self.engine.partition_fence(partition));
-            for link in self.links_of(node, partition) {
-                announced += 1;
-                self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::EMPTY, What::Begin(node, era), ms, |output| {
-                    wire::write_begin((partition, version, fence), output);
-                });
+        let keeps_all = self.has_all_for(node);
+        let mut lists = Vec::<(LinkId, Vec<Vec<u8>>)>::new();
+        let mut fences = BTreeMap::new();
+        for (&number, &version) in &marks {
+            let fence = self.engine.partition_fence(number);
+            if fence > 0 {
+                fences.insert(number, fence);
+            }
+            // A node that has lost its memory has lost its fences, too: what lies below may have come back to it meanwhile.
+            let stale_through = match version {
+                DROPPED => 0,
+                _ if keeps_all => fence,
+                version => (version - 1).max(fence),
+            };
+            if stale_through > 0 {
+                let partition = wire::Partition { number, stale_through, fence };
+                self.links_of(node, number).into_iter().for_each(|link| tell(&mut lists, link, partition));
             }
         }
+        let (stamp, ms, era) = (self.stamp(), self.ms, self.ring.handoffs[index].era);
+        let mut announced = 0;
+        for (link, list) in lists.iter().flat_map(|(link, lists)| lists.iter().map(|list| (*link, list))) {
+            announced += 1;
+            let what = What::Begin(node, era);
+            self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::Bytes(list), what, ms, |_| {});
+        }
         self.ring.handoffs[index].transfer =
-            Some(Transfer { marks, announced, cursor: Some(Cursor::default()), failed: false });
+            Some(Transfer { marks, fences, announced, cursor: Some(Cursor::default()), failed: false });
         true
     }
 
@@ -452,27 +525,30 @@ impl Desk<'_> {
             return;
         }
         let lost = std::mem::take(&mut self.ring.handoffs[index].lost);
-        let (stamp, ms, era) = (self.stamp(), self.ms, self.ring.handoffs[index].era);
-        for partition in lost {
-            let links = self.links_of(node, partition);
+        let mut lists = Vec::<(LinkId, Vec<Vec<u8>>)>::new();
+        for number in lost {
+            let links = self.links_of(node, number);
             if links.is_empty() {
-                self.ring.handoffs[index].lost.insert(partition);
+                self.ring.handoffs[index].lost.insert(number);
             }
-            for link in links {
-                self.ring.handoffs[index].outstanding += 1;
-                let what = What::Lost(node, partition, era);
-                self.ring.peers.request(link, (Kind::Lost, 0), stamp, Value::EMPTY, what, ms, |output| {
-                    wire::write_begin((partition, 0, 0), output);
-                });
-            }
+            let partition = wire::Partition { number, stale_through: 0, fence: 0 };
+            links.into_iter().for_each(|link| tell(&mut lists, link, partition));
+        }
+        let (stamp, ms, era, horizon) = (self.stamp(), self.ms, self.ring.handoffs[index].era, self.horizon());
+        for (link, list) in lists.iter().flat_map(|(link, lists)| lists.iter().map(|list| (*link, list))) {
+            self.ring.handoffs[index].outstanding += 1;
+            let mut rest = &list[..];
+            let numbers = std::iter::from_fn(|| Some(wire::read_partition(&mut rest, horizon).ok()??.number));
+            let what = What::Lost(node, era, numbers.collect());
+            self.ring.peers.request(link, (Kind::Lost, 0), stamp, Value::Bytes(list), what, ms, |_| {});
         }
     }
 
     /// A node has heard of what was dropped, or not.
-    pub(super) fn told_lost(&mut self, node: NodeIndex, partition: u32, era: u32, heard: bool) {
+    pub(super) fn told_lost(&mut self, node: NodeIndex, era: u32, partitions: &[u32], heard: bool) {
         self.undelivered(node, era);
         if !heard {
-            self.ring.handoffs[usize::from(node.0)].lost.insert(partition);
+            self.ring.handoffs[usize::from(node.0)].lost.extend(partitions);
         }
     }
 
@@ -506,6 +582,18 @@ impl Desk<'_> {
         next
     }
 
+    /// A node has dropped old items of a partition, and lacks what was dropped. It is not told to drop again: others may have sent by then
+    /// what an announcement of ours takes for old, and the two would go on for ever.
+    pub(super) fn send_again(&mut self, node: NodeIndex, partition: u32) {
+        let index = usize::from(node.0);
+        let transfer = self.ring.handoffs[index].transfer.as_mut().filter(|transfer| transfer.announced == 0);
+        match transfer.and_then(|transfer| transfer.marks.remove(&partition)) {
+            // It may have dropped what this transfer has sent already.
+            Some(version) => self.ring.hints.lower(index, partition, version, DROPPED),
+            None => self.ring.hints.mark(index, partition, DROPPED),
+        }
+    }
+
     pub(super) fn fail_transfer(&mut self, node: NodeIndex) {
         if let Some(transfer) = &mut self.ring.handoffs[usize::from(node.0)].transfer {
             transfer.failed = true;
@@ -514,7 +602,7 @@ impl Desk<'_> {
 
     /// An item of a dirty partition has arrived, or not.
     pub(super) fn streamed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
-        let done = PutDone::of(frame)?;
+        let done = PutDone::of(frame, self.horizon())?;
         self.received(sent, sent_ms, done != PutDone::Busy);
         if done == PutDone::Busy {
             self.fail_transfer(sent.node);
@@ -550,7 +638,10 @@ impl Desk<'_> {
             return;
         }
         for (&partition, &version) in &transfer.marks {
-            self.ring.hints.clean(index, partition, version);
+            // What has expired on the way, and left no more than a fence, is announced next.
+            if self.engine.partition_fence(partition) == transfer.fences.get(&partition).copied().unwrap_or(0) {
+                self.ring.hints.clean(index, partition, version);
+            }
         }
         // Also where hints were kept: none let go of its item while the partition was dirty.
         // The walk begins again, for those that are new.
@@ -596,10 +687,10 @@ impl Desk<'_> {
     fn drop_slice(&mut self) {
         let drops = &mut self.ring.drops;
         if drops.cursor.is_none() {
-            if drops.queue.is_empty() {
+            if drops.queued.waiting.is_empty() {
                 return;
             }
-            drops.current = std::mem::take(&mut drops.queue);
+            drops.current = std::mem::take(&mut drops.queued);
             drops.cursor = Some(Cursor::default());
         }
         let mut budget = DROP_LINES / WALK_BUDGET;
@@ -609,42 +700,68 @@ impl Desk<'_> {
             let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
             let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
                 let partition = partition_of_hash(replica.key.hash, buckets);
-                let fence = current.iter().filter(|drop| drop.0 == partition).map(|drop| drop.1).max().unwrap_or(0);
-                if replica.version <= fence && !replica.tombstone {
-                    keys.push((replica.key.bytes.into(), fence));
+                if let Some(through) = current.stale_through(partition)
+                    && replica.version <= through
+                    && !replica.tombstone
+                {
+                    keys.push((replica.key.bytes.into(), through));
                 }
             });
-            for (key, fence) in keys {
-                self.ring.drops.dropped += u64::from(self.engine.doubt(&Key::new(&key), fence, self.now));
+            for (key, through) in keys {
+                let key = Key::new(&key);
+                if self.engine.doubt(&key, through, self.now) {
+                    self.ring.drops.dropped += 1;
+                    self.ring.drops.current.dropped.insert(partition_of_hash(key.hash, buckets));
+                }
             }
             self.ring.drops.cursor = next;
         }
         if self.ring.drops.cursor.is_none() {
             let current = std::mem::take(&mut self.ring.drops.current);
             for node in self.ring.peers.others() {
-                self.ring.handoffs[usize::from(node.0)].lost.extend(current.iter().map(|drop| drop.0));
+                self.ring.handoffs[usize::from(node.0)].lost.extend(&current.dropped);
             }
-            for (_, _, from) in current {
+            for from in current.waiting {
                 let mut response = Buffer::default();
                 let version = self.engine.clock();
                 wire::write(&mut response, (Kind::Done, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| {
                     wire::write_version(version, meta);
                 });
-                self.ring.outbox.put(Origin::Peer(PeerRequest { id: RAW_ID, ..from }), &mut response);
+                self.ring.outbox.put_frame(from, response);
             }
         }
     }
 }
 
+/// Marks of partitions that stand for no write: a node has dropped what was old there, or has lost its memory.
+const DROPPED: u64 = 0;
+const ALL: u64 = 1;
+
+/// Adds a partition to what goes over a link, in lists of bounded length.
+fn tell(lists: &mut Vec<(LinkId, Vec<Vec<u8>>)>, link: LinkId, partition: wire::Partition) {
+    let place = lists.iter().position(|(other, _)| *other == link).unwrap_or_else(|| {
+        lists.push((link, Vec::new()));
+        lists.len() - 1
+    });
+    let lists = &mut lists[place].1;
+    if lists.last().is_none_or(|list| list.len() >= wire::PARTITIONS_TOLD_MAX * wire::PARTITION_BYTES) {
+        lists.push(Vec::new());
+    }
+    if let Some(list) = lists.last_mut() {
+        wire::write_partition(partition, list);
+    }
+}
+
+/// How long something that was sent may be on its way, in milliseconds: longer, and its link has been given up.
+const SETTLE_MS: u64 = 1000;
+/// Announcements that wait for one walk, at most.
+const ANNOUNCEMENTS_MAX: usize = 1024;
 /// Keys told at once: 4 KiB.
 const LIST_KEYS_MAX: usize = 256;
 /// What one item costs: thousandths.
 const TOKEN: u64 = 1000;
 /// Milliseconds whose items may go at once.
 const BURST_MS: u64 = 2;
-
-/// Id of a finished answer whose bytes are a whole frame already.
-pub const RAW_ID: u32 = u32::MAX;
 
 /// Lines of the index that one tick looks at for drops: about 100 us.
 const DROP_LINES: u32 = 1024;

@@ -15,16 +15,19 @@ use crate::observe::events::{Batch, Kinds};
 use crate::observe::{Client, Glance, Observer};
 use crate::time::Instant;
 
+mod answers;
 pub mod coordinator;
 mod copies;
 mod flush;
 pub mod handoff;
+pub mod operations;
 pub mod peers;
 pub mod ringed;
 mod route;
 mod serve;
 mod unsettled;
 
+pub use operations::OpKey;
 pub use ringed::{Ack, Desk, Mistake, Origin, PeerRequest, RingOptions, Ringed};
 pub use route::Routes;
 
@@ -44,6 +47,21 @@ pub struct Ticket {
     /// Descriptor of its socket, for who watches.
     pub descriptor: i32,
 }
+
+impl Ticket {
+    /// The ticket of a request that another core of this node goes on with: its answer comes back to the request.
+    pub const fn of_moved(key: OpKey, descriptor: i32) -> Self {
+        Self { connection: MOVED, generation: key.serial, slot: key.index, descriptor }
+    }
+
+    /// The request whose answer this is the ticket of, if it is not a connection's.
+    pub const fn moved(self) -> Option<OpKey> {
+        if self.connection == MOVED { Some(OpKey { index: self.slot, serial: self.generation }) } else { None }
+    }
+}
+
+/// No connection has this index.
+const MOVED: u32 = u32::MAX;
 
 /// Where a command is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,9 @@
 //! leases of all that are there, what this core has is the newest, but for the keys that are listed. Liveness lives here and nowhere
 //! else; who owns what never changes by it.
 //!
+//! A command that goes over a link says what was last heard of the other core's clock, and is executed there for `PEER_LEASE_MS` from then
+//! on: from `PEER_LEASE_MS` after that moment on it can be given to somebody else, whatever became of the link (`may_execute_until`).
+//!
 //! Lives here: links, requests under way, leases. Not here: what is asked and what an answer means (`coordinator`, `handoff`), sockets.
 
 use std::collections::HashMap;
@@ -92,6 +95,11 @@ pub struct Link {
     is_ready: bool,
     /// When something was last heard, or expected from.
     heard_ms: u64,
+    /// What the other core's clock said when it was last heard, and when that was; 0 before.
+    their_ms: u32,
+    their_ms_at: u64,
+    /// When it was last asked because commands wait for its clock.
+    asked_ms: u64,
     pinged_ms: u64,
     /// Until when that core's word holds that it has nothing for us but what it has listed.
     lease_until_ms: u64,
@@ -102,8 +110,12 @@ pub struct Link {
     backoff_ms: u64,
     /// It is away, but its node was heard of: until it is up or has failed, nobody stands in for it.
     courted: bool,
-    /// Until then, that its node is heard of means nothing: it was tried for that reason, and could not be reached.
+    /// When that was.
+    courted_ms: u64,
+    /// Until then, that its node is heard of means nothing: it was tried for that reason, and could not be reached. The next time for
+    /// `deaf_ms`.
     deaf_until_ms: u64,
+    deaf_ms: u64,
 }
 
 /// What is known of a node.
@@ -129,8 +141,31 @@ pub struct Awaited<T> {
     pub link: LinkId,
     /// When.
     pub sent_ms: u64,
+    /// How many were sent before it.
+    number: u64,
+    /// How long it is.
+    bytes: usize,
     /// What the answer is for.
     pub what: T,
+}
+
+/// A command on its way to the node that executes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    /// Nodes that it has passed, this one included.
+    pub hops: u8,
+    /// Others of its key are under way over the same link.
+    pub follows: bool,
+    /// How long it may be executed.
+    pub life_ms: u64,
+    /// See `Op::repeated_since`.
+    pub repeated_since: u64,
+    /// The node that it came from, if that is another one: the hash of its id.
+    pub passed_on: Option<u64>,
+    /// The meta of its `Execute`.
+    pub meta: &'a [u8],
+    /// What it stores.
+    pub value: Value<'a>,
 }
 
 /// All links of a core.
@@ -142,6 +177,9 @@ pub struct Peers<T> {
     links: Vec<Link>,
     nodes: Box<[Node]>,
     awaited: Slab<Awaited<T>>,
+    /// Bytes of these requests, and whether they are too many, until they are half as many.
+    outstanding_bytes: usize,
+    is_full: bool,
     /// Links to be connected.
     pub wanted: Vec<LinkId>,
     /// Links whose sockets are to be closed.
@@ -150,8 +188,9 @@ pub struct Peers<T> {
     pub ready: Vec<LinkId>,
     /// Until when no node that is there may hold something newer than we do.
     calm_until_ms: u64,
-    /// Keys that others have listed.
+    /// Keys that others have listed, and how many they may be.
     listed_count: usize,
+    listed_max: usize,
     /// At the last reckoning, nobody was away.
     whole: bool,
     /// Requests sent since start.
@@ -161,8 +200,8 @@ pub struct Peers<T> {
 }
 
 impl<T> Peers<T> {
-    /// Links to nobody so far.
-    pub fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16) -> Self {
+    /// Links to nobody so far; others may list so many keys.
+    pub fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16, listed_max: usize) -> Self {
         let node =
             |_| Node { cores: None, boot: 0, view: 0, links: Vec::new(), lost: false, granted_ms: 0, trouble: String::new() };
         let mut peers = Self {
@@ -172,11 +211,14 @@ impl<T> Peers<T> {
             links: Vec::new(),
             nodes: (0..nodes).map(node).collect(),
             awaited: Slab::new(),
+            outstanding_bytes: 0,
+            is_full: false,
             wanted: Vec::new(),
             unwanted: Vec::new(),
             ready: Vec::new(),
             calm_until_ms: if nodes == 1 { u64::MAX } else { 0 },
             listed_count: 0,
+            listed_max,
             whole: nodes == 1,
             sent: 0,
             lost: 0,
@@ -198,13 +240,18 @@ impl<T> Peers<T> {
                 batch: None,
                 is_ready: false,
                 heard_ms: 0,
+                their_ms: 0,
+                their_ms_at: 0,
+                asked_ms: 0,
                 pinged_ms: 0,
                 lease_until_ms: 0,
                 listed_keys: HashMap::default(),
                 listed_ms: 0,
                 backoff_ms: limits::PEER_BACKOFF_MS_MIN,
                 courted: false,
+                courted_ms: 0,
                 deaf_until_ms: 0,
+                deaf_ms: limits::PEER_DEAF_MS_MIN,
             });
         }
     }
@@ -312,7 +359,7 @@ impl<T> Peers<T> {
             let link = &mut self.links[link.0 as usize];
             node.lost |= link.state.is_away();
             if link.state.is_away() && now_ms >= link.deaf_until_ms && !link.courted {
-                link.courted = true;
+                (link.courted, link.courted_ms) = (true, now_ms);
                 // It may hold something for us, too.
                 self.calm_until_ms = 0;
                 if let State::Down(until_ms) = &mut link.state {
@@ -327,9 +374,28 @@ impl<T> Peers<T> {
         self.wanted.push(link);
     }
 
-    /// Whether one more request may go over a link.
+    /// Whether one more command may go over a link.
     pub fn has_room(&self, link: LinkId) -> bool {
-        self.link(link).outstanding < limits::PEER_WINDOW
+        !self.is_full && self.link(link).outstanding < limits::PEER_WINDOW
+    }
+
+    /// Whether so many bytes are under way that nothing should be written that must be copied.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// Counts the bytes of a request that was just written behind `before` others.
+    fn charge(&mut self, id: u32, before: usize) {
+        let Some(awaited) = self.awaited.get_mut(id as usize) else { return };
+        awaited.bytes = self.links[awaited.link.0 as usize].output.bytes.len() - before;
+        self.outstanding_bytes += awaited.bytes;
+        self.is_full |= self.outstanding_bytes >= limits::PEER_OUTSTANDING_BYTES_MAX;
+    }
+
+    /// A request has been answered, or is lost.
+    fn discharge(&mut self, bytes: usize) {
+        self.outstanding_bytes -= bytes;
+        self.is_full &= self.outstanding_bytes >= limits::PEER_OUTSTANDING_BYTES_MAX / 2;
     }
 
     /// Sends a request; makes the link if it was never needed.
@@ -345,31 +411,77 @@ impl<T> Peers<T> {
         meta: impl FnOnce(&mut Vec<u8>),
     ) {
         let (id, target) = self.expect(link, what, now_ms);
+        let before = target.output.bytes.len();
         wire::write(&mut target.output, (kind, 0, hops, id), stamp, value, meta);
+        self.charge(id, before);
     }
 
-    /// Sends a command, in one frame with those just before it that go the same way; `meta` is that of its `Execute`.
-    pub fn execute(&mut self, link: LinkId, hops: u8, stamp: Stamp, (meta, value): (&[u8], Value<'_>), what: T, now_ms: u64) {
+    /// Whether the other core's clock was heard so lately that it may execute a command when that arrives.
+    pub fn may_execute(&self, link: LinkId, now_ms: u64) -> bool {
+        let link = self.link(link);
+        link.state == State::Up && link.their_ms_at > 0 && now_ms < link.their_ms_at + limits::PEER_FRESH_MS
+    }
+
+    /// From when on the other core executes none of the commands that were sent over a link so far.
+    pub fn may_execute_until(&self, link: LinkId) -> u64 {
+        self.link(link).their_ms_at + limits::PEER_LEASE_MS + LEASE_SLACK_MS
+    }
+
+    /// Whether a core whose clock is wanted is to be asked for it: it was not just now.
+    pub fn may_ask(&mut self, link: LinkId, now_ms: u64) -> bool {
+        let link = &mut self.links[link.0 as usize];
+        let asks = link.state == State::Up && now_ms >= link.asked_ms + ASK_PAUSE_MS;
+        if asks {
+            link.asked_ms = now_ms;
+        }
+        asks
+    }
+
+    /// Makes a link if it was never needed.
+    pub fn need(&mut self, link: LinkId, now_ms: u64) {
+        if self.link(link).state == State::Idle {
+            self.connect(link, now_ms);
+        }
+    }
+
+    /// Sends a command, in one frame with those just before it that go the same way.
+    pub fn execute(&mut self, link: LinkId, command: Forward<'_>, stamp: Stamp, what: T, now_ms: u64) {
+        let Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value } = command;
+        let is_plain = repeated_since == 0 && passed_on.is_none();
         let (id, target) = self.expect(link, what, now_ms);
-        let output = &mut target.output;
+        let life = (life_ms.min(limits::PEER_LEASE_MS) / wire::LIFE_UNIT_MS) as u8;
+        let stamp = Stamp { heard_ms: target.their_ms, life: if target.their_ms_at > 0 { life } else { 0 }, ..stamp };
+        let (before, output) = (target.output.bytes.len(), &mut target.output);
         match value {
-            Value::Bytes(value) if wire::element_bytes(meta, value) <= BATCHED_BYTES_MAX => {
+            Value::Bytes(value) if is_plain && wire::element_bytes(meta, value) <= BATCHED_BYTES_MAX => {
                 let element_bytes = wire::element_bytes(meta, value);
                 let open = target.batch.take().filter(|batch| batch.takes(output, hops, stamp, element_bytes));
                 let mut batch = open.unwrap_or_else(|| OpenBatch::begin(output, hops, stamp));
-                batch.push(output, id, stamp, meta, value);
+                batch.push(output, (id, follows), stamp, meta, value);
                 target.batch = Some(batch);
             }
-            _ => wire::write(output, (Kind::Execute, 0, hops, id), stamp, value, |output| output.extend_from_slice(meta)),
+            _ => {
+                let follows = if follows { wire::FLAG_FOLLOWS } else { 0 };
+                let repeated = if repeated_since > 0 { wire::FLAG_REPEATED } else { 0 };
+                let passed = if passed_on.is_some() { wire::FLAG_PASSED_ON } else { 0 };
+                wire::write(output, (Kind::Execute, follows | repeated | passed, hops, id), stamp, value, |output| {
+                    if repeated_since > 0 {
+                        wire::write_version(repeated_since, output);
+                    }
+                    if let Some(node) = passed_on {
+                        output.extend_from_slice(&node.to_le_bytes());
+                    }
+                    output.extend_from_slice(meta);
+                });
+            }
         }
+        self.charge(id, before);
     }
 
     /// Makes room for a request that is about to be written: its id, and where it goes.
     fn expect(&mut self, link: LinkId, what: T, now_ms: u64) -> (u32, &mut Link) {
-        if self.link(link).state == State::Idle {
-            self.connect(link, now_ms);
-        }
-        let id = self.awaited.insert(Awaited { link, sent_ms: now_ms, what }) as u32;
+        self.need(link, now_ms);
+        let id = self.awaited.insert(Awaited { link, sent_ms: now_ms, number: self.sent, bytes: 0, what }) as u32;
         self.sent += 1;
         let target = &mut self.links[link.0 as usize];
         if target.outstanding == 0 {
@@ -392,6 +504,12 @@ impl<T> Peers<T> {
         }
     }
 
+    /// Something has come over a link of ours, where the other core's clock said `their_ms`.
+    pub fn heard(&mut self, link: LinkId, their_ms: u32, now_ms: u64) {
+        let link = &mut self.links[link.0 as usize];
+        (link.their_ms, link.their_ms_at) = (their_ms, now_ms);
+    }
+
     /// The request that a response answers; `None` if there is none, which no peer of ours does.
     pub fn answered(&mut self, link: LinkId, id: u32, now_ms: u64) -> Option<Awaited<T>> {
         let awaited = self.awaited.get(id as usize).filter(|awaited| awaited.link == link)?;
@@ -399,7 +517,9 @@ impl<T> Peers<T> {
         let target = &mut self.links[link.0 as usize];
         target.outstanding -= 1;
         target.heard_ms = now_ms;
-        Some(self.awaited.remove(id as usize))
+        let awaited = self.awaited.remove(id as usize);
+        self.discharge(awaited.bytes);
+        Some(awaited)
     }
 
     /// A node gave its word over this link; it was asked at `sent_ms`, and its word counts from then.
@@ -421,6 +541,16 @@ impl<T> Peers<T> {
         link.lease_until_ms <= now_ms || link.listed_keys.contains_key(&hash)
     }
 
+    /// Until when a node's lease counts, as far as this hash is concerned.
+    pub fn lease_until_ms(&self, node: NodeIndex, hash: u64, buckets: u32) -> u64 {
+        self.link(self.link_of(node, hash, buckets)).lease_until_ms
+    }
+
+    /// Until when the leases of all that are there count.
+    pub fn calm_until_ms(&self) -> u64 {
+        self.calm_until_ms
+    }
+
     /// Whether any node has said that it has something newer of this hash.
     #[inline]
     pub fn is_listed(&self, hash: u64, buckets: u32) -> bool {
@@ -438,7 +568,7 @@ impl<T> Peers<T> {
         let link = self.link_of(node, hash, buckets);
         let link = &mut self.links[link.0 as usize];
         link.listed_ms = now_ms;
-        if link.listed_keys.len() >= limits::PEER_LISTED_MAX {
+        if self.listed_count >= self.listed_max {
             return false;
         }
         let before = link.listed_keys.insert(hash, version);
@@ -459,6 +589,9 @@ impl<T> Peers<T> {
         if listed.get(&hash).is_some_and(|&lacking| lacking <= version) {
             listed.remove(&hash);
             self.listed_count -= 1;
+            if listed.is_empty() {
+                *listed = HashMap::default();
+            }
         }
     }
 
@@ -517,7 +650,9 @@ impl<T> Peers<T> {
         let target = &mut self.links[link.0 as usize];
         target.state = State::Up;
         (target.heard_ms, target.pinged_ms, target.lease_until_ms) = (now_ms, now_ms, 0);
+        (target.their_ms_at, target.asked_ms) = (0, now_ms);
         (target.backoff_ms, target.courted) = (limits::PEER_BACKOFF_MS_MIN, false);
+        target.deaf_ms = limits::PEER_DEAF_MS_MIN;
         self.calm_until_ms = 0;
         // What waited for the link was listed before there was anything to send it over.
         target.is_ready |= !target.output.bytes.is_empty();
@@ -548,13 +683,19 @@ impl<T> Peers<T> {
         reborn
     }
 
-    /// A link is lost or could not be made. What was under way comes back, with whether it can have arrived.
+    /// A link is lost or could not be made. What was under way comes back in the order in which it was sent, with whether it can have
+    /// arrived.
     pub fn down(&mut self, link: LinkId, now_ms: u64) -> Vec<(T, bool)> {
         let target = &mut self.links[link.0 as usize];
         let was_up = target.state == State::Up;
+        let since_ms = if let State::Probing(since_ms) = target.state { since_ms } else { now_ms };
         target.state = State::Down(now_ms + target.backoff_ms);
-        if std::mem::take(&mut target.courted) {
-            target.deaf_until_ms = now_ms + limits::PEER_DEAF_MS;
+        if target.courted && since_ms < target.courted_ms {
+            // Tried before the node was heard of: that it failed means nothing. It is tried again.
+            target.state = State::Down(now_ms);
+        } else if std::mem::take(&mut target.courted) {
+            target.deaf_until_ms = now_ms + target.deaf_ms;
+            target.deaf_ms = (2 * target.deaf_ms).min(limits::PEER_DEAF_MS_MAX);
         }
         target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
         (target.outstanding, target.is_ready, target.lease_until_ms) = (0, false, 0);
@@ -565,9 +706,16 @@ impl<T> Peers<T> {
         self.lost += u64::from(was_up);
         self.ready.retain(|&ready| ready != link);
         self.reckon(now_ms);
-        let mut ids = Vec::new();
-        ids.extend(self.awaited.iter().filter(|(_, awaited)| awaited.link == link).map(|(id, _)| id));
-        ids.into_iter().map(|id| (self.awaited.remove(id).what, was_up)).collect()
+        let of_link = self.awaited.iter().filter(|(_, awaited)| awaited.link == link);
+        let mut ids: Vec<(u64, usize)> = of_link.map(|(id, awaited)| (awaited.number, id)).collect();
+        ids.sort_unstable();
+        let mut lost = Vec::with_capacity(ids.len());
+        for (_, id) in ids {
+            let awaited = self.awaited.remove(id);
+            self.discharge(awaited.bytes);
+            lost.push((awaited.what, was_up));
+        }
+        lost
     }
 
     /// Links that are overdue: silent, or not made in time. Their sockets are to be closed, and `down` called.
@@ -639,3 +787,7 @@ impl<T> Peers<T> {
 
 /// Commands longer than this travel in a frame of their own, in bytes.
 const BATCHED_BYTES_MAX: usize = 2 << 10;
+/// A core that is asked for its clock and does not answer is asked again after this many milliseconds.
+const ASK_PAUSE_MS: u64 = 50;
+/// Two clocks that ran from the same moment on differ by less at the end of a lease, in milliseconds.
+const LEASE_SLACK_MS: u64 = 10;

@@ -9,13 +9,13 @@
 //!
 //! Lives here: the state and its way in and out. Not here: what is decided (`coordinator`, `serve`, `handoff`), links (`peers`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use slab::Slab;
-
-use super::coordinator::{Op, OpKey, What};
+use super::coordinator::What;
+use super::flush::Flush;
 use super::handoff::Handoff;
+use super::operations::{OpKey, Operations};
 use super::peers::Peers;
 use super::unsettled::{Unsettled, Writes};
 use super::{Routes, ShardId, Ticket};
@@ -23,10 +23,11 @@ use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::cluster::hints::Hints;
 use crate::cluster::members::View;
-use crate::cluster::wire::{self, Execute, Garbled, Stamp};
+use crate::cluster::wire::{self, Execute, Garbled, Horizon, Stamp};
 use crate::command::{Command, Value};
 use crate::engine::Engine;
 use crate::key;
+use crate::limits;
 use crate::metrics::Counters;
 use crate::observe::Observer;
 use crate::protocol::Head;
@@ -48,7 +49,7 @@ pub enum Ack {
 pub struct RingOptions {
     /// `--ack`.
     pub ack: Ack,
-    /// Memory of this core's hints, in bytes.
+    /// Memory for what this core keeps for other nodes, in bytes.
     pub handoff_bytes_max: usize,
     /// `--handoff_window`, in milliseconds.
     pub handoff_window_ms: u64,
@@ -94,8 +95,6 @@ pub enum Origin {
     Peer(PeerRequest),
     /// The control plane of this node, by the number of its question.
     Control(u64),
-    /// Nobody waits.
-    Nobody,
 }
 
 impl Origin {
@@ -103,7 +102,7 @@ impl Origin {
     pub fn descriptor(&self) -> i32 {
         match self {
             Origin::Connection(ticket) | Origin::Core(_, ticket) => ticket.descriptor,
-            Origin::Peer(_) | Origin::Control(_) | Origin::Nobody => 0,
+            Origin::Peer(_) | Origin::Control(_) => 0,
         }
     }
 }
@@ -119,14 +118,16 @@ pub struct PeerRequest {
     pub id: u32,
     /// The node, if it is in our view.
     pub node: Option<NodeIndex>,
-    /// Milliseconds that it was on its way beyond what its link needs at best.
-    pub late_ms: u64,
+    /// The moment of this core's clock from which on its sender may have given it up: a command that writes is not executed then.
+    pub deadline_ms: u64,
 }
 
 /// An answer that has become ready. Its bytes are in `Outbox::bytes`, or carried.
 pub struct Finished {
     /// Whose.
     pub origin: Origin,
+    /// The bytes are a whole frame for a peer, and not the reply of a client's protocol.
+    pub is_frame: bool,
     /// Range of `Outbox::bytes`.
     pub bytes: std::ops::Range<usize>,
     /// Instead, where it is large.
@@ -143,12 +144,17 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Adds an answer and empties `reply`.
+    /// Adds a reply and empties `reply`.
     pub fn put(&mut self, origin: Origin, reply: &mut Buffer) {
-        if origin == Origin::Nobody {
-            reply.clear();
-            return;
-        }
+        self.push(origin, false, reply);
+    }
+
+    /// Adds a frame for a peer.
+    pub fn put_frame(&mut self, to: PeerRequest, mut frame: Buffer) {
+        self.push(Origin::Peer(to), true, &mut frame);
+    }
+
+    fn push(&mut self, origin: Origin, is_frame: bool, reply: &mut Buffer) {
         let start = self.bytes.len();
         let carried = if reply.bodies.is_empty() && reply.bytes.len() <= CARRIED_BYTES_MIN {
             self.bytes.extend_from_slice(&reply.bytes);
@@ -157,14 +163,14 @@ impl Outbox {
             Some(Box::new(std::mem::take(reply)))
         };
         reply.clear();
-        self.finished.push(Finished { origin, bytes: start..self.bytes.len(), carried });
+        self.finished.push(Finished { origin, is_frame, bytes: start..self.bytes.len(), carried });
     }
 
-    /// Adds an answer whose bytes are elsewhere.
+    /// Adds a reply whose bytes are elsewhere.
     pub fn put_bytes(&mut self, origin: Origin, bytes: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
-        self.finished.push(Finished { origin, bytes: start..self.bytes.len(), carried: None });
+        self.finished.push(Finished { origin, is_frame: false, bytes: start..self.bytes.len(), carried: None });
     }
 
     /// Forgets what was taken out.
@@ -240,22 +246,19 @@ pub struct Ringed {
     pub hints: Hints,
     /// Answers to be taken away.
     pub outbox: Outbox,
-    /// Requests of this core's clients that another core of this node must go on with.
-    pub to_cores: Vec<(ShardId, OpKey)>,
-    pub(super) ops: Slab<Op>,
+    /// Requests of this core's clients that another core of this node must go on with, in order.
+    pub to_cores: VecDeque<(ShardId, OpKey)>,
+    pub(super) operations: Operations,
+    pub(super) flushes: Vec<Flush>,
+    pub(super) flushes_begun: u32,
+    /// By connection of a peer, the keys of which a command was refused: those that follow it are refused as well.
+    pub(super) refused: HashMap<(u32, u32), HashSet<u64>, ahash::RandomState>,
     /// Writes of which copies are under way.
     pub(super) writes: Writes,
     /// Copies of others' writes that may be under way still.
     pub(super) unsettled: Unsettled,
     /// Hashes of what requests under way have written on this node though it does not own it, and by how many.
     pub(super) guests: HashMap<u64, u32, ahash::RandomState>,
-    pub(super) serial: u32,
-    /// Bytes of the commands under way.
-    pub(super) held_bytes: usize,
-    /// Emptied commands, kept for the next ones.
-    pub(super) spare: Vec<Held>,
-    /// Requests that wait for a link, a lease to end, or memory: tried again every tick.
-    pub(super) parked: Vec<OpKey>,
     pub(super) handoffs: Box<[Handoff]>,
     pub(super) drops: super::handoff::Drops,
     pub(super) cache: OwnersCache,
@@ -267,6 +270,8 @@ pub struct Ringed {
     /// Something is to be sent that waits for the next millisecond only.
     pub is_paced: bool,
     pub(super) swept_ms: u64,
+    /// When nobody held anything for anybody, and this core's clock then.
+    pub(super) settling: (u64, u64),
     /// What happened.
     pub figures: Figures,
 }
@@ -298,19 +303,20 @@ impl Ringed {
     /// The part of core `own` in the ring of this view.
     pub fn new(view: Arc<View>, own: ShardId, options: RingOptions) -> Self {
         let nodes = view.nodes.len();
+        // Half for what others lack, the rest for what they have said that they have for us, and for what they may lack.
+        let (hints_bytes, quarter_bytes) = (options.handoff_bytes_max / 2, options.handoff_bytes_max / 4);
         Self {
-            peers: Peers::new(nodes, view.me, own, options.cores),
-            hints: Hints::new(nodes, options.handoff_bytes_max, options.handoff_window_ms),
+            peers: Peers::new(nodes, view.me, own, options.cores, quarter_bytes / limits::PEER_LISTED_BYTES),
+            hints: Hints::new(nodes, hints_bytes, options.handoff_window_ms),
             outbox: Outbox::default(),
-            to_cores: Vec::new(),
-            ops: Slab::new(),
+            to_cores: VecDeque::new(),
+            operations: Operations::default(),
+            flushes: Vec::new(),
+            flushes_begun: 0,
+            refused: HashMap::default(),
             writes: Writes::default(),
-            unsettled: Unsettled::default(),
+            unsettled: Unsettled::new(quarter_bytes),
             guests: HashMap::default(),
-            serial: 0,
-            held_bytes: 0,
-            spare: Vec::new(),
-            parked: Vec::new(),
             handoffs: (0..nodes).map(|_| Handoff::default()).collect(),
             drops: super::handoff::Drops::default(),
             cache: OwnersCache::default(),
@@ -320,6 +326,7 @@ impl Ringed {
             paced_ms: 0,
             is_paced: false,
             swept_ms: 0,
+            settling: (0, 0),
             figures: Figures::default(),
             view,
             options,
@@ -329,8 +336,8 @@ impl Ringed {
     /// Whether the core must look at the clock every few milliseconds: something is under way, or is to be tried again.
     pub fn is_busy(&self, ms: u64) -> bool {
         self.peers.outstanding() > 0
-            || !self.ops.is_empty()
-            || ms < self.active_ms + crate::limits::PEER_ACTIVE_MS
+            || self.operations() > 0
+            || ms < self.active_ms + limits::PEER_ACTIVE_MS
             || self.peers.is_connecting()
             || self.peers.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
             || self.is_dropping()
@@ -350,7 +357,7 @@ impl Ringed {
 
     /// Requests under way.
     pub fn operations(&self) -> usize {
-        self.ops.len()
+        self.operations.len() + self.flushes.len()
     }
 }
 
@@ -377,7 +384,12 @@ pub struct Desk<'a> {
 impl Desk<'_> {
     /// What every frame says.
     pub fn stamp(&self) -> Stamp {
-        Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32 }
+        Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32, ..Stamp::default() }
+    }
+
+    /// What versions a peer may speak of.
+    pub(super) fn horizon(&self) -> Horizon {
+        Horizon::at(self.now)
     }
 
     pub(super) fn buckets(&self) -> u32 {

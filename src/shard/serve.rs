@@ -12,11 +12,13 @@
 use arrayvec::ArrayVec;
 
 use super::Place;
+use super::coordinator::{Passage, kind_of};
+use super::operations::OpKind;
 use super::peers::Reach;
 use super::ringed::{Desk, Mistake, Origin, PeerRequest};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
-use crate::cluster::wire::{self, Along, Execute, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Element, Execute, Frame, Garbled, Kind, PutDone};
 use crate::command::{Replica, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
@@ -41,26 +43,39 @@ impl Desk<'_> {
     /// # Errors
     /// It cannot be read: the connection must end.
     pub fn serve(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        self.hear(&frame.head)?;
+        self.hear(&frame.head);
         if let Some(node) = from.node {
             self.ring.peers.heard_of(node, self.ms);
         }
+        let result = self.serve_request(from, frame, output);
+        self.advance_woken();
+        result
+    }
+
+    fn serve_request(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
         match frame.head.kind {
             Kind::Execute => {
-                let execute = wire::read_execute(frame.meta, frame.value)?;
-                self.serve_execute(from, frame.head.hops, &execute, output)
+                let (repeated_since, passed_on, meta) = wire::read_history(frame.head.flags, frame.meta, self.horizon())?;
+                // Who sent it is there, though perhaps not heard of here so far: it may hold something newer for this node.
+                if let Some(node) = passed_on.and_then(|tag| self.ring.view.index_of_tag(tag)) {
+                    self.ring.peers.heard_of(node, self.ms);
+                }
+                let execute = wire::read_execute(meta, frame.value)?;
+                let follows = frame.head.flags & wire::FLAG_FOLLOWS != 0;
+                let passage = Passage { hops: frame.head.hops, deadline_ms: from.deadline_ms, follows, repeated_since };
+                self.serve_execute(from, passage, &execute, output)
             }
             Kind::Batch => self.serve_batch(from, frame, output),
             Kind::Put => self.serve_put(from, frame, output),
             Kind::Fetch => self.serve_fetch(from, frame, output),
             Kind::Sync => {
-                let settled = wire::read_version(frame.meta)?;
+                let settled = wire::read_version(frame.meta, self.horizon())?;
                 self.ring.unsettled.settle(from, settled);
                 self.done(from, self.engine.clock(), output);
                 Ok(())
             }
             Kind::Fence => {
-                let version = wire::read_version(frame.meta)?;
+                let version = wire::read_version(frame.meta, self.horizon())?;
                 let seen = version.max(self.engine.clock() + 1);
                 if self.ring.options.mistake != Some(Mistake::FenceSkipped) {
                     self.engine.raise_fence(version);
@@ -68,23 +83,38 @@ impl Desk<'_> {
                 self.done(from, seen, output);
                 Ok(())
             }
-            Kind::Begin => {
-                let (partition, doubted, fence) = wire::read_begin(frame.meta)?;
-                self.engine.raise_partition_fence(partition, fence);
-                self.ring.drops.add(partition, doubted, from);
-                Ok(())
-            }
-            Kind::Lost => {
-                let (partition, ..) = wire::read_begin(frame.meta)?;
-                if let Some(node) = from.node {
-                    self.ring.hints.mark(usize::from(node.0), partition, 0);
-                }
-                self.done(from, self.engine.clock(), output);
-                Ok(())
-            }
+            Kind::Begin => self.serve_begin(from, frame, output),
+            Kind::Lost => self.serve_lost(from, frame, output),
             Kind::List => self.serve_list(from, frame, output),
             _ => Err(Garbled("an answer where a request was expected")),
         }
+    }
+
+    /// Partitions that a node is about to send whole: answered when what is old there is dropped.
+    fn serve_begin(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let Value::Bytes(mut list) = frame.value else { return Err(Garbled("a list beyond its bounds")) };
+        if !self.ring.drops.has_room() {
+            self.refuse(from, output);
+            return Ok(());
+        }
+        while let Some(partition) = wire::read_partition(&mut list, self.horizon())? {
+            self.engine.raise_partition_fence(partition.number, partition.fence);
+            self.ring.drops.add(partition.number, partition.stale_through);
+        }
+        self.ring.drops.answer_later(from);
+        Ok(())
+    }
+
+    /// Partitions of which a node has dropped what it had.
+    fn serve_lost(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+        let Value::Bytes(mut list) = frame.value else { return Err(Garbled("a list beyond its bounds")) };
+        while let Some(partition) = wire::read_partition(&mut list, self.horizon())? {
+            if let Some(node) = from.node {
+                self.send_again(node, partition.number);
+            }
+        }
+        self.done(from, self.engine.clock(), output);
+        Ok(())
     }
 
     /// Keys that a node has for us: only these are doubted.
@@ -93,8 +123,8 @@ impl Desk<'_> {
             self.refuse(from, output);
             return Ok(());
         };
-        let (buckets, mut taken) = (self.buckets(), true);
-        while let Some((hash, version)) = wire::read_lacking(&mut list)? {
+        let (buckets, horizon, mut taken) = (self.buckets(), self.horizon(), true);
+        while let Some((hash, version)) = wire::read_lacking(&mut list, horizon)? {
             if self.ring.options.mistake == Some(Mistake::ListIgnored) {
                 continue;
             }
@@ -111,7 +141,7 @@ impl Desk<'_> {
     fn serve_batch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
         let Value::Bytes(mut batch) = frame.value else { return Err(Garbled("a batch beyond its bounds")) };
         for _ in 0..=wire::BATCH_COUNT_MAX / limits::BATCH_COMMANDS_MAX {
-            let mut some = ArrayVec::<(u32, Execute<'_>), { limits::BATCH_COMMANDS_MAX }>::new();
+            let mut some = ArrayVec::<Element<'_>, { limits::BATCH_COMMANDS_MAX }>::new();
             while !some.is_full()
                 && let Some(element) = wire::read_element(&mut batch)?
             {
@@ -121,10 +151,12 @@ impl Desk<'_> {
                 return Ok(());
             }
             if some.len() > 1 {
-                self.engine.prepare(some.iter().map(|(_, execute)| &execute.command.key));
+                self.engine.prepare(some.iter().map(|element| &element.execute.command.key));
             }
-            for (id, execute) in &some {
-                self.serve_execute(PeerRequest { id: *id, ..from }, frame.head.hops, execute, output)?;
+            for &Element { id, follows, ref execute } in &some {
+                let (hops, deadline_ms) = (frame.head.hops, from.deadline_ms);
+                let passage = Passage { hops, deadline_ms, follows, repeated_since: 0 };
+                self.serve_execute(PeerRequest { id, ..from }, passage, execute, output)?;
             }
         }
         Err(Garbled("a batch beyond its bounds"))
@@ -133,29 +165,34 @@ impl Desk<'_> {
     fn serve_execute(
         &mut self,
         from: PeerRequest,
-        hops: u8,
+        passage: Passage,
         execute: &Execute<'_>,
         output: &mut Buffer,
     ) -> Result<(), Garbled> {
         let head = Head::from_bytes(&execute.framing).ok_or(Garbled("a framing of no door"))?;
+        let command = &execute.command;
         // Who sent it has given it up by then, and perhaps had it executed elsewhere.
-        let too_late = from.late_ms >= limits::PEER_LATE_MS_MAX;
-        if too_late || self.routes.core_of(execute.command.key.hash) != self.core {
-            self.refuse(from, output);
+        let is_pure = kind_of(&command.verb) == OpKind::Pure;
+        let too_late = !is_pure && self.ms >= from.deadline_ms;
+        if too_late
+            || self.routes.core_of(command.key.hash) != self.core
+            || self.follows_refused(from, passage.follows, &command.key)
+        {
+            self.refuse_key(from, command.key.whole_hash(), output);
             return Ok(());
         }
         self.ring.figures.served += 1;
-        if self.place(&execute.command) == Some(Place::Here) {
-            let before = super::glance(self.observer, self.engine, &execute.command, self.now);
-            let reply = self.engine.execute(&execute.command, self.now);
+        if passage.repeated_since == 0 && self.place(command) == Some(Place::Here) {
+            let before = super::glance(self.observer, self.engine, command, self.now);
+            let reply = self.engine.execute(command, self.now);
             if !matches!(reply, Reply::Busy) {
                 let mut scratch = std::mem::take(&mut self.ring.scratch);
                 let framing = Framing { head, words: execute.words };
-                protocol::encode(&framing, execute.command.key.bytes, &reply, &mut scratch);
-                self.counters.record(&execute.command.verb, &reply);
+                protocol::encode(&framing, command.key.bytes, &reply, &mut scratch);
+                self.counters.record(&command.verb, &reply);
                 if self.observer.is_on() {
                     let client = Client { descriptor: 0, meta: head.is_meta() };
-                    self.observer.record(&execute.command, client, before, &reply, self.now);
+                    self.observer.record(command, client, before, &reply, self.now);
                 }
                 wire::write_reply(output, from.id, self.stamp(), &mut scratch);
                 scratch.clear();
@@ -163,14 +200,45 @@ impl Desk<'_> {
                 return Ok(());
             }
         }
-        if !self.submit(Origin::Peer(from), hops.max(1), &execute.command, head, execute.words) {
-            self.refuse(from, output);
+        let deadline_ms = if is_pure { u64::MAX } else { passage.deadline_ms };
+        let passage = Passage { hops: passage.hops.max(1), deadline_ms, ..passage };
+        if !self.take(Origin::Peer(from), passage, command, head, execute.words) {
+            self.refuse_key(from, command.key.whole_hash(), output);
         }
         Ok(())
     }
 
+    /// Whether a command was sent behind another one of its key that was refused, before its sender knew that.
+    fn follows_refused(&mut self, from: PeerRequest, follows: bool, key: &Key<'_>) -> bool {
+        if self.ring.refused.is_empty() {
+            return false;
+        }
+        let connection = (from.connection, from.generation);
+        let Some(refused) = self.ring.refused.get_mut(&connection) else { return false };
+        if follows {
+            return refused.contains(&key.whole_hash());
+        }
+        // Its sender has got back all that it had under way of this key.
+        refused.remove(&key.whole_hash());
+        if refused.is_empty() {
+            self.ring.refused.remove(&connection);
+        }
+        false
+    }
+
+    /// Refuses a command, and with it those of its key that its sender sends before it knows that.
+    pub(super) fn refuse_key(&mut self, from: PeerRequest, key_hash: u64, output: &mut Buffer) {
+        self.ring.refused.entry((from.connection, from.generation)).or_default().insert(key_hash);
+        self.refuse(from, output);
+    }
+
+    /// A connection of a peer has ended.
+    pub fn peer_gone(&mut self, connection: u32, generation: u32) {
+        self.ring.refused.remove(&(connection, generation));
+    }
+
     fn serve_put(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        let mut put = wire::read_replica(frame.meta, frame.value)?;
+        let mut put = wire::read_replica(frame.meta, frame.value, self.horizon())?;
         if self.routes.core_of(put.replica.key.hash) != self.core {
             self.refuse(from, output);
             return Ok(());
@@ -184,7 +252,7 @@ impl Desk<'_> {
         if let Some(settled) = put.settled {
             self.ring.unsettled.settle(from, settled);
         }
-        let done = match self.engine.merge_past(&put.replica, self.now, put.exempt) {
+        let done = match self.merge_past(&put.replica, put.exempt) {
             Merge::Taken => PutDone::Taken,
             Merge::Kept { version } => PutDone::Kept(version),
             Merge::Busy => PutDone::Busy,
@@ -194,6 +262,7 @@ impl Desk<'_> {
             self.ring.peers.unlist(node, put.replica.key.hash, put.replica.version, buckets);
         }
         if done == PutDone::Taken {
+            self.overtaken(&put.replica.key);
             self.ring.figures.copies_taken += 1;
             let (me, hash) = (self.me(), put.replica.key.hash);
             match put.missing.is_empty() {
@@ -206,6 +275,15 @@ impl Desk<'_> {
         }
         wire::write(output, (Kind::PutDone, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| done.write(meta));
         Ok(())
+    }
+
+    /// Merges what has come from another node, unless something newer was here and has gone that others are still to hear of.
+    pub(super) fn merge_past(&mut self, incoming: &Replica<'_>, exempt: bool) -> Merge {
+        let newest = self.ring.hints.newest(incoming.key.bytes);
+        if newest > incoming.version && self.engine.copy_of(&incoming.key, self.now).is_none() {
+            return Merge::Kept { version: newest };
+        }
+        self.engine.merge_past(incoming, self.now, exempt)
     }
 
     fn hint_tags(&mut self, replica: &Replica<'_>, tags: &[u64]) {

@@ -12,7 +12,7 @@
 //! Lives here: both lists. Not here: copies (`copies`), hints (`cluster::hints`).
 //! After the commit point that Viewstamped Replication (MIT-CSAIL-TR-2012-021, 4.1) sends along with what comes next.
 
-use std::collections::{VecDeque, vec_deque};
+use std::collections::VecDeque;
 
 use super::ringed::{Desk, PeerRequest};
 use crate::key::Key;
@@ -50,9 +50,11 @@ impl Writes {
 }
 
 /// Copies that this core has taken, and of which it has not heard that all others have arrived.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Unsettled {
     links: Vec<Link>,
+    bytes: usize,
+    bytes_max: usize,
 }
 
 /// What came over one connection of another node.
@@ -74,13 +76,22 @@ struct Copy {
 
 impl Link {
     /// Takes out the first copy: its version and its key.
-    fn pop(&mut self) -> Option<(u64, vec_deque::Drain<'_, u8>)> {
+    fn pop(&mut self) -> Option<(u64, Vec<u8>)> {
         let copy = self.copies.pop_front()?;
-        Some((copy.version, self.keys.drain(..copy.key_bytes)))
+        let key = self.keys.drain(..copy.key_bytes).collect();
+        if self.copies.is_empty() && self.copies.capacity() > KEPT_MAX {
+            (self.copies, self.keys) = (VecDeque::new(), VecDeque::new());
+        }
+        Some((copy.version, key))
     }
 }
 
 impl Unsettled {
+    /// None so far; all together may take so many bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { links: Vec::new(), bytes: 0, bytes_max }
+    }
+
     /// Notes a copy. Keeps its key's bytes; allocates only while more is noted than ever before.
     pub(super) fn add(&mut self, from: PeerRequest, version: u64, key: &[u8], now_ms: u64) {
         let (Some(node), connection) = (from.node, (from.connection, from.generation)) else { return };
@@ -96,29 +107,30 @@ impl Unsettled {
         (link.connection, link.node) = (connection, node);
         link.copies.push_back(Copy { version, since_ms: now_ms, key_bytes: key.len() });
         link.keys.extend(key);
+        self.bytes += bytes_of(key);
     }
 
     /// Everything up to this version that came over this connection has arrived everywhere.
     pub(super) fn settle(&mut self, from: PeerRequest, version: u64) {
         let connection = (from.connection, from.generation);
         if let Some(link) = self.links.iter_mut().find(|link| link.connection == connection) {
-            while link.copies.front().is_some_and(|copy| copy.version <= version) {
-                link.pop();
+            while link.copies.front().is_some_and(|copy| copy.version <= version)
+                && let Some((_, key)) = link.pop()
+            {
+                self.bytes -= bytes_of(&key);
             }
         }
     }
 
     /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
     fn overdue(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, NodeIndex)> {
-        for link in &mut self.links {
-            let many = link.copies.len() > limits::PEER_UNSETTLED_MAX;
-            let late = |copy: &Copy| copy.since_ms + limits::PEER_UNSETTLED_MS_MAX <= now_ms;
-            if many || link.copies.front().is_some_and(late) {
-                let node = link.node;
-                return link.pop().map(|(version, key)| (version, key.collect(), node));
-            }
-        }
-        None
+        let many = self.bytes > self.bytes_max;
+        let is_over = |copy: &Copy| many || copy.since_ms + limits::PEER_UNSETTLED_MS_MAX <= now_ms;
+        let link = self.links.iter_mut().find(|link| link.copies.front().is_some_and(is_over))?;
+        let node = link.node;
+        let (version, key) = link.pop()?;
+        self.bytes -= bytes_of(&key);
+        Some((version, key, node))
     }
 
     /// Whether all copies are settled.
@@ -126,6 +138,14 @@ impl Unsettled {
         self.links.iter().all(|link| link.copies.is_empty())
     }
 }
+
+/// What a copy takes.
+fn bytes_of(key: &[u8]) -> usize {
+    limits::PEER_UNSETTLED_BYTES + key.len()
+}
+
+/// Room for so many copies is kept where there are none.
+const KEPT_MAX: usize = 1024;
 
 impl Desk<'_> {
     /// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
@@ -155,7 +175,7 @@ mod tests {
     use super::*;
 
     fn from(connection: u32) -> PeerRequest {
-        PeerRequest { connection, generation: 7, id: 0, node: Some(NodeIndex(3)), late_ms: 0 }
+        PeerRequest { connection, generation: 7, id: 0, node: Some(NodeIndex(3)), deadline_ms: 0 }
     }
 
     #[test]
@@ -176,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_overdue_unless_it_is_settled() {
-        let mut unsettled = Unsettled::default();
+        let mut unsettled = Unsettled::new(1 << 20);
         unsettled.add(from(1), 33, b"first", 1000);
         unsettled.add(from(2), 34, b"other link", 1000);
         unsettled.add(from(1), 35, b"second", 1001);
@@ -190,10 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_too_many() {
-        let mut unsettled = Unsettled::default();
-        (0..=limits::PEER_UNSETTLED_MAX as u64).for_each(|version| unsettled.add(from(1), version, b"k", 0));
+    fn they_never_take_too_much() {
+        let mut unsettled = Unsettled::new(100 * bytes_of(b"key"));
+        (0..100).for_each(|version| unsettled.add(from(1 + version as u32 % 2), version, b"key", 0));
+        assert_eq!(unsettled.overdue(0), None);
+        unsettled.add(from(3), 100, b"key", 0);
         assert_eq!(unsettled.overdue(0).map(|(version, ..)| version), Some(0));
         assert_eq!(unsettled.overdue(0), None);
+        (1..=3).for_each(|connection| unsettled.settle(from(connection), 100));
+        assert!(unsettled.is_empty() && unsettled.bytes == 0);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pbcache::arena::Arena;
 use pbcache::cluster::handshake::Identity;
 use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{Frame, HEAD_BYTES, Head};
+use pbcache::cluster::wire::{Frame, HEAD_BYTES, Head, Horizon};
 use pbcache::command::Value;
 use pbcache::engine::{Engine, Options, Replication};
 use pbcache::ring::NodeId;
@@ -24,7 +24,7 @@ pub fn node(index: usize, count: usize, redundancy: usize, memory_bytes: usize) 
     let entry = |node| Entry { id: id(node), address: format!("10.0.0.{node}:1"), weight: 1, zone: String::new() };
     let entries: Vec<Entry> = (0..count).map(entry).collect();
     let view = View::new(&entries, &id(index), BUCKETS, redundancy).unwrap();
-    let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000 });
+    let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000, node: index as u16 });
     let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
     let ring = RingOptions {
         ack: Ack::Live,
@@ -58,7 +58,7 @@ pub fn identity(node: usize) -> Identity {
 /// Calls `handle` with each of these whole frames.
 pub fn each(mut input: &[u8], mut handle: impl FnMut(&Frame<'_>)) {
     while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
-        let head = Head::read(head, 1 << 20).unwrap();
+        let head = Head::read(head, 1 << 20, Horizon::at(NOW)).unwrap();
         let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
         let (value, rest) = rest.split_at(head.value_bytes);
         handle(&Frame { head, meta, value: Value::Bytes(value) });

@@ -1,12 +1,13 @@
 //! Who does not belong to a ring, and what comes of bytes that are no frames. Nobody else is hurt.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pbcache::cluster::handshake::{Connecting, Identity, Local, NONCE_BYTES, Progress};
+use socket2::{Domain, Socket, Type};
 
 use super::ring::{self, Client, PORT, Ring, value_of};
 
@@ -58,7 +59,8 @@ fn a_wrong_secret_is_refused_and_the_right_one_is_not() {
         std::fs::write(&path, secret).unwrap();
         path.display().to_string()
     };
-    let (right, wrong) = (file("right", "swordfish\n"), file("wrong", "shark\n"));
+    let (right, wrong) =
+        (file("right", "swordfish under the bridge of sighs\n"), file("wrong", "shark in the harbour of marseille at noon\n"));
     let option = "--cluster_secret_file";
     assert!(trouble(&[option, &right], &[option, &wrong]).contains("secret"));
     assert!(trouble(&[option, &right], &[]).contains("secret"));
@@ -163,8 +165,13 @@ fn strangers_by_address_are_not_even_heard() {
     });
 }
 
-/// Shakes hands with a node as another node would.
+/// Shakes hands with a node as another node would: from an address of the ring.
 fn call(address: &str, change: impl FnOnce(&mut Identity)) -> Result<TcpStream, String> {
+    let target: SocketAddr = address.parse().unwrap();
+    call_from(target.ip(), target, change)
+}
+
+fn call_from(source: IpAddr, target: SocketAddr, change: impl FnOnce(&mut Identity)) -> Result<TcpStream, String> {
     let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     let mut identity = Identity {
         cluster: "pbcache".into(),
@@ -178,10 +185,14 @@ fn call(address: &str, change: impl FnOnce(&mut Identity)) -> Result<TcpStream, 
         target_core: 0,
     };
     change(&mut identity);
-    let mut stream = TcpStream::connect(address).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.connect(&target.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let (mut input, mut output) = (Vec::new(), Vec::new());
-    let mut connecting = Connecting::new(Local { identity, key: None, nonce: [3; NONCE_BYTES] }, &mut output);
+    let local = Local { identity, key: None, nonce: [3; NONCE_BYTES], is_known: true };
+    let mut connecting = Connecting::new(local, &mut output);
     loop {
         stream.write_all(&output).unwrap();
         output.clear();
@@ -193,6 +204,17 @@ fn call(address: &str, change: impl FnOnce(&mut Identity)) -> Result<TcpStream, 
             return Ok(stream);
         }
     }
+}
+
+/// Symptom: without a secret any host that could connect was heard as a peer, and could put everything that a node stores out of the others'
+/// sight. Cause: a handshake names any id. Cure: without a secret only addresses of the table are believed.
+#[test]
+fn without_a_secret_only_addresses_of_the_table_are_heard() {
+    let ring = Ring::start(2, &["--cores", "1"]);
+    let target: SocketAddr = ring.id(0).parse().unwrap();
+    assert!(call_from(target.ip(), target, |_| {}).is_ok());
+    let why = call_from([127, 0, 0, 1].into(), target, |_| {}).unwrap_err();
+    assert!(why.contains("--cluster_secret_file"), "{why}");
 }
 
 #[test]
@@ -277,6 +299,8 @@ fn a_node_that_is_away_and_one_that_is_back_are_logged() {
     let mut client = Client::new(TcpStream::connect(format!("{}:{PORT}", addresses[0])).unwrap());
     // Some of the keys are the other node's: it is needed, and is not there.
     (0..8).for_each(|number| _ = client.set(&format!("key{number}")));
+    let line = log.recv_timeout(LINE_WAIT).unwrap();
+    assert!(line.contains("--cluster_secret_file keeps"), "{line}");
     let line = log.recv_timeout(LINE_WAIT).unwrap();
     assert!(line.contains(&format!("no link to {}:{PORT}: ", addresses[1])), "{line}");
 

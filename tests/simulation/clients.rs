@@ -1,28 +1,48 @@
-//! Clients that set, get, delete, count and compare, and remember everything that they were told.
+//! Clients that read, write, delete, count, append and compare over pipelined connections, and remember everything that they were told.
 //!
 //! ```text
-//!   value:  <key>=<serial>          so that a value of another key, or one that nobody wrote, is seen
+//!   connection:   ask k1 | ask k2 | ask k1 |  ->  a node            several requests in one piece, often on the same key
+//!                 <- answers, in the order of the requests         one that comes early waits for those before it
+//!   value:        <key>=<serial>      so that a value of another key, or one that nobody wrote, is seen
+//!   list:         ;<serial>;<serial>  grows by append alone: a command that is executed twice is seen
+//!
 //!   a request that is not answered in time has an unknown outcome: it may still take effect, at any time
 //! ```
 //!
 //! Lives here: what is asked, and the memory of answers. Not here: what must follow from it (`laws`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Random;
 use super::world::World;
 
-/// How long a client waits before it gives up, in virtual milliseconds.
+/// How long a client waits before it gives its connection up, in virtual milliseconds.
 pub const PATIENCE_MS: u64 = 8000;
+/// Requests of one connection that are under way at most.
+const DEPTH_MAX: usize = 8;
 
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
-    Set { value: String },
+    /// `exptime_s`: 0 for never.
+    Set {
+        value: String,
+        exptime_s: u32,
+    },
     Get,
     Delete,
+    /// Gives the item a time to live.
+    Touch {
+        exptime_s: u32,
+    },
     Increment,
-    Compare { expected: u64, value: String },
+    Append {
+        token: String,
+    },
+    Compare {
+        expected: u64,
+        value: String,
+    },
     Flush,
 }
 
@@ -35,10 +55,13 @@ pub enum Told {
     Value(u64, String),
     Absent,
     Deleted,
+    Touched,
     Number(u64),
     Exists,
     /// The fence.
     Flushed(u64),
+    /// It may have been executed, or not.
+    Interrupted,
     Failed(String),
 }
 
@@ -46,21 +69,67 @@ pub enum Told {
 #[derive(Clone, Debug)]
 pub struct Record {
     pub node: usize,
+    /// Which connection it went over, and its place there.
+    pub connection: (usize, u32),
+    pub place: usize,
     pub key: String,
     pub asked: Asked,
     pub begun: u64,
+    /// When the answer was there, and those of all requests before it.
     pub ended: Option<u64>,
     pub told: Option<Told>,
     /// Number of the calm period that it lies in wholly, if it does.
     pub calm: Option<u32>,
     /// Everybody was there all the time, though perhaps not settled after the absence of one.
     pub steady: bool,
+    /// Nothing happened meanwhile that lets two nodes answer for one key, or one that knows nothing of it. Else `None`; the number tells
+    /// apart the times between which such a thing happened.
+    pub sound: Option<u32>,
 }
 
+impl Record {
+    /// The value that it wrote or read for sure.
+    pub fn value(&self) -> Option<&str> {
+        match (&self.asked, &self.told) {
+            (Asked::Set { value, .. } | Asked::Compare { value, .. }, Some(Told::Stored(_))) => Some(value),
+            (Asked::Get, Some(Told::Value(_, value))) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether the item of its key may have gone because of it.
+    pub fn may_remove(&self) -> bool {
+        match &self.asked {
+            Asked::Set { exptime_s, .. } => *exptime_s > 0,
+            Asked::Delete | Asked::Touch { .. } | Asked::Flush => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it was over before another one began, in time or by its place in one connection.
+    pub fn precedes(&self, other: &Record) -> bool {
+        match self.ended {
+            Some(ended) if ended < other.begun => true,
+            Some(_) => self.connection == other.connection && self.place < other.place,
+            None => false,
+        }
+    }
+}
+
+/// A request whose answer, or one before it, has not come.
+struct Waiting {
+    number: u32,
+    record: usize,
+    told: Option<Told>,
+}
+
+#[derive(Default)]
 pub struct Client {
     node: usize,
-    /// Record of the request under way.
-    waits: Option<(u32, usize, u64)>,
+    core: usize,
+    /// How many connections it has given up.
+    generation: u32,
+    waiting: VecDeque<Waiting>,
     number: u32,
     /// Last version read of each key, for `Compare`.
     seen: BTreeMap<String, u64>,
@@ -76,6 +145,8 @@ pub struct Clients {
     pub calm: Option<u32>,
     /// Everybody is there, and was but for one at a time.
     pub steady: bool,
+    /// See `Record::sound`.
+    pub sound: Option<u32>,
     pub flushes: bool,
     pub stopped: bool,
     serial: u64,
@@ -87,14 +158,14 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(count: usize, keys: u64, value_bytes: usize, flushes: bool) -> Self {
-        let client = |_| Client { node: 0, waits: None, number: 0, seen: BTreeMap::new() };
         Self {
-            clients: (0..count).map(client).collect(),
+            clients: (0..count).map(|_| Client::default()).collect(),
             history: Vec::new(),
             keys,
             value_bytes,
             calm: None,
             steady: true,
+            sound: Some(0),
             flushes,
             stopped: false,
             serial: 0,
@@ -105,96 +176,151 @@ impl Clients {
 
     /// A client's turn: gives up what takes too long, or asks something new.
     pub fn act(&mut self, world: &mut World, client: usize) {
-        if let Some((_, record, begun)) = self.clients[client].waits {
-            let node = self.history[record].node;
-            let gone = !world.nodes[node].alive;
-            if !gone && world.now < begun + PATIENCE_MS {
-                world.wake_client(client, world.now + 50);
-                return;
+        let waiting = &self.clients[client].waiting;
+        if let Some(oldest) = waiting.front() {
+            let Record { node, begun, .. } = self.history[oldest.record];
+            if !world.nodes[node].alive || world.now >= begun + PATIENCE_MS {
+                self.hang_up(client);
             }
-            self.clients[client].waits = None;
+        }
+        let busy =
+            self.clients[client].waiting.len() >= DEPTH_MAX || (self.stopped && !self.clients[client].waiting.is_empty());
+        if busy {
+            world.wake_client(client, world.now + 20);
+            return;
         }
         if self.stopped {
             return;
         }
-        self.ask(world, client);
-        let pause = world.random.below(30) + 1;
+        self.ask_some(world, client);
+        let pause = world.random.below(40) + 1;
         world.wake_client(client, world.now + pause);
     }
 
-    fn ask(&mut self, world: &mut World, client: usize) {
+    /// Ends a connection: what was not answered never will be.
+    fn hang_up(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        client.generation += 1;
+        client.waiting.clear();
+    }
+
+    /// Several requests in one piece, or one.
+    fn ask_some(&mut self, world: &mut World, client: usize) {
         let alive: Vec<usize> = (0..world.nodes.len())
             .filter(|&node| world.nodes[node].alive && world.nodes[node].paused_until <= world.now)
             .collect();
         if alive.is_empty() {
             return;
         }
-        let moves = world.random.below(20) == 0 || !alive.contains(&self.clients[client].node);
-        if moves {
-            self.clients[client].node = alive[world.random.below(alive.len() as u64) as usize];
+        if world.random.below(20) == 0 || !alive.contains(&self.clients[client].node) {
+            self.hang_up(client);
+            let node = alive[world.random.below(alive.len() as u64) as usize];
+            let core = world.random.below(world.nodes[node].cores.len() as u64) as usize;
+            (self.clients[client].node, self.clients[client].core) = (node, core);
         }
-        let node = self.clients[client].node;
-        let (key, asked) = self.choose(&mut world.random, client);
-        let text = request(&key, &asked);
-        let number = self.clients[client].number;
+        let count = if world.random.below(2) == 0 { 1 } else { 2 + world.random.below(4) };
+        let mut key = self.choose_key(&mut world.random);
+        for _ in 0..count {
+            if world.random.below(3) == 0 {
+                key = self.choose_key(&mut world.random);
+            }
+            let asked = self.choose(&mut world.random, client, &key);
+            let barrier = asked == Asked::Flush;
+            // The runtime takes a flush only where nothing before it waits, and nothing behind it before it is answered.
+            if barrier && !self.clients[client].waiting.is_empty() {
+                continue;
+            }
+            self.ask(world, client, &key, asked);
+            if barrier {
+                return;
+            }
+        }
+    }
+
+    fn ask(&mut self, world: &mut World, client: usize, key: &str, asked: Asked) {
+        let Client { node, core, generation, number, .. } = self.clients[client];
+        let waits_for_flush = |waiting: &Waiting| self.history[waiting.record].asked == Asked::Flush;
+        if self.clients[client].waiting.iter().any(waits_for_flush) {
+            return;
+        }
+        let text = request(key, &asked);
         self.clients[client].number += 1;
-        self.clients[client].waits = Some((number, self.history.len(), world.now));
+        self.clients[client].waiting.push_back(Waiting { number, record: self.history.len(), told: None });
         self.history.push(Record {
             node,
-            key,
+            connection: (client, generation),
+            place: self.history.len(),
+            key: key.into(),
             asked: asked.clone(),
             begun: world.now,
             ended: None,
             told: None,
             calm: self.calm,
             steady: self.steady,
+            sound: self.sound,
         });
-        let core = world.random.below(world.nodes[node].cores.len() as u64) as usize;
         match asked {
-            Asked::Flush => world.flush(node, client, number),
-            _ => world.request(node, core, client, number, text.as_bytes()),
+            Asked::Flush => world.flush(node, (client, generation), number),
+            _ => world.request(node, core, (client, generation), number, text.as_bytes()),
         }
     }
 
-    fn choose(&mut self, random: &mut Random, client: usize) -> (String, Asked) {
+    fn choose_key(&self, random: &mut Random) -> String {
+        match random.below(10) {
+            0 => format!("count{}", random.below(4)),
+            1 => format!("list{}", random.below(4)),
+            _ => format!("key{}", random.below(self.keys)),
+        }
+    }
+
+    fn choose(&mut self, random: &mut Random, client: usize, key: &str) -> Asked {
         self.serial += 1;
-        let key = format!("key{}", random.below(self.keys));
         let serial = self.serial;
-        let value = |key: &str| format!("{key}={serial}:{}", "x".repeat(self.value_bytes));
+        if key.starts_with("count") {
+            return Asked::Increment;
+        }
+        if key.starts_with("list") {
+            return if random.below(2) == 0 { Asked::Get } else { Asked::Append { token: format!(";{serial}") } };
+        }
+        let value = || format!("{key}={serial}:{}", "x".repeat(self.value_bytes));
         match random.below(100) {
-            0..40 => (key, Asked::Get),
-            40..70 => {
-                let value = value(&key);
-                (key, Asked::Set { value })
-            }
-            70..80 => (key, Asked::Delete),
-            80..90 => (format!("count{}", random.below(4)), Asked::Increment),
-            90..99 => match self.clients[client].seen.get(&key) {
-                Some(&expected) => {
-                    let value = value(&key);
-                    (key, Asked::Compare { expected, value })
-                }
-                None => (key, Asked::Get),
+            0..42 => Asked::Get,
+            42..72 => Asked::Set { value: value(), exptime_s: 0 },
+            72..77 => Asked::Set { value: value(), exptime_s: 1 + random.below(3) as u32 },
+            77..87 => Asked::Delete,
+            87..89 => Asked::Touch { exptime_s: 1 + random.below(3) as u32 },
+            89..99 => match self.clients[client].seen.get(key) {
+                Some(&expected) => Asked::Compare { expected, value: value() },
+                None => Asked::Get,
             },
-            _ if self.flushes && random.below(8) == 0 => (String::new(), Asked::Flush),
-            _ => (key, Asked::Get),
+            _ if self.flushes && random.below(8) == 0 => Asked::Flush,
+            _ => Asked::Get,
         }
     }
 
     /// An answer for a client.
-    pub fn answer(&mut self, world: &mut World, client: usize, number: u32, bytes: &[u8]) {
-        let Some((waits, record, _)) = self.clients[client].waits else { return };
-        if waits != number || !world.nodes[self.history[record].node].alive {
+    pub fn answer(&mut self, world: &mut World, (client, generation): (usize, u32), number: u32, bytes: &[u8]) {
+        if self.clients[client].generation != generation || !world.nodes[self.clients[client].node].alive {
             return;
         }
-        self.clients[client].waits = None;
-        let told = read(&self.history[record].asked, bytes);
+        let Some(index) = self.clients[client].waiting.iter().position(|waiting| waiting.number == number) else { return };
+        let record = self.clients[client].waiting[index].record;
+        self.clients[client].waiting[index].told = Some(read(&self.history[record].asked, bytes));
+        while let Some(Waiting { told: Some(_), .. }) = self.clients[client].waiting.front() {
+            let Some(Waiting { record, told: Some(told), .. }) = self.clients[client].waiting.pop_front() else { return };
+            self.told(world, client, record, told);
+        }
+    }
+
+    /// A client takes the next answer.
+    fn told(&mut self, world: &mut World, client: usize, record: usize, told: Told) {
         let entry = &mut self.history[record];
         entry.ended = Some(world.now);
         if entry.calm != self.calm {
             entry.calm = None;
         }
         entry.steady &= self.steady;
+        entry.sound = entry.sound.filter(|_| entry.sound == self.sound);
         match &told {
             Told::Stored(version) => {
                 let known = self.acknowledged.entry(entry.key.clone()).or_default();
@@ -215,15 +341,26 @@ impl Clients {
             _ => {}
         }
         if std::env::var("SIMULATION_TRACE").is_ok_and(|key| key == self.history[record].key) {
-            let Record { node, asked, begun, .. } = &self.history[record];
-            println!("{} client {client} at {node} asked at {begun} {asked:?}: {told:?}", world.now);
+            let Record { node, asked, begun, connection, .. } = &self.history[record];
+            println!("{} client {connection:?} at {node} asked at {begun} {asked:?}: {told:?}", world.now);
         }
         self.history[record].told = Some(told);
     }
 
     /// Whether all requests are answered or given up.
     pub fn are_idle(&self) -> bool {
-        self.clients.iter().all(|client| client.waits.is_none())
+        self.clients.iter().all(|client| client.waiting.is_empty())
+    }
+
+    /// Reads every key once more, from anywhere: what is there in the end is judged as what was read before.
+    pub fn read_all(&mut self, world: &mut World) {
+        let keys: std::collections::BTreeSet<String> =
+            self.history.iter().map(|record| record.key.clone()).filter(|key| !key.is_empty()).collect();
+        for (index, key) in keys.into_iter().enumerate() {
+            let client = index % self.clients.len();
+            let asked = if key.starts_with("count") { Asked::Increment } else { Asked::Get };
+            self.ask(world, client, &key, asked);
+        }
     }
 }
 
@@ -242,30 +379,37 @@ fn greatest_tombstone(world: &mut World, key: &str) -> u64 {
 
 fn request(key: &str, asked: &Asked) -> String {
     match asked {
-        Asked::Set { value } => format!("ms {key} {} c\r\n{value}\r\n", value.len()),
+        Asked::Set { value, exptime_s } => format!("ms {key} {} T{exptime_s} c\r\n{value}\r\n", value.len()),
         Asked::Compare { expected, value } => format!("ms {key} {} C{expected} c\r\n{value}\r\n", value.len()),
+        Asked::Append { token } => format!("ms {key} {} MA N0 c\r\n{token}\r\n", token.len()),
         Asked::Get => format!("mg {key} v c\r\n"),
         Asked::Delete => format!("delete {key}\r\n"),
+        Asked::Touch { exptime_s } => format!("touch {key} {exptime_s}\r\n"),
         Asked::Increment => format!("ma {key} N0 J1 v\r\n"),
         Asked::Flush => String::new(),
     }
 }
 
 fn read(asked: &Asked, bytes: &[u8]) -> Told {
-    if let (Asked::Flush, Some(fence)) = (asked, bytes.first_chunk::<8>()) {
-        return Told::Flushed(u64::from_le_bytes(*fence));
+    if *asked == Asked::Flush {
+        return match bytes.first_chunk::<8>() {
+            Some(fence) => Told::Flushed(u64::from_le_bytes(*fence)),
+            None => Told::Failed(String::from_utf8_lossy(bytes).into_owned()),
+        };
     }
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.split("\r\n");
     let words: Vec<&str> = lines.next().unwrap_or("").split(' ').collect();
     let cas = || words.iter().find_map(|word| word.strip_prefix('c')?.parse().ok()).unwrap_or(0);
     match (words[0], asked) {
-        ("HD", Asked::Set { .. } | Asked::Compare { .. }) => Told::Stored(cas()),
+        ("HD", Asked::Set { .. } | Asked::Compare { .. } | Asked::Append { .. }) => Told::Stored(cas()),
         ("VA", Asked::Increment) => Told::Number(lines.next().unwrap_or("").parse().unwrap_or(0)),
         ("VA", _) => Told::Value(cas(), lines.next().unwrap_or("").into()),
         ("EN" | "NF" | "NOT_FOUND", _) => Told::Absent,
         ("DELETED", _) => Told::Deleted,
+        ("TOUCHED", _) => Told::Touched,
         ("EX", _) => Told::Exists,
+        _ if text.contains("may have been executed") => Told::Interrupted,
         _ => Told::Failed(text.trim_end().into()),
     }
 }

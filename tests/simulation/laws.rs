@@ -1,13 +1,15 @@
 //! What must hold whatever happened.
 //!
-//! Lives here: the laws, each by name. Not here: what leads up to them (`main`).
+//! Lives here: the laws about nodes, each by name. Not here: laws about what one key was told (`histories`), what leads up to them (`main`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pbcache::key::{self, Key};
+use pbcache::key::{self, Key, PARTITIONS_COUNT};
+use pbcache::limits;
 use pbcache::ring::NodeIndex;
 
 use super::clients::{Asked, Clients, Record, Told};
+use super::histories;
 use super::world::World;
 
 /// What a node has of a key in the end.
@@ -30,12 +32,27 @@ pub fn check(world: &mut World, clients: &Clients, evicts: bool) -> Vec<String> 
         nothing_is_lost(world, clients, key, evicts, &mut broken);
     }
     nothing_flushed_returns(world, clients, &mut broken);
+    clocks_are_near(world, &mut broken);
     values_keep_to_their_keys(clients, &mut broken);
     versions_rise(clients, &mut broken);
-    counts_are_linear(clients, evicts, &mut broken);
     comparisons_win_once(clients, &mut broken);
     errors_are_rare(clients, &mut broken);
+    histories::check(clients, evicts, world.plan.ack, &mut broken);
     broken
+}
+
+/// `clocks-near`: no number that a node was sent has moved its clock or a fence beyond what clocks may differ by.
+fn clocks_are_near(world: &World, broken: &mut Vec<String>) {
+    for (index, node) in world.nodes.iter().enumerate() {
+        let latest = (world.clock(index).unix_ms + 2 * limits::PEER_CLOCK_SKEW_MS_MAX) << 16;
+        for core in &node.cores {
+            let partition = (0..PARTITIONS_COUNT).map(|partition| core.engine.partition_fence(partition)).max().unwrap_or(0);
+            let greatest = core.engine.clock().max(core.engine.fence()).max(partition);
+            if greatest > latest {
+                broken.push(format!("clocks-near: node {index} has come to {greatest:x}, from no clock"));
+            }
+        }
+    }
 }
 
 /// What a node has of a key that a client could read, or that says that it was deleted.
@@ -93,7 +110,7 @@ fn nothing_is_lost(world: &mut World, clients: &Clients, key: &str, evicts: bool
             None if evicts || acknowledged < clients.flushed => {}
             None => {
                 let fence = fences_at(world, *owner, key);
-                let deleted = clients.history.iter().any(|record| record.key == key && record.asked == Asked::Delete);
+                let deleted = clients.history.iter().any(|record| record.key == key && record.may_remove());
                 if fence < acknowledged && !deleted {
                     broken.push(format!("nothing-lost: owner {owner} has nothing of {key}, acknowledged as {acknowledged}"));
                 }
@@ -128,13 +145,22 @@ fn nothing_flushed_returns(world: &mut World, clients: &Clients, broken: &mut Ve
 fn values_keep_to_their_keys(clients: &Clients, broken: &mut Vec<String>) {
     let mut written: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for record in &clients.history {
-        if let Asked::Set { value } | Asked::Compare { value, .. } = &record.asked {
-            written.entry(&record.key).or_default().insert(value);
+        match &record.asked {
+            Asked::Set { value, .. } | Asked::Compare { value, .. } => {
+                _ = written.entry(&record.key).or_default().insert(value)
+            }
+            Asked::Append { token } => _ = written.entry(&record.key).or_default().insert(token),
+            _ => {}
         }
     }
     for record in &clients.history {
         let Some(Told::Value(_, value)) = &record.told else { continue };
-        if !written.get(record.key.as_str()).is_some_and(|values| values.contains(value.as_str())) {
+        let by_somebody = |value: &str| written.get(record.key.as_str()).is_some_and(|values| values.contains(value));
+        let is_own = match record.key.starts_with("list") {
+            true => value.split(';').skip(1).all(|token| by_somebody(&format!(";{token}"))),
+            false => by_somebody(value),
+        };
+        if !is_own {
             broken.push(format!("own-values: {} was read as {value}", record.key));
         }
     }
@@ -163,41 +189,12 @@ fn versions_rise(clients: &Clients, broken: &mut Vec<String>) {
     }
 }
 
-/// `counts-linear`: within a calm period no number of a counter is given twice, and later ones are greater.
-fn counts_are_linear(clients: &Clients, evicts: bool, broken: &mut Vec<String>) {
-    let flushed = |from: u64, to: u64| {
-        clients
-            .history
-            .iter()
-            .any(|record| record.asked == Asked::Flush && record.begun <= to && record.ended.is_none_or(|ended| ended >= from))
-    };
-    // By period and counter: begun, ended, number.
-    type Counts<'a> = BTreeMap<(u32, &'a str), Vec<(u64, u64, u64)>>;
-    let mut counts: Counts<'_> = BTreeMap::new();
-    for record in &clients.history {
-        if let (Some(calm), Some(Told::Number(number)), Some(ended)) = (record.calm, &record.told, record.ended) {
-            counts.entry((calm, &record.key)).or_default().push((record.begun, ended, *number));
-        }
-    }
-    for ((_, key), mut numbers) in counts {
-        numbers.sort();
-        for (index, a) in numbers.iter().enumerate() {
-            for b in &numbers[index + 1..] {
-                let backwards = a.1 < b.0 && b.2 <= a.2;
-                if (a.2 == b.2 || backwards) && !evicts && !flushed(a.0, b.1) {
-                    broken.push(format!("counts-linear: {key} gave {a:?} and then {b:?} (begun, ended, number)"));
-                }
-            }
-        }
-    }
-}
-
-/// `cas-once`: within a calm period a version is replaced by at most one comparison.
+/// `cas-once`: a version is replaced by at most one comparison.
 fn comparisons_win_once(clients: &Clients, broken: &mut Vec<String>) {
     let mut won = BTreeSet::new();
     for record in &clients.history {
-        if let (Some(calm), Asked::Compare { expected, .. }, Some(Told::Stored(_))) = (record.calm, &record.asked, &record.told)
-            && !won.insert((calm, record.key.clone(), *expected))
+        if let (Some(_), Asked::Compare { expected, .. }, Some(Told::Stored(_))) = (record.sound, &record.asked, &record.told)
+            && !won.insert((record.key.clone(), *expected))
         {
             broken.push(format!("cas-once: two comparisons of {} with {expected} were stored", record.key));
         }

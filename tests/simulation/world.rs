@@ -18,16 +18,16 @@ use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
 use pbcache::cluster::handshake::Identity;
 use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Lateness, Stamp};
+use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
 use pbcache::protocol::{self, Framing};
 use pbcache::ring::{NodeId, NodeIndex};
-use pbcache::shard::coordinator::OpKey;
-use pbcache::shard::handoff::RAW_ID;
 use pbcache::shard::peers::LinkId;
 use pbcache::shard::ringed::Finished;
-use pbcache::shard::{Ack, Desk, Mistake, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket};
+use pbcache::shard::{
+    Ack, Desk, Mistake, OpKey, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket,
+};
 use pbcache::time::Instant;
 
 use super::Random;
@@ -88,7 +88,6 @@ struct Connection {
     there: Pipe,
     back: Pipe,
     node: Option<NodeIndex>,
-    lateness: Lateness,
     /// One end lost its power: what was on its way is gone.
     lost: bool,
     /// Of both ends, when it was made.
@@ -127,8 +126,8 @@ pub struct World {
     events: BinaryHeap<Reverse<(u64, u64)>>,
     payloads: BTreeMap<u64, Event>,
     sequence: u64,
-    /// Answers for clients: client, its request, bytes.
-    pub answers: Vec<(usize, u32, Vec<u8>)>,
+    /// Answers for clients: connection, its request, bytes.
+    pub answers: Vec<((usize, u32), u32, Vec<u8>)>,
     /// Clients that are due.
     pub due: Vec<usize>,
     /// Where the last request of each link of a (node, core, link) goes.
@@ -187,7 +186,7 @@ impl World {
                 core,
                 cores,
                 eviction_disabled: false,
-                replication: Some(Replication { buckets: plan.buckets, tombstone_s }),
+                replication: Some(Replication { buckets: plan.buckets, tombstone_s, node: node as u16 }),
             };
             let ring = RingOptions {
                 ack: plan.ack,
@@ -291,7 +290,7 @@ impl World {
         loop {
             let shard = &mut self.nodes[node].cores[core];
             let sent_ms = (self.now + 1000) as u32;
-            let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence(), sent_ms };
+            let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence(), sent_ms, ..Stamp::default() };
             let ring = shard.ring.as_mut().unwrap();
             let finished = std::mem::take(&mut ring.outbox.finished);
             let bytes = std::mem::take(&mut ring.outbox.bytes);
@@ -317,46 +316,58 @@ impl World {
                     self.send(connection, false, output.flatten());
                 }
             }
-            finished.into_iter().for_each(|answer| self.deliver(answer, &bytes, stamp));
+            finished.into_iter().for_each(|answer| self.deliver(node, answer, &bytes, stamp));
             to_cores.into_iter().for_each(|(target, key)| self.pass_on(node, core, target, key));
         }
     }
 
-    fn deliver(&mut self, answer: Finished, bytes: &[u8], stamp: Stamp) {
+    fn deliver(&mut self, node: usize, answer: Finished, bytes: &[u8], stamp: Stamp) {
         let body = match answer.carried {
             Some(buffer) => buffer.flatten(),
             None => bytes[answer.bytes].to_vec(),
         };
         match answer.origin {
-            Origin::Connection(ticket) | Origin::Core(_, ticket) => {
-                self.answers.push((ticket.connection as usize, ticket.slot, body));
-            }
+            Origin::Connection(ticket) => self.answer(ticket, body),
+            Origin::Core(core, ticket) => self.answer_core(node, core, ticket, body),
             Origin::Peer(request) => {
                 let mut output = Buffer::default();
                 let mut reply = Buffer { bytes: body, bodies: Vec::new() };
-                match request.id {
-                    RAW_ID => output.append(&mut reply),
-                    id => wire::write_reply(&mut output, id, stamp, &mut reply),
+                match answer.is_frame {
+                    true => output.append(&mut reply),
+                    false => wire::write_reply(&mut output, request.id, stamp, &mut reply),
                 }
                 let connection = request.connection as usize;
                 if self.connections[connection].generation == request.generation {
                     self.send(connection, true, output.flatten());
                 }
             }
-            Origin::Control(_) | Origin::Nobody => {}
+            Origin::Control(_) => {}
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, body: Vec<u8>) {
+        self.answers.push(((ticket.connection as usize, ticket.generation), ticket.slot, body));
+    }
+
+    /// An answer of one core for a client of another one of the same node, or for a request that the other has given away.
+    fn answer_core(&mut self, node: usize, core: ShardId, ticket: Ticket, body: Vec<u8>) {
+        match ticket.moved() {
+            None => self.answer(ticket, body),
+            Some(key) => {
+                let mut reply = Buffer { bytes: body, bodies: Vec::new() };
+                self.with_desk(node, usize::from(core.0), |desk| desk.moved_answered(key, &mut reply));
+            }
         }
     }
 
     fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OpKey) {
         let (now, ms) = (self.clock(node), self.now + 1000);
         let Some(mut desk) = self.nodes[node].cores[core].desk(now, ms) else { return };
-        let Some((origin, held)) = desk.surrender(key) else { return };
+        let Some((ticket, held)) = desk.take_moved(key) else { return };
         let execute = held.execute().unwrap();
         let head = protocol::Head::from_bytes(&execute.framing).unwrap();
-        if let Origin::Connection(ticket) = origin {
-            let origin = Origin::Core(ShardId(core as u16), ticket);
-            self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
-        }
+        let origin = Origin::Core(ShardId(core as u16), ticket);
+        self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
     }
 
     /// Gives a command to a core, as the runtime would.
@@ -374,23 +385,25 @@ impl World {
                 let reply = self.nodes[node].cores[core].engine.execute(command, now);
                 let reply = if let Reply::Busy = reply { Reply::Error(pbcache::command::Error::OutOfMemory) } else { reply };
                 protocol::encode(framing, command.key.bytes, &reply, &mut output);
-                if let Origin::Connection(ticket) | Origin::Core(_, ticket) = origin {
-                    self.answers.push((ticket.connection as usize, ticket.slot, output.flatten()));
+                match origin {
+                    Origin::Connection(ticket) => self.answer(ticket, output.flatten()),
+                    Origin::Core(core, ticket) => self.answer_core(node, core, ticket, output.flatten()),
+                    Origin::Peer(_) | Origin::Control(_) => unreachable!("a client's command"),
                 }
             }
             None => {
-                let taken = self.with_desk(node, core, |desk| desk.submit(origin, 0, command, framing.head, framing.words));
+                let taken = self.with_desk(node, core, |desk| desk.submit(origin, command, framing.head, framing.words));
                 assert!(taken, "too much under way for so few clients");
             }
         }
     }
 
     /// A client's request at a node.
-    pub fn request(&mut self, node: usize, core: usize, client: usize, number: u32, text: &[u8]) {
+    pub fn request(&mut self, node: usize, core: usize, (client, generation): (usize, u32), number: u32, text: &[u8]) {
         let mut session = protocol::Session::new(protocol::Options::default());
         match session.step(text) {
             protocol::Step::Command { command, framing, .. } => {
-                let ticket = Ticket { connection: client as u32, generation: 0, slot: number, descriptor: 7 };
+                let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
                 self.execute(node, core, Origin::Connection(ticket), &command, &framing);
             }
             step => panic!("not a command: {step:?}"),
@@ -398,9 +411,9 @@ impl World {
     }
 
     /// `flush_all` at a node, as its control plane does it. The answer is the fence.
-    pub fn flush(&mut self, node: usize, client: usize, number: u32) {
+    pub fn flush(&mut self, node: usize, (client, generation): (usize, u32), number: u32) {
         let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or(0);
-        let ticket = Ticket { connection: client as u32, generation: 0, slot: number, descriptor: 7 };
+        let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
         self.with_desk(node, 0, |desk| desk.flush_ring(Origin::Connection(ticket), least));
     }
 
@@ -441,7 +454,6 @@ impl World {
             there: Pipe::default(),
             back: Pipe::default(),
             node: None,
-            lateness: Lateness::default(),
             lost: false,
             boots: [self.nodes[node].boot, self.nodes[to.0].boot],
         });
@@ -501,7 +513,8 @@ impl World {
         let mut input = &bytes[..];
         let mut output = Buffer::default();
         while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
-            let head = Head::read(head, 1 << 20).expect("a node made it");
+            let horizon = Horizon::at(self.clock(target.0));
+            let head = Head::read(head, 1 << 20, horizon).expect("a node made it");
             let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
             let (value, rest) = rest.split_at(head.value_bytes);
             let frame = Frame { head, meta, value: Value::Bytes(value) };
@@ -510,8 +523,8 @@ impl World {
                 true => self.with_desk(target.0, usize::from(target.1), |desk| desk.response(link, &frame)),
                 false => {
                     self.duplicate(connection, &input[..head.frame_bytes()]);
-                    let late_ms = self.connections[connection].lateness.of(head.sent_ms, self.now + 1000);
-                    let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, late_ms };
+                    let deadline_ms = head.deadline_ms(self.now + 1000);
+                    let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, deadline_ms };
                     self.with_desk(target.0, usize::from(target.1), |desk| desk.serve(from, &frame, &mut output))
                 }
             };
@@ -530,8 +543,13 @@ impl World {
     fn duplicate(&mut self, connection: usize, frame: &[u8]) {
         use wire::Kind::*;
         const KINDS: [wire::Kind; 6] = [Put, Fetch, Fence, Sync, Lost, List];
+        // An item of a partition that was announced passes its fence: it comes once, before what is written later.
+        const EXEMPT: u8 = 16;
+        if frame[8] == Put as u8 && frame[HEAD_BYTES] & EXEMPT != 0 {
+            return;
+        }
         if KINDS.iter().any(|kind| *kind as u8 == frame[8]) && self.random.below(50) == 0 {
-            let delay = [10, 1000][self.random.below(2) as usize];
+            let delay = [10, 900][self.random.below(2) as usize];
             let at = self.now + self.random.below(delay);
             self.at(at, Event::Again { connection, bytes: frame.to_vec() });
         }
@@ -542,11 +560,12 @@ impl World {
         if self.nodes[to.0].boot != boots[1] || !self.runs(to.0) {
             return;
         }
-        let head = bytes.first_chunk::<HEAD_BYTES>().map(|head| Head::read(head, 1 << 20).expect("a node made it"));
+        let horizon = Horizon::at(self.clock(to.0));
+        let head = bytes.first_chunk::<HEAD_BYTES>().map(|head| Head::read(head, 1 << 20, horizon).expect("a node made it"));
         let head = head.expect("a whole frame");
         let (meta, value) = bytes[HEAD_BYTES..].split_at(head.meta_bytes);
         let frame = Frame { head, meta, value: Value::Bytes(value) };
-        let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, late_ms: 0 };
+        let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, deadline_ms: 0 };
         let result = self.with_desk(to.0, usize::from(to.1), |desk| desk.serve(from, &frame, &mut Buffer::default()));
         if let Err(garbled) = result {
             self.broken.push(format!("node {} cannot read a duplicate: {}", to.0, garbled.0));
@@ -558,11 +577,13 @@ impl World {
         let Some(key) = &self.traced else { return };
         let value = frame.value.to_vec();
         let about = frame.meta.windows(key.len()).chain(value.windows(key.len())).any(|part| part == key.as_bytes());
-        let copy = wire::read_replica(frame.meta, frame.value).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
+        let horizon = Horizon::at(self.clock(target.0));
+        let copy =
+            wire::read_replica(frame.meta, frame.value, horizon).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
         if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Lost | wire::Kind::Fence) {
             let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
             let (kind, id) = (frame.head.kind, frame.head.id);
-            let done = if kind == wire::Kind::PutDone { wire::PutDone::read(frame.meta).ok() } else { None };
+            let done = if kind == wire::Kind::PutDone { wire::PutDone::read(frame.meta, horizon).ok() } else { None };
             println!(
                 "{} {}.{} -> {}.{} {kind:?} {id} fence {} {copy:?} {done:?}",
                 self.now, source.0, source.1, target.0, target.1, frame.head.fence

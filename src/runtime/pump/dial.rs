@@ -8,7 +8,7 @@
 //! Unsafe lives here: a submission points to an address that is kept until its completion.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use io_uring::{opcode, types};
@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use super::{Pump, Socket};
 use crate::observe::events::CloseReason;
 use crate::runtime::ring::{Kind, Mark};
+use crate::runtime::sys;
 use crate::shard::peers::LinkId;
 
 impl Pump {
@@ -40,9 +41,10 @@ impl Pump {
     fn dial(&mut self, link: LinkId, address: SocketAddr) -> io::Result<()> {
         let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
+        self.bind_source(&socket, address)?;
         let Some(id) = self.core.open_link(link) else { return Ok(()) };
         let generation = self.core.connections[id as usize].generation;
-        let socket = Socket { outgoing: true, ..Socket::new(socket.into(), generation, self.core.context.now.seconds().0) };
+        let socket = Socket { outgoing: true, ..Socket::new(socket.into(), generation, self.core.context.second()) };
         let fd = socket.fd.as_raw_fd();
         self.core.connections[id as usize].descriptor = fd;
         self.seat(id, socket);
@@ -53,6 +55,18 @@ impl Pump {
         unsafe { self.ring.push(&entry) };
         self.calls.push((mark, address));
         Ok(())
+    }
+
+    /// Calls from the address that this node listens on: the others know it by that.
+    fn bind_source(&self, socket: &socket2::Socket, target: SocketAddr) -> io::Result<()> {
+        let source = self.core.context.peer_setup.as_ref().and_then(|setup| setup.source);
+        let fits = |source: &IpAddr| {
+            source.is_ipv4() == target.is_ipv4() && source.is_loopback() == target.ip().to_canonical().is_loopback()
+        };
+        let Some(source) = source.filter(fits) else { return Ok(()) };
+        // A port is chosen when the socket connects, from those that are free for this target.
+        sys::choose_port_late(socket.as_raw_fd());
+        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))
     }
 
     pub(super) fn handle_connect(&mut self, mark: Mark, result: i32) {

@@ -24,7 +24,7 @@ const REAP_MS_MAX: u64 = 100;
 /// How far a draining core is.
 pub(super) struct Drain {
     stage: Stage,
-    /// When the listeners are shut down. Milliseconds since start, as below.
+    /// When the listeners are shut down. By `Context::ms`, as below.
     listeners_end_ms: u64,
     /// Until then a client's next request is awaited; later, where a connection has come.
     pub(super) requests_end_ms: u64,
@@ -59,8 +59,7 @@ impl Pump {
         if !self.core.draining {
             return false;
         }
-        // By the clock that nobody sets: an end must come.
-        let now_ms = self.core.nodes.ms();
+        let now_ms = self.core.context.ms;
         let drain = self.drain.get_or_insert_with(|| {
             self.listeners.iter().for_each(|listener| listener.ignore_newcomers());
             Drain::new(now_ms)
@@ -85,7 +84,7 @@ impl Pump {
         let shared = self.core.shared();
         let gone = self.sockets.iter().all(Option::is_none) && self.graveyard.is_empty();
         // In this order: a core counts a connection before it stops to listen.
-        let gone = gone && shared.listening.load(Acquire) == 0 && shared.connections.load(Acquire) == 0;
+        let gone = gone && shared.listening.load(Acquire) == 0 && shared.all_connections() == 0;
         gone || lost_patience
     }
 

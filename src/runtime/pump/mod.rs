@@ -21,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
@@ -33,7 +33,7 @@ use crate::limits;
 use crate::observe::events::{CloseReason, What};
 use crate::runtime::backlog::Backlog;
 use crate::runtime::connection::Flow;
-use crate::runtime::context::CoreState;
+use crate::runtime::context::{CoreState, Standing};
 use crate::runtime::core::Core;
 use crate::runtime::listener::{self, Listener};
 use crate::runtime::park::Doorbell;
@@ -78,10 +78,12 @@ struct Socket {
     moving_to: Option<ShardId>,
     /// Made by this core: a link to another node, which is no client.
     outgoing: bool,
+    /// What it counts as, unless this core has made it.
+    standing: Standing,
     /// Range of this turn's output, if any.
     output: Option<(u32, u32)>,
     backlog: Option<Box<Backlog>>,
-    /// Unix second of the last traffic.
+    /// Second of the last traffic, by `Context::second`.
     active_s: u32,
     /// Where the client is; `None` on a unix socket.
     address: Option<SocketAddr>,
@@ -99,6 +101,7 @@ impl Socket {
             closing: false,
             moving_to: None,
             outgoing: false,
+            standing: Standing::Client,
             output: None,
             backlog: None,
             active_s,
@@ -222,7 +225,7 @@ impl Pump {
         self.flush_dirty();
         let now = self.core.context.now;
         let more_upkeep = self.core.context.shard.engine.tick(now, UPKEEP_BUDGET);
-        if now.seconds().0 != self.swept_s {
+        if self.core.context.second() != self.swept_s {
             self.sweep();
         }
         if any {
@@ -250,9 +253,10 @@ impl Pump {
     /// Sends what the turn has made so far, so that its output stays small.
     fn send_early(&mut self) {
         self.push_sends();
-        // A broken ring shows itself at the end of the turn.
-        let _ = self.ring.enter(0, None);
-        self.collect();
+        // A broken ring shows itself at the end of the turn; until then the output stays, because entries may point to it.
+        if self.ring.enter(0, None).is_ok() {
+            self.collect();
+        }
     }
 
     /// Submits, waits if there is nothing to do, and collects the completions.
@@ -408,7 +412,12 @@ impl Pump {
     /// After some bytes were handled: arms, pauses, moves or closes as the conversation wants.
     fn follow(&mut self, id: u32, flow: Flow) {
         let Some(socket) = self.sockets[id as usize].as_mut() else { return };
-        socket.active_s = self.core.context.now.seconds().0;
+        socket.active_s = self.core.context.second();
+        if socket.standing != Standing::Peer && !socket.outgoing && self.core.connections[id as usize].is_peer() {
+            let shared = self.core.shared();
+            shared.count_in(Standing::Peer);
+            shared.count_out(std::mem::replace(&mut socket.standing, Standing::Peer));
+        }
         match flow {
             Flow::Read if socket.receiving => {
                 if self.core.context.links.peers_count() > 1 {
@@ -553,7 +562,7 @@ impl Pump {
                 return;
             }
         }
-        socket.active_s = self.core.context.now.seconds().0;
+        socket.active_s = self.core.context.second();
         if !backlog.is_empty() {
             self.send_backlog(id);
             return;
@@ -649,10 +658,10 @@ impl Pump {
         match listener::admit(&fd, listener, self.core.context.links.shared.as_ref()) {
             listener::Admission::Stranger => counters.strangers_refused += 1,
             listener::Admission::Full => counters.rejected_connections += 1,
-            listener::Admission::Welcome(address) => {
+            listener::Admission::Welcome(address, standing) => {
                 counters.total_connections += 1;
                 let home = if listener.balanced && !self.core.draining { self.core.better_home() } else { None };
-                self.settle(fd, address, home);
+                self.settle(fd, (address, standing), home);
             }
         }
     }
@@ -746,7 +755,7 @@ impl Pump {
             self.core.note_connection(What::Closed(socket.address, reason), socket.fd.as_raw_fd());
             let shared = self.core.shared();
             shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
-            shared.connections.fetch_sub(1, AcqRel);
+            shared.count_out(socket.standing);
         }
         let sending = socket.backlog.as_ref().is_some_and(|backlog| backlog.sending);
         if self.core.draining {
@@ -761,8 +770,8 @@ impl Pump {
 
     /// Once a second: idle connections.
     fn sweep(&mut self) {
-        let now = self.core.context.now;
-        self.swept_s = now.seconds().0;
+        let second = self.core.context.second();
+        self.swept_s = second;
         if self.idle_timeout_s == 0 && self.core.context.shard.ring.is_none() {
             return;
         }
@@ -770,7 +779,7 @@ impl Pump {
             let Some(socket) = &self.sockets[id as usize] else { continue };
             let connection = self.core.connections.get(id as usize);
             let patience_s = connection.map_or(0, |connection| connection.patience_s(self.idle_timeout_s));
-            if patience_s > 0 && socket.active_s.saturating_add(patience_s) <= now.seconds().0 {
+            if patience_s > 0 && socket.active_s.saturating_add(patience_s) <= second {
                 self.core.context.shard.counters.idle_kicks += 1;
                 self.close_now(id, CloseReason::IdleTimeout);
             }

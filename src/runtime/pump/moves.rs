@@ -16,18 +16,19 @@ use super::{Pump, Socket};
 use crate::limits;
 use crate::observe::events::What;
 use crate::protocol::Session;
+use crate::runtime::context::Standing;
 use crate::runtime::core::Handover;
 use crate::runtime::ring::{Kind, Mark};
 use crate::shard::ShardId;
 
 impl Pump {
     /// Gives an accepted connection to its core.
-    pub(super) fn settle(&mut self, fd: OwnedFd, address: Option<SocketAddr>, home: Option<ShardId>) {
+    pub(super) fn settle(&mut self, fd: OwnedFd, (address, standing): (Option<SocketAddr>, Standing), home: Option<ShardId>) {
         self.core.note_connection(What::Opened(address), fd.as_raw_fd());
         let target = home.unwrap_or(self.core.id());
         self.core.shared().cores[target.0 as usize].connections.fetch_add(1, Relaxed);
         let session = Session::new(self.core.context.protocol);
-        let handover = Handover { fd, session, input: Vec::new(), peer: None, address };
+        let handover = Handover { fd, session, input: Vec::new(), peer: None, address, standing };
         match home {
             Some(core) => self.send_handover(core, handover),
             None => self.adopt_one(handover),
@@ -52,19 +53,26 @@ impl Pump {
 
     fn adopt_one(&mut self, handover: Handover) {
         if let Some(drain) = &mut self.drain {
-            drain.requests_end_ms = self.core.nodes.ms() + limits::DRAIN_LISTEN_MS;
+            drain.requests_end_ms = self.core.context.ms + limits::DRAIN_LISTEN_MS;
         }
-        let has_input = !handover.input.is_empty();
-        let id = self.core.open(Some(handover.session), handover.input, handover.peer);
+        let Handover { fd, session, input, peer, address, standing } = handover;
+        let has_input = !input.is_empty() || peer.as_ref().is_some_and(|peer| peer.has_pending());
+        let id = self.core.open(Some(session), input, peer);
         let connection = &mut self.core.connections[id as usize];
-        connection.descriptor = handover.fd.as_raw_fd();
+        connection.descriptor = fd.as_raw_fd();
+        connection.only_peers = standing == Standing::Unproven;
+        // It would not go to its core just now, and is of no use here.
+        let goes_on = connection.is_peer() && connection.belongs_to().is_some();
         let generation = connection.generation;
-        let active_s = self.core.context.now.seconds().0;
-        self.seat(id, Socket { address: handover.address, ..Socket::new(handover.fd, generation, active_s) });
+        let active_s = self.core.context.second();
+        self.seat(id, Socket { address, standing, ..Socket::new(fd, generation, active_s) });
         if has_input {
             self.resume(id);
         } else {
             self.arm_receive(id);
+        }
+        if goes_on {
+            self.core.dirty.push(id);
         }
     }
 
@@ -89,6 +97,7 @@ impl Pump {
         cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
         cores[core.0 as usize].connections.fetch_add(1, Relaxed);
         self.core.context.shard.counters.connections_moved += 1;
-        self.send_handover(core, Handover { fd: socket.fd, session, input, peer, address: socket.address });
+        let Socket { fd, address, standing, .. } = socket;
+        self.send_handover(core, Handover { fd, session, input, peer, address, standing });
     }
 }

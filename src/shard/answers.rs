@@ -1,0 +1,239 @@
+//! What other nodes answer, what is lost with a link, and what is tried again or given up.
+//!
+//! ```text
+//!   response --> What it is for:  a command | a key asked for | a copy | a flush | a hint | ..     --> the request goes on
+//!   link lost --> the same, in the order of sending:  a command that may have been executed there waits until it cannot be any more
+//!   tick --> parked requests try again; those that are too old end
+//! ```
+//!
+//! Lives here: which answer leads where. Not here: what a request does then (`coordinator`, `copies`, `handoff`, `flush`).
+
+use super::coordinator::What;
+use super::operations::{Attempt, OpKey, OpKind, OpState, ReadScope};
+use super::peers::LinkId;
+use super::ringed::{Desk, Mistake};
+use crate::cluster::wire::{self, Frame, Garbled, Kind};
+use crate::command::{Error, Value};
+use crate::engine::Merge;
+use crate::limits;
+use crate::ring::NodeIndex;
+
+/// What a node that was asked for a key has told.
+enum Found {
+    /// This version of it, which is here now or was already; 0 for nothing.
+    Here(u64),
+    /// Something newer, and there is no memory for it.
+    Busy,
+}
+
+impl Desk<'_> {
+    /// A response to a request of this core.
+    ///
+    /// # Errors
+    /// It is no response to anything, or cannot be read: the link must end.
+    pub fn response(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let result = self.respond(link, frame);
+        self.advance_woken();
+        result
+    }
+
+    fn respond(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), Garbled> {
+        self.hear(&frame.head);
+        let waited_for_clock = !self.ring.peers.may_execute(link, self.ms);
+        self.ring.peers.heard(link, frame.head.sent_ms, self.ms);
+        let was_full = self.ring.peers.is_full();
+        let Some(awaited) = self.ring.peers.answered(link, frame.head.id, self.ms) else {
+            return Err(Garbled("an answer that nobody waits for"));
+        };
+        let has_room_again = was_full && !self.ring.peers.is_full();
+        let synced = frame.head.flags & wire::FLAG_SYNCED != 0;
+        if matches!(frame.head.kind, Kind::Found | Kind::Done) {
+            match synced {
+                true => {
+                    self.ring.peers.lease(link, awaited.sent_ms, self.ms);
+                    if frame.head.flags & wire::FLAG_CLEAN != 0 {
+                        self.ring.peers.unlist_all(link, awaited.sent_ms);
+                    }
+                }
+                false if matches!(awaited.what, What::Consult(..) | What::Sync) => self.ring.peers.end_lease(link),
+                false => {}
+            }
+        }
+        match awaited.what {
+            What::Forward(key) => self.forwarded(key, frame),
+            What::Consult(attempt, node) => return self.consulted(attempt, node, frame),
+            What::Refetch(attempt, node) => return self.refetched(attempt, node, frame),
+            What::Copy(attempt, node) => return self.copied(attempt, node, frame),
+            What::Fence(number, round) => return self.fenced(number, round, frame),
+            What::Repair => {}
+            What::Sync if waited_for_clock => self.retry(),
+            What::Sync => {}
+            What::Replay(sent) => return self.replayed(&sent, frame, awaited.sent_ms),
+            What::Stream(sent) => return self.streamed(&sent, frame, awaited.sent_ms),
+            What::Begin(node, era) => self.begun(node, era, frame.head.kind == Kind::Done),
+            What::List(node, era) => self.listed(node, era, frame.head.kind == Kind::Done),
+            What::Lost(node, era, partitions) => self.told_lost(node, era, &partitions, frame.head.kind == Kind::Done),
+        }
+        if has_room_again {
+            self.retry();
+        }
+        Ok(())
+    }
+
+    fn forwarded(&mut self, key: OpKey, frame: &Frame<'_>) {
+        let Some(op) = self.op(key).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
+        let origin = op.origin;
+        if frame.head.kind != Kind::Reply {
+            self.ring.operations.enter(key, OpState::Waiting);
+            return self.ring.operations.park(key);
+        }
+        match frame.value {
+            Value::Body(body) => op.work().reply.put_body(body.clone()),
+            Value::Bytes(bytes) => {
+                self.ring.outbox.put_bytes(origin, bytes);
+                return self.end(key);
+            }
+            Value::Pages(_) | Value::Dropped { .. } => {}
+        }
+        self.finish(key);
+    }
+
+    /// A node has told what it has of a key, before the command is executed.
+    fn consulted(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let found = self.found(node, frame)?;
+        let Some(op) = self.ring.operations.at(attempt) else { return Ok(()) };
+        match found {
+            Found::Here(version) => _ = op.work().found.try_push((node, version)),
+            Found::Busy => op.scope = ReadScope::Nobody,
+        }
+        if frame.head.flags & wire::FLAG_SURE != 0 && op.scope == ReadScope::One {
+            op.scope = ReadScope::All;
+        }
+        self.read_less(attempt);
+        Ok(())
+    }
+
+    /// One of the nodes that were asked has answered, or never will.
+    fn read_less(&mut self, attempt: Attempt) {
+        let Some(OpState::Reading { waiting }) = self.ring.operations.at(attempt).map(|op| op.state()) else { return };
+        self.ring.operations.set(attempt.key, OpState::Reading { waiting: waiting - 1 });
+        if waiting == 1 {
+            self.read_answered(attempt.key);
+        }
+    }
+
+    /// A node has told what it has that is newer than what a command wrote.
+    fn refetched(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+        let found = self.found(node, frame)?;
+        if self.ring.operations.at(attempt).is_some() {
+            match found {
+                // Fetched again, when there is memory.
+                Found::Busy => self.ring.operations.park(attempt.key),
+                Found::Here(version) => self.begin_anew(attempt.key, version),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over what a node has of a key.
+    fn found(&mut self, node: NodeIndex, frame: &Frame<'_>) -> Result<Found, Garbled> {
+        if frame.head.kind != Kind::Found || frame.meta.is_empty() {
+            return Ok(Found::Here(0));
+        }
+        let put = wire::read_replica(frame.meta, frame.value, self.horizon())?;
+        let (version, key, buckets) = (put.replica.version, put.replica.key, self.buckets());
+        let taken = self.merge_past(&put.replica, false);
+        if taken == Merge::Busy {
+            return Ok(Found::Busy);
+        }
+        self.ring.peers.unlist(node, key.hash, version, buckets);
+        if taken == Merge::Taken {
+            if !self.owns(self.ring.view.me, key.hash) {
+                self.hint_owners(&put.replica);
+            }
+            self.overtaken(&key);
+        }
+        Ok(Found::Here(version))
+    }
+
+    /// Something that was under way over a link is lost. `sent`: it may have arrived, and may be executed there up to `until_ms`.
+    pub(super) fn lost(&mut self, what: What, sent: bool, until_ms: u64) {
+        match what {
+            What::Forward(key) => self.forward_lost(key, sent, until_ms),
+            What::Consult(attempt, _) => self.read_less(attempt),
+            // Whoever has the newer item is away: what is here becomes newer than that.
+            What::Refetch(attempt, _) if self.ring.operations.at(attempt).is_some() => self.begin_anew(attempt.key, 0),
+            What::Refetch(..) => {}
+            What::Copy(attempt, node) => self.copy_lost(attempt, node),
+            What::Fence(number, round) => self.unfenced(number, round),
+            What::Repair | What::Sync => {}
+            What::Replay(sent) => {
+                self.ring.hints.again(usize::from(sent.node.0), &sent.key);
+                self.undelivered(sent.node, sent.era);
+            }
+            What::Stream(sent) => {
+                self.fail_transfer(sent.node);
+                self.undelivered(sent.node, sent.era);
+            }
+            What::Begin(node, era) => self.begun(node, era, false),
+            // The link is lost, and with it what was said over it.
+            What::List(node, era) => self.listed(node, era, true),
+            What::Lost(node, era, partitions) => self.told_lost(node, era, &partitions, false),
+        }
+    }
+
+    fn forward_lost(&mut self, key: OpKey, sent: bool, until_ms: u64) {
+        let overtaken = sent && self.ring.operations.is_read_before_writes(key);
+        let Some(op) = self.op(key).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
+        if overtaken {
+            // The writes behind it may have been executed there: nobody knows any more what was there in front of them.
+            return self.fail(key, Error::Interrupted);
+        }
+        if sent && op.kind != OpKind::Pure {
+            (op.may_be_executed, op.not_before_ms) = (true, until_ms);
+            if op.kind == OpKind::Once {
+                return self.fail(key, Error::Interrupted);
+            }
+            if op.kind == OpKind::Write && op.repeated_since == 0 {
+                op.repeated_since = op.sent_clock.max(1);
+            }
+        }
+        self.ring.operations.enter(key, OpState::Waiting);
+        self.try_again(key);
+    }
+
+    /// Goes on with what was parked, and ends what is too old.
+    pub(super) fn retry(&mut self) {
+        for key in self.ring.operations.take_parked() {
+            self.try_again(key);
+        }
+        self.retry_flushes();
+        self.advance_woken();
+        if self.ms < self.ring.swept_ms + SWEEP_MS {
+            return;
+        }
+        self.ring.swept_ms = self.ms;
+        let began_ms = self.ms.saturating_sub(limits::PEER_OPERATION_MS_MAX);
+        for key in self.ring.operations.older_than(began_ms) {
+            let Some(op) = self.op(key) else { continue };
+            match op.state() {
+                OpState::Writing { .. } => self.abandon(key),
+                OpState::Forwarded { .. } | OpState::Refetching { .. } => self.fail(key, Error::Interrupted),
+                _ if op.may_be_executed => self.fail(key, Error::Interrupted),
+                _ => self.fail(key, Error::Unreachable),
+            }
+        }
+        self.advance_woken();
+    }
+
+    /// Takes note of what every frame says.
+    pub(super) fn hear(&mut self, head: &wire::Head) {
+        self.engine.observe(head.clock);
+        if self.ring.options.mistake != Some(Mistake::FenceSkipped) {
+            self.engine.raise_fence(head.fence);
+        }
+    }
+}
+
+/// How often old requests are looked for, in milliseconds.
+const SWEEP_MS: u64 = 100;
