@@ -17,8 +17,9 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
-use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
+use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
 /// Receive buffers of one core, 2 MiB in all. All are free again at the end of every turn; a turn with more events than this re-arms
@@ -32,6 +33,8 @@ pub const BUFFER_GROUP: u16 = 0;
 const SUBMISSIONS_COUNT: u32 = 1024;
 /// Times that what the kernel has not taken is submitted again before the ring counts as broken.
 const SUBMIT_TRIES_MAX: u32 = 10_000;
+/// Time that a ring which is dropped waits for what it cancels.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Completion entries: above the number of events of one turn; beyond it the kernel keeps a list.
 const COMPLETIONS_COUNT: u32 = 8192;
 
@@ -121,6 +124,8 @@ impl Completion {
 pub struct Ring {
     uring: IoUring,
     buffers: Buffers,
+    /// Why nothing is submitted any more.
+    broken: Option<String>,
 }
 
 impl Ring {
@@ -148,7 +153,7 @@ impl Ring {
         let buffers = Buffers::new();
         // SAFETY: the ring of entries is page aligned, as long as announced, and lives until the uring is dropped (field order).
         unsafe { uring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS_COUNT, BUFFER_GROUP, 0)? };
-        let mut ring = Self { uring, buffers };
+        let mut ring = Self { uring, buffers, broken: None };
         (0..BUFFERS_COUNT).for_each(|id| ring.recycle(id));
         ring.publish_buffers();
         Ok(ring)
@@ -172,18 +177,17 @@ impl Ring {
         if on { completions.enable_eventfd() } else { completions.disable_eventfd() }
     }
 
-    /// Queues a request; submits what is queued first if the queue is full.
+    /// Queues a request; submits what is queued first if the queue is full. On a broken ring nothing happens, and the next `enter` says so.
     ///
     /// # Safety
     /// - whatever the entry points to stays valid until its completion (or, for sends marked DONTWAIT, until the next `enter`
-    ///   returned).
+    ///   returned), or until the ring is dropped.
     pub unsafe fn push(&mut self, entry: &squeue::Entry) {
-        loop {
-            // SAFETY: the caller's promise.
-            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+        // SAFETY: the caller's promise.
+        while unsafe { self.uring.submission().push(entry) }.is_err() {
+            if self.enter(0, None).is_err() {
                 return;
             }
-            let _ = self.enter(0, None);
         }
     }
 
@@ -191,8 +195,18 @@ impl Ring {
     /// has returned without an error: what the entries pointed to may be used for something else then, as far as they said so.
     ///
     /// # Errors
-    /// Never for time-outs and interruptions; others mean a broken ring, whose entries may still be queued.
-    pub fn enter(&mut self, want: u32, timeout: Option<std::time::Duration>) -> io::Result<()> {
+    /// Never for time-outs and interruptions; others mean a broken ring, whose entries may still be queued: it submits nothing any more, for
+    /// what they point to may have gone.
+    pub fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        if let Some(reason) = &self.broken {
+            return Err(io::Error::other(reason.clone()));
+        }
+        let result = self.enter_until_taken(want, timeout);
+        self.broken = result.as_ref().err().map(io::Error::to_string);
+        result
+    }
+
+    fn enter_until_taken(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         let mut queued = self.queued();
         self.enter_once(queued, want, timeout)?;
         // The kernel takes fewer than there are where it is short of memory, or was interrupted.
@@ -214,7 +228,7 @@ impl Ring {
         submission.len() as u32
     }
 
-    fn enter_once(&mut self, queued: u32, want: u32, timeout: Option<std::time::Duration>) -> io::Result<()> {
+    fn enter_once(&mut self, queued: u32, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
         const EXT_ARG: u32 = 8;
         let timespec = timeout.map(Timespec::from);
@@ -268,6 +282,16 @@ impl Ring {
     /// Tells the kernel which buffers are free again.
     pub fn publish_buffers(&mut self) {
         self.buffers.publish();
+    }
+}
+
+impl Drop for Ring {
+    /// Ends what is under way, so that the memory that it points to may be used for something else. The kernel alone would end it too, but
+    /// some time after the ring was closed.
+    fn drop(&mut self) {
+        let _ = self.uring.submitter().register_sync_cancel(Some(Timespec::from(CANCEL_TIME_MAX)), CancelBuilder::any());
+        // What was cancelled ends in deferred work. Nothing that is still queued is submitted.
+        let _ = self.enter_once(0, 0, None);
     }
 }
 
@@ -332,6 +356,9 @@ impl Drop for Buffers {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
     use io_uring::{opcode, types};
 
@@ -352,5 +379,38 @@ mod tests {
             assert_eq!(ring.queued(), 0);
             assert_eq!(ring.completions(|_, _| {}), 4, "round {round}");
         }
+    }
+
+    /// A ring that was set up disabled refuses every `enter`.
+    #[test]
+    fn a_broken_ring_says_so_and_never_hangs_or_submits() {
+        let Ok(mut ring) = Ring::build(Ring::builder().setup_r_disabled()) else { return };
+        let nop = opcode::Nop::new().build();
+        for _ in 0..2 * SUBMISSIONS_COUNT {
+            // SAFETY: the entry points nowhere.
+            unsafe { ring.push(&nop) };
+        }
+        let first = ring.enter(0, None).unwrap_err().to_string();
+        ring.uring.submitter().register_enable_rings().unwrap();
+        assert_eq!(ring.enter(0, None).unwrap_err().to_string(), first, "its entries may point to what has gone");
+        assert_eq!(ring.completions(|_, _| {}), 0);
+    }
+
+    /// Symptom: the kernel may write to receive buffers that were given to something else. Cause: a ring that is closed ends its requests
+    /// some time later. Cure: they are cancelled, and waited for, before the buffers go.
+    #[test]
+    fn nothing_is_under_way_when_a_ring_is_dropped() {
+        let Ok(mut ring) = Ring::new() else { return };
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let receive = opcode::RecvMulti::new(types::Fd(far.as_raw_fd()), BUFFER_GROUP).build();
+        // SAFETY: the entry points nowhere; the buffers are the ring's.
+        unsafe { ring.push(&receive) };
+        ring.enter(0, None).unwrap();
+        drop(far);
+        near.set_nonblocking(true).unwrap();
+        let held = near.read(&mut [0]).unwrap_err();
+        assert_eq!(held.kind(), io::ErrorKind::WouldBlock, "the receive holds the socket open");
+        drop(ring);
+        assert_eq!(near.read(&mut [0]).unwrap(), 0, "the receive has ended");
     }
 }

@@ -309,8 +309,9 @@ impl Pump {
                 completions.push(completion);
                 return;
             }
-            let id = completion.mark.index();
-            let Some(socket) = sockets.get_mut(id as usize).and_then(Option::as_mut) else { return };
+            let (mark, id) = (completion.mark, completion.mark.index());
+            let socket = sockets.get_mut(id as usize).and_then(Option::as_mut);
+            let Some(socket) = socket.filter(|socket| mark.is_of(socket.generation)) else { return };
             let Some((start, end)) = socket.output else { return };
             match completion.result {
                 sent if sent >= 0 => {
@@ -756,6 +757,10 @@ impl Pump {
             let shared = self.core.shared();
             shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
             shared.count_out(socket.standing);
+        }
+        if socket.output.is_some() {
+            // Whoever gets this index in the same turn sends for itself.
+            self.senders.retain(|&sender| sender != id);
         }
         let sending = socket.backlog.as_ref().is_some_and(|backlog| backlog.sending);
         if self.core.draining {
