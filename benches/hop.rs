@@ -72,7 +72,7 @@ fn wait() {
 }
 
 fn stream(records: u64, batch: u64, bytes: usize, cpus: &[core_affinity::CoreId]) -> (f64, u64) {
-    let (mut producer, mut consumer) = queue(256 << 10);
+    let (mut producer, mut consumer) = queue(256 << 10, |_, _| {});
     let start = Instant::now();
     let sum = std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -102,8 +102,8 @@ fn stream(records: u64, batch: u64, bytes: usize, cpus: &[core_affinity::CoreId]
 }
 
 fn round_trip(rounds: u64, bytes: usize, cpus: &[core_affinity::CoreId]) -> (f64, u64) {
-    let (mut ask, mut asked) = queue(64 << 10);
-    let (mut answer, mut answered) = queue(64 << 10);
+    let (mut ask, mut asked) = queue(64 << 10, |_, _| {});
+    let (mut answer, mut answered) = queue(64 << 10, |_, _| {});
     let mut sum = 0u64;
     let start = Instant::now();
     std::thread::scope(|scope| {

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use crossbeam_channel::Sender;
 
 use super::clock::Clock;
-use super::link::{self, Consumer, Producer};
-use super::message::{self, Ticket};
+use super::message::{self, Handover, Reader, Ticket, Writer};
 use super::peer::PeerSetup;
 use crate::arena::Arena;
 use crate::buffer::Buffer;
@@ -267,13 +266,13 @@ pub struct Links {
 /// The four ends that join this core to one other.
 pub struct CorePeer {
     /// Commands and connections for the peer.
-    pub requests_out: Producer,
+    pub requests_out: Writer,
     /// Replies to the peer's commands.
-    pub replies_out: Producer,
+    pub replies_out: Writer,
     /// Commands and connections from the peer.
-    pub requests_in: Consumer,
+    pub requests_in: Reader,
     /// Replies to our commands.
-    pub replies_in: Consumer,
+    pub replies_in: Reader,
     /// Since when the peer's oldest command waits for memory.
     pub starved_since_ms: Option<u64>,
 }
@@ -284,10 +283,10 @@ impl Links {
         let (cores, capacity) = (shared.cores.len(), link_bytes(shared.cores.len()));
         let mut peers: Vec<Vec<Option<CorePeer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
         for (a, b) in (0..cores).flat_map(|a| (a + 1..cores).map(move |b| (a, b))) {
-            let (a_asks, b_hears) = link::queue(capacity);
-            let (b_asks, a_hears) = link::queue(capacity);
-            let (a_replies, b_gets) = link::queue(capacity);
-            let (b_replies, a_gets) = link::queue(capacity);
+            let (a_asks, b_hears) = message::link(capacity);
+            let (b_asks, a_hears) = message::link(capacity);
+            let (a_replies, b_gets) = message::link(capacity);
+            let (b_replies, a_gets) = message::link(capacity);
             peers[a][b] = Some(CorePeer::new(a_asks, a_replies, a_hears, a_gets));
             peers[b][a] = Some(CorePeer::new(b_asks, b_replies, b_hears, b_gets));
         }
@@ -314,7 +313,7 @@ impl Links {
     #[inline]
     pub fn request(&mut self, core: ShardId, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
         match &mut self.peers[core.0 as usize] {
-            Some(peer) => message::write_request(&mut peer.requests_out, ticket, command, framing),
+            Some(peer) => peer.requests_out.request(ticket, command, framing),
             None => false,
         }
     }
@@ -323,16 +322,16 @@ impl Links {
     pub fn reply(&mut self, core: ShardId, ticket: Ticket, reply: &mut Buffer) -> bool {
         match &mut self.peers[core.0 as usize] {
             // Asked first: a large reply that does not fit would be lost.
-            Some(peer) => peer.replies_out.has_room() && message::write_reply(&mut peer.replies_out, ticket, reply),
+            Some(peer) => peer.replies_out.has_room() && peer.replies_out.reply(ticket, reply),
             None => true,
         }
     }
 
-    /// Sends a boxed value to another core.
-    pub fn hand_over<T: Send>(&mut self, core: ShardId, value: Box<T>) -> Result<(), Box<T>> {
+    /// Sends a connection to another core. Gives it back when that link is full.
+    pub fn hand_over(&mut self, core: ShardId, handover: Box<Handover>) -> Result<(), Box<Handover>> {
         match &mut self.peers[core.0 as usize] {
-            Some(peer) => message::write_box(&mut peer.requests_out, message::HANDOVER, value),
-            None => Err(value),
+            Some(peer) => peer.requests_out.hand_over(handover),
+            None => Err(handover),
         }
     }
 
@@ -378,7 +377,7 @@ fn link_bytes(cores: usize) -> usize {
 }
 
 impl CorePeer {
-    fn new(requests_out: Producer, replies_out: Producer, requests_in: Consumer, replies_in: Consumer) -> Self {
+    fn new(requests_out: Writer, replies_out: Writer, requests_in: Reader, replies_in: Reader) -> Self {
         Self { requests_out, replies_out, requests_in, replies_in, starved_since_ms: None }
     }
 }

@@ -9,10 +9,7 @@
 //! Both engines of I/O drive the same core: `pump` (own io_uring) and `streams` (stock glommio).
 //!
 //! Lives here: what happens between the sockets and the shard. Not here: system calls.
-//! Unsafe lives here: records of the links are read as what `message` wrote.
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,8 +18,8 @@ use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
 use super::connection::{Connection, Flow, State};
-use super::context::{Context, ControlRequest, CorePeer, Links, Shared, Standing};
-use super::message::{self, ReplyBytes, Ticket};
+use super::context::{Context, ControlRequest, CorePeer, Links, Shared};
+use super::message::{Handover, Received, ReplyBytes, Request, Ticket, Writer};
 use super::nodes::{Nodes, Resolve};
 use super::peer::{Peer, PeerSetup};
 use crate::arena::Arena;
@@ -65,22 +62,6 @@ pub enum ToCore {
     Run(Box<dyn FnOnce(&mut Core) + Send>),
     /// Stop accepting, answer what is in flight, close.
     Drain,
-}
-
-/// A connection on its way to another core.
-pub struct Handover {
-    /// The socket.
-    pub fd: OwnedFd,
-    /// Its session so far; a fresh one when it was just accepted.
-    pub session: Session,
-    /// Bytes received and not yet parsed.
-    pub input: Vec<u8>,
-    /// The node on the other side, if it is one.
-    pub peer: Option<Box<Peer>>,
-    /// What it counts as.
-    pub standing: Standing,
-    /// Where the client is; `None` on a unix socket.
-    pub address: Option<SocketAddr>,
 }
 
 /// What is told of a conversation.
@@ -253,11 +234,11 @@ impl Core {
 
     fn pull_replies(&mut self, peer: &mut CorePeer) -> bool {
         let mut any = false;
-        while let Some((_, payload)) = peer.replies_in.peek() {
-            // SAFETY: replies links carry only records of `write_reply`; each is taken once and popped below.
-            let (ticket, bytes) = unsafe { message::take_reply(payload) };
-            self.place(ticket, bytes);
-            peer.replies_in.pop();
+        while let Some(received) = peer.replies_in.oldest() {
+            if let Received::Reply(mut record) = received {
+                let (ticket, bytes) = record.take();
+                self.place(ticket, bytes);
+            }
             any = true;
         }
         any
@@ -270,57 +251,59 @@ impl Core {
                 prepared = self.prepare(peer);
             }
             prepared = prepared.saturating_sub(1);
-            let Some((kind, payload)) = peer.requests_in.peek() else { break };
-            if kind == message::HANDOVER {
-                // SAFETY: records of this kind are boxes of `Handover`; taken once and popped below.
-                self.adopted.push(*unsafe { message::take_box::<Handover>(payload) });
-            } else {
-                // SAFETY: the other kind on this link are records of `write_request`, dropped and popped below.
-                let request = unsafe { message::read_request(payload) };
-                let context = &mut self.context;
-                if context.shard.ring.is_some() && context.place(&request.command) != Some(Place::Here) {
-                    let Some(mut desk) = context.desk() else { break };
-                    let origin = Origin::Core(core, request.ticket);
-                    if !desk.submit(origin, &request.command, request.framing.head, request.framing.words) {
+            match peer.requests_in.oldest() {
+                Some(Received::Request(mut record)) => {
+                    let request = record.request();
+                    let taken = self.take_request(core, &request, &mut peer.replies_out, &mut peer.starved_since_ms);
+                    if !taken {
+                        record.leave();
                         break;
                     }
-                    // SAFETY: once, and nothing borrowed from the record is used below.
-                    unsafe { message::drop_request(payload) };
-                    peer.requests_in.pop();
-                    any = true;
-                    continue;
                 }
-                let client = Client { descriptor: request.ticket.descriptor, meta: request.framing.head.is_meta() };
-                let mut reply = context.shard.execute(&request.command, client, context.now);
-                if let Reply::Busy = reply {
-                    let since_ms = *peer.starved_since_ms.get_or_insert(context.ms);
-                    if context.ms < since_ms + limits::STARVED_MS_MAX {
-                        break;
-                    }
-                    reply = Reply::Error(Error::OutOfMemory);
-                }
-                peer.starved_since_ms = None;
-                self.scratch.clear();
-                protocol::encode(&request.framing, request.command.key.bytes, &reply, &mut self.scratch);
-                let written = message::write_reply(&mut peer.replies_out, request.ticket, &mut self.scratch);
-                debug_assert!(written, "has_room was asked above");
-                // SAFETY: once, and nothing borrowed from the record is used below.
-                unsafe { message::drop_request(payload) };
+                Some(Received::Handover(handover)) => self.adopted.push(*handover),
+                Some(Received::Reply(_)) => debug_assert!(false, "replies have links of their own"),
+                None => break,
             }
-            peer.requests_in.pop();
             any = true;
         }
         any
     }
 
+    /// Executes a command of another core, or passes it on to its node. False when it must wait where it is.
+    fn take_request(
+        &mut self,
+        core: ShardId,
+        request: &Request<'_>,
+        replies: &mut Writer,
+        starved_since_ms: &mut Option<u64>,
+    ) -> bool {
+        let Request { ticket, command, framing } = request;
+        let context = &mut self.context;
+        if context.shard.ring.is_some() && context.place(command) != Some(Place::Here) {
+            let Some(mut desk) = context.desk() else { return false };
+            return desk.submit(Origin::Core(core, *ticket), command, framing.head, framing.words);
+        }
+        let client = Client { descriptor: ticket.descriptor, meta: framing.head.is_meta() };
+        let mut reply = context.shard.execute(command, client, context.now);
+        if let Reply::Busy = reply {
+            let since_ms = *starved_since_ms.get_or_insert(context.ms);
+            if context.ms < since_ms + limits::STARVED_MS_MAX {
+                return false;
+            }
+            reply = Reply::Error(Error::OutOfMemory);
+        }
+        *starved_since_ms = None;
+        self.scratch.clear();
+        protocol::encode(framing, command.key.bytes, &reply, &mut self.scratch);
+        let written = replies.reply(*ticket, &mut self.scratch);
+        debug_assert!(written, "has_room was asked before");
+        true
+    }
+
     /// Lets the engine fetch what the next commands of a peer will need. Returns how many they are.
     fn prepare(&mut self, peer: &mut CorePeer) -> usize {
-        let requests = peer.requests_in.ahead().filter(|&(kind, _)| kind == message::REQUEST);
-        let keys: ArrayVec<Key<'_>, { limits::BATCH_COMMANDS_MAX }> = requests
-            .take(limits::BATCH_COMMANDS_MAX)
-            // SAFETY: records of this kind were written by `write_request` and have not been dropped.
-            .map(|(_, payload)| unsafe { message::read_request(payload) }.command.key)
-            .collect();
+        let requests = peer.requests_in.requests_ahead().take(limits::BATCH_COMMANDS_MAX);
+        let keys: ArrayVec<Key<'_>, { limits::BATCH_COMMANDS_MAX }> = requests.map(|request| request.command.key).collect();
         if keys.len() > 1 {
             self.context.shard.engine.prepare(keys.iter());
         }

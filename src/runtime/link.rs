@@ -10,6 +10,8 @@
 //! A record never wraps: what does not fit before the end is preceded by a skip record. The producer keeps its own tail and the
 //! last head it saw, the consumer the reverse, so that the shared lines move between the cores once a turn, not once a record.
 //!
+//! Records that nobody has taken when both ends are gone go to the function that the queue was made with: they may own something.
+//!
 //! Lives here: the queue. Not here: what a record means (`message`), waking the other core (`pump`).
 //! Unsafe lives here: both ends write and read one shared block of memory; the two positions keep them apart.
 
@@ -28,6 +30,7 @@ struct Position(AtomicUsize);
 struct Queue {
     words: Box<[UnsafeCell<u64>]>,
     mask: usize,
+    dispose: Dispose,
     head: Position,
     tail: Position,
 }
@@ -54,15 +57,22 @@ pub struct Consumer {
     tail_seen: usize,
 }
 
+/// What becomes of a record that nobody has taken: called once, with its kind and payload, when both ends are gone.
+///
+/// # Safety
+/// - Called for such records only, of the queue that it was given to.
+pub type Dispose = unsafe fn(kind: u32, payload: &mut [u8]);
+
 /// A queue of `capacity_bytes`, a power of two of at least 1 KiB.
 ///
 /// # Panics
 /// If the capacity is not such a number: a mistake of the caller.
-pub fn queue(capacity_bytes: usize) -> (Producer, Consumer) {
+pub fn queue(capacity_bytes: usize, dispose: Dispose) -> (Producer, Consumer) {
     assert!(capacity_bytes.is_power_of_two() && capacity_bytes >= 1024);
     let queue = Arc::new(Queue {
         words: (0..capacity_bytes / 8).map(|_| UnsafeCell::new(0)).collect(),
         mask: capacity_bytes - 1,
+        dispose,
         head: Position(AtomicUsize::new(0)),
         tail: Position(AtomicUsize::new(0)),
     });
@@ -82,6 +92,45 @@ impl Queue {
         // a pointer made from a reference to a word must not leave that word.
         UnsafeCell::raw_get(self.words.as_ptr()).cast::<u8>().wrapping_add(offset)
     }
+
+    /// The record that starts at a position.
+    ///
+    /// # Safety
+    /// - A record starts there, and nobody writes to it meanwhile.
+    unsafe fn record(&self, position: usize) -> Record {
+        // SAFETY: the caller's promise; records are aligned to 8 bytes.
+        let word = unsafe { self.pointer(position).cast::<u64>().read() };
+        let length = word as u32 as usize;
+        let payload = self.pointer(position).wrapping_add(RECORD_HEAD_BYTES);
+        Record {
+            bytes: length.next_multiple_of(8),
+            kind: (word >> 32) as u32,
+            payload: std::ptr::slice_from_raw_parts_mut(payload, length - RECORD_HEAD_BYTES),
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let (mut at, tail) = (self.head.0.load(Ordering::Acquire), self.tail.0.load(Ordering::Acquire));
+        while at != tail {
+            // SAFETY: both ends are gone and have left their positions here: whole records lie between them, and nobody else reaches them.
+            let record = unsafe { self.record(at) };
+            if record.kind != KIND_SKIP {
+                // SAFETY: as above; each of them is passed once.
+                unsafe { (self.dispose)(record.kind, &mut *record.payload) };
+            }
+            at += record.bytes;
+        }
+    }
+}
+
+/// A record in its place.
+struct Record {
+    /// From its start to the next one.
+    bytes: usize,
+    kind: u32,
+    payload: *mut [u8],
 }
 
 impl Producer {
@@ -157,17 +206,13 @@ impl Consumer {
                     return None;
                 }
             }
-            let (length, kind) = self.read_head();
-            if kind != KIND_SKIP {
-                // SAFETY: the record lies between head and tail, so the producer does not write it before `release`; `&mut self`
-                // makes this the only reference.
-                let payload = unsafe {
-                    let start = self.queue.pointer(self.head).add(RECORD_HEAD_BYTES);
-                    std::slice::from_raw_parts_mut(start, length - RECORD_HEAD_BYTES)
-                };
-                return Some((kind, payload));
+            // SAFETY: the record lies between head and tail, so the producer does not write it before `release`.
+            let record = unsafe { self.queue.record(self.head) };
+            if record.kind != KIND_SKIP {
+                // SAFETY: as above; `&mut self` makes this the only reference.
+                return Some((record.kind, unsafe { &mut *record.payload }));
             }
-            self.head += length;
+            self.head += record.bytes;
         }
     }
 
@@ -178,33 +223,25 @@ impl Consumer {
         let mut at = self.head;
         std::iter::from_fn(move || {
             while at != tail {
-                // SAFETY: `at` lies between head and tail, so a published record starts there, 8-byte aligned, and the producer
-                // does not write it before `release`, which needs `&mut self`.
-                let (length, kind, payload) = unsafe {
-                    let word = queue.pointer(at).cast::<u64>().read();
-                    let length = word as u32 as usize;
-                    let start = queue.pointer(at).add(RECORD_HEAD_BYTES);
-                    (length, (word >> 32) as u32, std::slice::from_raw_parts(start, length - RECORD_HEAD_BYTES))
-                };
-                at += length.next_multiple_of(8);
-                if kind != KIND_SKIP {
-                    return Some((kind, payload));
+                // SAFETY: `at` lies between head and tail, so a published record starts there, and the producer does not write it before
+                // `release`, which needs `&mut self`.
+                let record = unsafe { queue.record(at) };
+                at += record.bytes;
+                if record.kind != KIND_SKIP {
+                    // SAFETY: as above.
+                    return Some((record.kind, unsafe { &*record.payload }));
                 }
             }
             None
         })
     }
 
-    /// Drops the record that `peek` showed.
+    /// Drops the record that `peek` showed. Without one, nothing happens.
     pub fn pop(&mut self) {
-        let (length, _) = self.read_head();
-        self.head += length.next_multiple_of(8);
-    }
-
-    fn read_head(&self) -> (usize, u32) {
-        // SAFETY: head < tail, so a published head word lies there, 8-byte aligned.
-        let word = unsafe { self.queue.pointer(self.head).cast::<u64>().read() };
-        (word as u32 as usize, (word >> 32) as u32)
+        if self.head != self.tail_seen {
+            // SAFETY: a published record starts between head and tail.
+            self.head += unsafe { self.queue.record(self.head) }.bytes;
+        }
     }
 
     /// Gives the space of all popped records back to the producer. Once a turn is enough.
@@ -221,13 +258,27 @@ impl Consumer {
     }
 }
 
+impl Drop for Producer {
+    /// Leaves behind what is in the queue, published or not: its last owner disposes of it.
+    fn drop(&mut self) {
+        self.publish();
+    }
+}
+
+impl Drop for Consumer {
+    /// Leaves behind what has not been popped.
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn records_arrive_in_order_and_whole_across_the_wrap() {
-        let (mut producer, mut consumer) = queue(1024);
+        let (mut producer, mut consumer) = queue(1024, |_, _| {});
         let (mut sent, mut received) = (0u64, 0u64);
         while received < 10_000 {
             while sent < 10_000 {
@@ -252,7 +303,7 @@ mod tests {
 
     #[test]
     fn nothing_is_seen_before_publish_and_a_full_queue_refuses() {
-        let (mut producer, mut consumer) = queue(1024);
+        let (mut producer, mut consumer) = queue(1024, |_, _| {});
         assert!(producer.reserve(1, 100).is_some());
         assert!(consumer.peek().is_none());
         producer.publish();
@@ -267,7 +318,7 @@ mod tests {
 
     #[test]
     fn looking_ahead_shows_what_will_be_taken() {
-        let (mut producer, mut consumer) = queue(1024);
+        let (mut producer, mut consumer) = queue(1024, |_, _| {});
         for round in 0..50u32 {
             let count = (0..10).filter(|i| producer.reserve(round * 10 + i, 40 + *i as usize * 8).is_some()).count();
             producer.publish();
@@ -283,8 +334,46 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_has_taken_is_disposed_of_once_whichever_end_goes_first() {
+        thread_local!(static DISPOSED: std::cell::RefCell<Vec<(u32, usize)>> = const { std::cell::RefCell::new(Vec::new()) });
+        for producer_first in [true, false] {
+            let (mut producer, mut consumer) =
+                queue(1024, |kind, payload| DISPOSED.with_borrow_mut(|disposed| disposed.push((kind, payload.len()))));
+            let mut count = 0;
+            let mut send = |producer: &mut Producer| {
+                let sent = producer.reserve(count, 100 + count as usize % 7).is_some();
+                count += u32::from(sent);
+                sent
+            };
+            let take = |consumer: &mut Consumer| {
+                consumer.peek().unwrap();
+                consumer.pop();
+            };
+            // Around the end of the block.
+            for _ in 0..2 {
+                while send(&mut producer) {}
+                producer.publish();
+                (0..6).for_each(|_| take(&mut consumer));
+                consumer.release();
+            }
+            // One taken and its space not given back, at least one not taken, one not even published.
+            assert!(send(&mut producer));
+            producer.publish();
+            take(&mut consumer);
+            assert!(send(&mut producer));
+            match producer_first {
+                true => (drop(producer), drop(consumer)),
+                false => (drop(consumer), drop(producer)),
+            };
+            let expected: Vec<(u32, usize)> = (13..count).map(|kind| (kind, 100 + kind as usize % 7)).collect();
+            assert!(expected.len() > 2);
+            assert_eq!(DISPOSED.take(), expected, "producer first: {producer_first}");
+        }
+    }
+
+    #[test]
     fn two_threads_agree() {
-        let (mut producer, mut consumer) = queue(4096);
+        let (mut producer, mut consumer) = queue(4096, |_, _| {});
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for number in 0..100_000u64 {

@@ -6,31 +6,53 @@
 //!   handover:  | a box with the connection                                  |
 //! ```
 //!
+//! What is received is a `Record`, which lets go of what it holds and leaves the link when it is dropped. So does what nobody receives,
+//! when both ends of the link are gone.
+//!
 //! The owning core executes and encodes, so that the reply comes back as bytes of the client's protocol and the asking core only
 //! puts them in their place. Small values are copied into the record; larger ones go by pointer.
 //!
 //! Lives here: the records. Not here: the queue (`link`), what is done with them (`core`).
 //! Unsafe lives here: heads are written to and read from raw record bytes, within one process.
 
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::link::{Producer, RECORD_HEAD_BYTES};
+use super::context::Standing;
+use super::link::{self, Consumer, Producer, RECORD_HEAD_BYTES};
+use super::peer::Peer;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Value, Verb};
 use crate::key::Key;
 use crate::limits::{KEY_BYTES_MAX, LINK_BYTES_MIN};
-use crate::protocol::{Framing, Head};
+use crate::protocol::{Framing, Head, Session};
 pub use crate::shard::Ticket;
 
-/// Kind of a record that carries a command.
-pub const REQUEST: u32 = 1;
-/// Kind of a record that carries the bytes of a reply.
-pub const REPLY: u32 = 2;
-/// Kind of a record that carries a connection.
-pub const HANDOVER: u32 = 3;
+/// The end of a link that messages are written to.
+pub struct Writer(Producer);
 
-struct RequestHead {
+/// The end of a link that messages are taken from.
+pub struct Reader(Consumer);
+
+/// A link of `capacity_bytes`, a power of two of at least 1 KiB.
+pub fn link(capacity_bytes: usize) -> (Writer, Reader) {
+    let (producer, consumer) = link::queue(capacity_bytes, dispose);
+    (Writer(producer), Reader(consumer))
+}
+
+/// Kind of a record that carries a command.
+const REQUEST: u32 = 1;
+/// Kind of a record that carries the bytes of a reply.
+const REPLY: u32 = 2;
+/// Kind of a record that carries a connection.
+const HANDOVER: u32 = 3;
+
+/// What a command's record begins with.
+pub struct RequestHead {
     ticket: Ticket,
     hash: u64,
     verb: Verb,
@@ -52,10 +74,45 @@ enum Carried {
     Dropped(usize),
 }
 
-struct ReplyHead {
+/// What a reply's record begins with.
+pub struct ReplyHead {
     ticket: Ticket,
     bytes: u32,
     carried: Option<Box<Buffer>>,
+}
+
+/// A connection on its way to another core.
+pub struct Handover {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Its session so far; a fresh one when it was just accepted.
+    pub session: Session,
+    /// Bytes received and not yet parsed.
+    pub input: Vec<u8>,
+    /// The node on the other side, if it is one.
+    pub peer: Option<Box<Peer>>,
+    /// What it counts as.
+    pub standing: Standing,
+    /// Where the client is; `None` on a unix socket.
+    pub address: Option<SocketAddr>,
+}
+
+/// A message from another core.
+pub enum Received<'a> {
+    /// A command.
+    Request(Record<'a, RequestHead>),
+    /// A reply.
+    Reply(Record<'a, ReplyHead>),
+    /// A connection; it has left the link.
+    Handover(Box<Handover>),
+}
+
+/// A message in its place in the link. Dropped, it lets go of what it holds and makes way for the next one.
+pub struct Record<'a, H> {
+    consumer: &'a mut Consumer,
+    /// An `H`, and the bytes behind it.
+    payload: NonNull<[u8]>,
+    head: PhantomData<H>,
 }
 
 /// A command from another core, borrowed from its record.
@@ -76,57 +133,163 @@ pub enum ReplyBytes<'a> {
     Carried(Box<Buffer>),
 }
 
-const _: () = assert!(align_of::<RequestHead>() <= 8 && align_of::<ReplyHead>() <= 8);
+const _: () = assert!(align_of::<RequestHead>() <= 8 && align_of::<ReplyHead>() <= 8 && align_of::<Box<Handover>>() <= 8);
 /// The smallest link takes a command with a long key and a few words in its record.
 const _: () = assert!(size_of::<RequestHead>() + KEY_BYTES_MAX + 64 <= LINK_BYTES_MIN / 4 - RECORD_HEAD_BYTES);
 
-/// Writes a command for another core. False, and nothing written, when the queue is full.
-pub fn write_request(link: &mut Producer, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
-    let head_bytes = size_of::<RequestHead>();
-    let (key, words) = (command.key.bytes, framing.words);
-    let room = link.payload_bytes_max() - head_bytes;
-    let names: &[&[u8]] = if key.len() + words.len() <= room { &[key, words] } else { &[] };
-    let names_bytes: usize = names.iter().map(|name| name.len()).sum();
-    let (carried, inline): (Carried, &[u8]) = match command.value {
-        Value::Bytes(bytes) if bytes.len() <= room - names_bytes => (Carried::Inline, bytes),
-        Value::Bytes(bytes) => (Carried::Boxed(bytes.into()), &[]),
-        Value::Body(body) => (Carried::Body(body.clone()), &[]),
-        Value::Pages(_) => (Carried::Boxed(command.value.to_vec().into()), &[]),
-        Value::Dropped { bytes } => (Carried::Dropped(bytes), &[]),
-    };
-    let Some(payload) = link.reserve(REQUEST, head_bytes + names_bytes + inline.len()) else { return false };
-    let head = RequestHead {
-        ticket,
-        hash: command.key.hash,
-        verb: command.verb,
-        framing: framing.head,
-        key_bytes: key.len() as u16,
-        key_encoded: command.key.encoded,
-        key_tagged: command.key.tagged,
-        words_bytes: words.len() as u16,
-        value_bytes: inline.len() as u32,
-        carried,
-        names: names.is_empty().then(|| [key, words].concat().into()),
-    };
-    // SAFETY: the payload is at least `head_bytes` long and 8-byte aligned, as a record is.
-    unsafe { payload.as_mut_ptr().cast::<RequestHead>().write(head) };
-    let mut rest = &mut payload[head_bytes..];
-    for part in names.iter().copied().chain([inline]) {
-        let (place, behind) = rest.split_at_mut(part.len());
-        place.copy_from_slice(part);
-        rest = behind;
+impl Writer {
+    /// Writes a command for another core. False, and nothing written, when the link is full.
+    pub fn request(&mut self, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
+        let (key, words) = (command.key.bytes, framing.words);
+        let room = self.0.payload_bytes_max() - size_of::<RequestHead>();
+        let names: &[&[u8]] = if key.len() + words.len() <= room { &[key, words] } else { &[] };
+        let names_bytes: usize = names.iter().map(|name| name.len()).sum();
+        let (carried, inline): (Carried, &[u8]) = match command.value {
+            Value::Bytes(bytes) if bytes.len() <= room - names_bytes => (Carried::Inline, bytes),
+            Value::Bytes(bytes) => (Carried::Boxed(bytes.into()), &[]),
+            Value::Body(body) => (Carried::Body(body.clone()), &[]),
+            Value::Pages(_) => (Carried::Boxed(command.value.to_vec().into()), &[]),
+            Value::Dropped { bytes } => (Carried::Dropped(bytes), &[]),
+        };
+        let head = RequestHead {
+            ticket,
+            hash: command.key.hash,
+            verb: command.verb,
+            framing: framing.head,
+            key_bytes: key.len() as u16,
+            key_encoded: command.key.encoded,
+            key_tagged: command.key.tagged,
+            words_bytes: words.len() as u16,
+            value_bytes: inline.len() as u32,
+            carried,
+            names: names.is_empty().then(|| [key, words].concat().into()),
+        };
+        let Ok(mut rest) = self.write(REQUEST, head, names_bytes + inline.len()) else { return false };
+        for part in names.iter().copied().chain([inline]) {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        true
     }
-    true
+
+    /// Writes the encoded reply of a request. The caller asked `has_room` before it executed.
+    pub fn reply(&mut self, ticket: Ticket, reply: &mut Buffer) -> bool {
+        let fits = reply.bodies.is_empty() && size_of::<ReplyHead>() + reply.bytes.len() <= self.0.payload_bytes_max();
+        let (carried, inline) = if fits { (None, reply.bytes.len()) } else { (Some(Box::new(std::mem::take(reply))), 0) };
+        let head = ReplyHead { ticket, bytes: inline as u32, carried };
+        let Ok(rest) = self.write(REPLY, head, inline) else { return false };
+        rest.copy_from_slice(&reply.bytes[..inline]);
+        true
+    }
+
+    /// Writes a connection; gives it back when the link is full.
+    pub fn hand_over(&mut self, handover: Box<Handover>) -> Result<(), Box<Handover>> {
+        self.write(HANDOVER, handover, 0).map(|_| ())
+    }
+
+    /// Writes a head, and gives the bytes behind it; gives the head back when the link is full.
+    fn write<H: Send>(&mut self, kind: u32, head: H, rest_bytes: usize) -> Result<&mut [u8], H> {
+        let Some(payload) = self.0.reserve(kind, size_of::<H>() + rest_bytes) else { return Err(head) };
+        let (place, rest) = payload.split_at_mut(size_of::<H>());
+        // SAFETY: the place is as long as a head, and 8-byte aligned, as a record is.
+        unsafe { place.as_mut_ptr().cast::<H>().write(head) };
+        Ok(rest)
+    }
+
+    /// Room for one more message of the largest size.
+    pub fn has_room(&mut self) -> bool {
+        self.0.has_room()
+    }
+
+    /// Lets the other core see everything written so far. Returns whether there was anything new.
+    pub fn publish(&mut self) -> bool {
+        self.0.publish()
+    }
 }
 
-/// Reads the command in a record without taking anything out of it.
-///
-/// # Safety
-/// - `payload` is the payload of a record that `write_request` wrote in this process, and `drop_request` was not called on it.
-pub unsafe fn read_request(payload: &[u8]) -> Request<'_> {
-    // SAFETY: the caller's promise; the record is 8-byte aligned.
-    let head = unsafe { &*payload.as_ptr().cast::<RequestHead>() };
-    let rest = &payload[size_of::<RequestHead>()..];
+impl Reader {
+    /// The oldest message.
+    pub fn oldest(&mut self) -> Option<Received<'_>> {
+        let (kind, payload) = self.0.peek()?;
+        let payload = NonNull::from(payload);
+        Some(match kind {
+            REQUEST => Received::Request(Record { consumer: &mut self.0, payload, head: PhantomData }),
+            REPLY => Received::Reply(Record { consumer: &mut self.0, payload, head: PhantomData }),
+            _ => {
+                // SAFETY: only a `Writer` writes to the link, and it makes records of three kinds. This one has such a box, which leaves
+                // the link with it: the record is popped and not read again.
+                let handover = unsafe { payload.cast::<Box<Handover>>().read() };
+                self.0.pop();
+                Received::Handover(handover)
+            }
+        })
+    }
+
+    /// The commands that wait, from the oldest on, without taking any. For prefetching.
+    pub fn requests_ahead(&mut self) -> impl Iterator<Item = Request<'_>> {
+        self.0.ahead().filter(|&(kind, _)| kind == REQUEST).map(|(_, payload)| {
+            let (head, rest) = payload.split_at(size_of::<RequestHead>());
+            // SAFETY: a record of this kind begins with such a head, 8-byte aligned, which is there until its `Record` is dropped.
+            read_request(unsafe { &*head.as_ptr().cast::<RequestHead>() }, rest)
+        })
+    }
+
+    /// Gives the space of all messages that left back to the writer. Once a turn is enough.
+    pub fn release(&mut self) {
+        self.0.release();
+    }
+
+    /// Whether a message waits, looking at the shared position.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<H> Record<'_, H> {
+    fn parts(&mut self) -> (&mut H, &mut [u8]) {
+        // SAFETY: the payload of the oldest record, which stays where it is and is nobody else's until this value pops it.
+        let (head, rest) = unsafe { self.payload.as_mut() }.split_at_mut(size_of::<H>());
+        // SAFETY: `oldest` makes a record of the type whose kind `Writer` gave it; it is 8-byte aligned, and dropped with this value only.
+        (unsafe { &mut *head.as_mut_ptr().cast::<H>() }, rest)
+    }
+}
+
+impl Record<'_, RequestHead> {
+    /// The command.
+    pub fn request(&mut self) -> Request<'_> {
+        let (head, rest) = self.parts();
+        read_request(head, rest)
+    }
+
+    /// Leaves it where it is: it is still the oldest.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Record<'_, ReplyHead> {
+    /// Takes the reply out.
+    pub fn take(&mut self) -> (Ticket, ReplyBytes<'_>) {
+        let (head, rest) = self.parts();
+        let bytes = match head.carried.take() {
+            Some(buffer) => ReplyBytes::Carried(buffer),
+            None => ReplyBytes::Inline(&rest[..head.bytes as usize]),
+        };
+        (head.ticket, bytes)
+    }
+}
+
+impl<H> Drop for Record<'_, H> {
+    fn drop(&mut self) {
+        // SAFETY: the head is there, and nobody comes to it again: its record is popped.
+        unsafe { std::ptr::drop_in_place(self.parts().0) };
+        self.consumer.pop();
+    }
+}
+
+/// The command that a head and the bytes behind it tell of.
+fn read_request<'a>(head: &'a RequestHead, rest: &'a [u8]) -> Request<'a> {
     let (names, rest) = match &head.names {
         Some(names) => (&names[..], rest),
         None => rest.split_at(head.key_bytes as usize + head.words_bytes as usize),
@@ -146,94 +309,71 @@ pub unsafe fn read_request(payload: &[u8]) -> Request<'_> {
     }
 }
 
-/// Releases what a request record owns. Call once, before the record is popped.
+/// Lets go of what a record holds that nobody has taken.
 ///
 /// # Safety
-/// - as for `read_request`, and nothing borrowed from the record is used afterwards.
-pub unsafe fn drop_request(payload: &mut [u8]) {
-    // SAFETY: the caller's promise.
-    unsafe { std::ptr::drop_in_place(payload.as_mut_ptr().cast::<RequestHead>()) };
-}
-
-/// Writes the encoded reply of a request. The caller asked `has_room` before it executed.
-pub fn write_reply(link: &mut Producer, ticket: Ticket, reply: &mut Buffer) -> bool {
-    let head_bytes = size_of::<ReplyHead>();
-    let fits = reply.bodies.is_empty() && head_bytes + reply.bytes.len() <= link.payload_bytes_max();
-    let (carried, inline) = if fits { (None, reply.bytes.len()) } else { (Some(Box::new(std::mem::take(reply))), 0) };
-    let Some(payload) = link.reserve(REPLY, head_bytes + inline) else { return false };
-    let head = ReplyHead { ticket, bytes: inline as u32, carried };
-    // SAFETY: the payload is at least `head_bytes` long and 8-byte aligned, as a record is.
-    unsafe { payload.as_mut_ptr().cast::<ReplyHead>().write(head) };
-    payload[head_bytes..].copy_from_slice(&reply.bytes[..inline]);
-    true
-}
-
-/// Takes the reply out of a record.
-///
-/// # Safety
-/// - `payload` is the payload of a record that `write_reply` wrote in this process; it is read once and then popped.
-pub unsafe fn take_reply(payload: &[u8]) -> (Ticket, ReplyBytes<'_>) {
-    // SAFETY: the caller's promise; reading moves the head out, and the record is not read again.
-    let head = unsafe { payload.as_ptr().cast::<ReplyHead>().read() };
-    let bytes = match head.carried {
-        Some(buffer) => ReplyBytes::Carried(buffer),
-        None => ReplyBytes::Inline(&payload[size_of::<ReplyHead>()..][..head.bytes as usize]),
-    };
-    (head.ticket, bytes)
-}
-
-/// Writes a boxed value, whose type both sides know by the kind of the record.
-pub fn write_box<T: Send>(link: &mut Producer, kind: u32, value: Box<T>) -> Result<(), Box<T>> {
-    let Some(payload) = link.reserve(kind, size_of::<*mut T>()) else { return Err(value) };
-    // SAFETY: the payload is as long as a pointer and 8-byte aligned, as a record is.
-    unsafe { payload.as_mut_ptr().cast::<*mut T>().write(Box::into_raw(value)) };
-    Ok(())
-}
-
-/// Takes a boxed value out of a record.
-///
-/// # Safety
-/// - the record was written by `write_box::<T>` with this `T` in this process; it is read once and then popped.
-pub unsafe fn take_box<T: Send>(payload: &[u8]) -> Box<T> {
-    // SAFETY: the caller's promise: the record holds what came out of `Box::into_raw` of the same type.
-    unsafe { Box::from_raw(payload.as_ptr().cast::<*mut T>().read()) }
+/// - A `Writer` wrote the record, nobody took it, and nobody comes to it again.
+unsafe fn dispose(kind: u32, payload: &mut [u8]) {
+    let head = payload.as_mut_ptr();
+    // SAFETY: the caller's promise; each kind begins with its type, 8-byte aligned.
+    unsafe {
+        match kind {
+            REQUEST => std::ptr::drop_in_place(head.cast::<RequestHead>()),
+            REPLY => std::ptr::drop_in_place(head.cast::<ReplyHead>()),
+            _ => std::ptr::drop_in_place(head.cast::<Box<Handover>>()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
     use crate::command::{Get, Store};
-    use crate::runtime::link::queue;
+    use crate::protocol::Options;
+
+    const TICKET: Ticket = Ticket { connection: 1, generation: 2, slot: 3, descriptor: 7 };
 
     fn framing(words: &[u8]) -> Framing<'_> {
         Framing { head: Head::Binary(Default::default()), words }
     }
 
+    fn store(value: Value<'_>) -> Command<'_> {
+        Command { key: Key::new(b"{a}key"), verb: Verb::Store(Store::default()), value }
+    }
+
+    fn oldest_request(reader: &mut Reader) -> Record<'_, RequestHead> {
+        match reader.oldest() {
+            Some(Received::Request(record)) => record,
+            _ => panic!("no command"),
+        }
+    }
+
     #[test]
     fn a_command_arrives_as_it_was_sent_small_and_large() {
-        let (mut producer, mut consumer) = queue(LINK_BYTES_MIN);
+        let (mut writer, mut reader) = link(LINK_BYTES_MIN);
         let sizes = [0usize, 5, 900, 3000, 4096, 16 << 10];
         let words = [b"v t".to_vec(), vec![b'w'; crate::limits::LINE_BYTES_MAX]];
         for (value_bytes, words) in sizes.into_iter().flat_map(|bytes| words.iter().map(move |words| (bytes, words))) {
             let value = vec![7u8; value_bytes];
-            let command =
-                Command { key: Key::new(b"{a}key"), verb: Verb::Store(Store::default()), value: Value::Bytes(&value) };
-            let ticket = Ticket { connection: 1, generation: 2, slot: 3, descriptor: 7 };
-            assert!(write_request(&mut producer, ticket, &command, &framing(words)));
-            producer.publish();
-            let (kind, payload) = consumer.peek().unwrap();
-            assert_eq!(kind, REQUEST);
-            // SAFETY: the record was written above.
-            let request = unsafe { read_request(payload) };
-            assert_eq!(request.ticket, ticket);
+            let command = store(Value::Bytes(&value));
+            assert!(writer.request(TICKET, &command, &framing(words)));
+            writer.publish();
+            assert_eq!(reader.requests_ahead().map(|request| request.command.key.hash).collect::<Vec<_>>(), [command.key.hash]);
+            // Left once, and then taken.
+            oldest_request(&mut reader).leave();
+            let mut record = oldest_request(&mut reader);
+            let request = record.request();
+            assert_eq!(request.ticket, TICKET);
             assert_eq!(request.command.key.bytes, b"{a}key");
             assert_eq!(request.command.key.hash, command.key.hash);
             assert_eq!(request.command.value.to_vec(), value);
             assert_eq!(request.framing.words, words);
-            // SAFETY: once, and nothing borrowed is used below.
-            unsafe { drop_request(payload) };
-            consumer.pop();
-            consumer.release();
+            drop(record);
+            assert!(reader.oldest().is_none() && reader.is_empty());
+            reader.release();
         }
     }
 
@@ -241,42 +381,85 @@ mod tests {
     fn a_body_travels_by_reference_and_is_released() {
         let arena = crate::arena::Arena::new(1 << 20, 1 << 20, 1).unwrap();
         let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
-        let (mut producer, mut consumer) = queue(4096);
+        let (mut writer, mut reader) = link(4096);
         let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::Body(&body) };
-        assert!(write_request(
-            &mut producer,
-            Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 },
-            &command,
-            &framing(b"")
-        ));
-        producer.publish();
-        let (_, payload) = consumer.peek().unwrap();
+        assert!(writer.request(TICKET, &command, &framing(b"")));
+        writer.publish();
+        let record = oldest_request(&mut reader);
         assert_eq!(Arc::strong_count(&body), 2);
-        // SAFETY: the record was written above and is dropped once.
-        unsafe { drop_request(payload) };
-        consumer.pop();
+        drop(record);
         assert_eq!(Arc::strong_count(&body), 1);
     }
 
     #[test]
     fn replies_come_back_inline_or_carried() {
-        let (mut producer, mut consumer) = queue(4096);
+        let (mut writer, mut reader) = link(4096);
         for length in [0usize, 10, 900, 5000] {
             let mut buffer = Buffer::default();
             buffer.put(&vec![9u8; length]);
-            assert!(write_reply(&mut producer, Ticket { connection: 4, generation: 5, slot: 6, descriptor: 7 }, &mut buffer));
-            producer.publish();
-            let (kind, payload) = consumer.peek().unwrap();
-            assert_eq!(kind, REPLY);
-            // SAFETY: the record was written above and is read once.
-            let (ticket, bytes) = unsafe { take_reply(payload) };
-            assert_eq!(ticket.slot, 6);
+            assert!(writer.reply(TICKET, &mut buffer));
+            writer.publish();
+            let Some(Received::Reply(mut record)) = reader.oldest() else { panic!("no reply") };
+            let (ticket, bytes) = record.take();
+            assert_eq!(ticket.slot, 3);
             match bytes {
                 ReplyBytes::Inline(bytes) => assert_eq!(bytes, vec![9u8; length]),
                 ReplyBytes::Carried(buffer) => assert_eq!(buffer.bytes, vec![9u8; length]),
             }
-            consumer.pop();
-            consumer.release();
+            drop(record);
+            reader.release();
         }
+    }
+
+    fn handover() -> (Box<Handover>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let session = Session::new(Options::default());
+        let (fd, input) = (OwnedFd::from(ours), b"get k".to_vec());
+        (Box::new(Handover { fd, session, input, peer: None, standing: Standing::Client, address: None }), theirs)
+    }
+
+    /// Symptom: bodies, replies and descriptors of a node that ended were never given back. Cause: the bytes of the records were freed, and
+    /// what they own was not. Cure: the link disposes of what nobody took.
+    #[test]
+    fn nothing_that_is_still_in_a_link_leaks_when_both_ends_go() {
+        let arena = crate::arena::Arena::new(1 << 20, 1 << 20, 1).unwrap();
+        for writer_first in [true, false] {
+            let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
+            let (mut writer, mut reader) = link(4096);
+            for round in 0..2 {
+                assert!(writer.request(TICKET, &store(Value::Body(&body)), &framing(b"")));
+                let mut reply = Buffer::default();
+                reply.put_body(body.clone());
+                assert!(writer.reply(TICKET, &mut reply));
+                // The second round is not published.
+                if round == 0 {
+                    writer.publish();
+                }
+            }
+            let (connection, mut client) = handover();
+            assert!(writer.hand_over(connection).is_ok());
+            assert_eq!(Arc::strong_count(&body), 5);
+            drop(oldest_request(&mut reader));
+            assert_eq!(Arc::strong_count(&body), 4);
+            match writer_first {
+                true => (drop(writer), drop(reader)),
+                false => (drop(reader), drop(writer)),
+            };
+            assert_eq!(Arc::strong_count(&body), 1);
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "the connection is closed");
+        }
+    }
+
+    #[test]
+    fn a_connection_moves_and_comes_back_where_there_is_no_room() {
+        let (mut writer, mut reader) = link(1024);
+        let (connection, _client) = handover();
+        assert!(writer.hand_over(connection).is_ok());
+        writer.publish();
+        let Some(Received::Handover(arrived)) = reader.oldest() else { panic!("no connection") };
+        assert_eq!(arrived.input, b"get k");
+        assert!(reader.oldest().is_none());
+        while writer.reply(TICKET, &mut Buffer::default()) {}
+        assert!(writer.hand_over(arrived).is_err());
     }
 }

@@ -28,10 +28,10 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 
 use super::connection::Flow;
-use super::context::CoreState;
-use super::context::Standing;
-use super::core::{Core, Handover};
+use super::context::{CoreState, Standing};
+use super::core::Core;
 use super::listener::{self, Admission, Listener};
+use super::message::Handover;
 use super::park::Doorbell;
 use super::sys;
 use crate::buffer::Buffer;

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::observe::events::What;
 use crate::protocol::Session;
 use crate::runtime::context::Standing;
-use crate::runtime::core::Handover;
+use crate::runtime::message::Handover;
 use crate::runtime::ring::{Kind, Mark};
 use crate::shard::ShardId;
 
