@@ -89,7 +89,7 @@ impl Value<'_> {
         match self {
             Value::Bytes(bytes) => bytes.to_vec(),
             Value::Body(body) => body.to_vec(),
-            Value::Pages(pages) => pages.slices().flatten().copied().collect(),
+            Value::Pages(pages) => pages.slices().collect::<Vec<_>>().concat(),
             Value::Dropped { .. } => Vec::new(),
         }
     }

@@ -90,8 +90,11 @@ fn value_bytes(random: &mut Random, stream: &Stream) -> Vec<u8> {
         4 => random.below(16_000.min(stream.value_bytes_max * 10)),
         _ => random.below(stream.value_bytes_max),
     };
-    let first = random.next();
-    (0..length).map(|i| (first + i) as u8).collect()
+    let first = random.next() as u8;
+    let bytes: Vec<u8> = (0..=u8::MAX).map(|i| first.wrapping_add(i)).collect();
+    let mut value = bytes.repeat(length as usize / bytes.len() + 1);
+    value.truncate(length as usize);
+    value
 }
 
 /// Some verb. `cas` is the CAS that the key has, if it is there.
@@ -329,10 +332,10 @@ const AMPLE_BYTES: usize = 256 << 20;
 const STREAM: Stream =
     Stream { steps: 4000, memory_bytes: AMPLE_BYTES, keys: 60, value_bytes_max: 200, large_one_in: 60, verify_every: 7 };
 
-/// Short enough for Miri (`cargo +nightly miri test --test model miri`): every unsafe line runs.
+/// Short enough for Miri (`tests/run miri`): every unsafe line of the engine and the arena runs.
 #[test]
 fn miri_with_hardly_any_memory_and_large_values() {
-    let steps = if cfg!(miri) { 80 } else { 400 };
+    let steps = if cfg!(miri) { 200 } else { 400 };
     let stream = Stream { steps, memory_bytes: 512 << 10, keys: 40, verify_every: 401, large_one_in: 30, ..STREAM };
     run_seeds(Stream { value_bytes_max: 6000, ..stream }, 1);
 }

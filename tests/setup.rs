@@ -29,7 +29,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
 ];
-const STEPS: &[&str] = &["format", "lint", "test", "debugtime", "docs", "clients"];
+const STEPS: &[&str] = &["format", "lint", "test", "debugtime", "miri", "docs", "clients"];
 
 /// A machine in a folder of its own.
 struct Machine {
@@ -178,6 +178,7 @@ fn a_step_asks_for_its_own_tools_only() {
         ("lint", &[]),
         ("docs", &[]),
         ("debugtime", &[]),
+        ("miri", &[]),
         ("test", &["memcached", "valgrind"]),
         ("clients", &["memcached", "python3-venv", "nodejs", "npm"]),
     ] {
@@ -245,6 +246,23 @@ fn the_rust_toolchain_is_looked_at_too() {
     let end = machine.run(&["format", "test"]);
     assert_eq!((end.code, end.told.len()), (0, 0), "only the step that lints needs it");
     machine.without(&["rustup"]).run(&["lint"]).assert_refuses(&["clippy is missing"]);
+}
+
+#[test]
+fn the_nightly_toolchain_with_miri_is_installed_for_the_step_that_needs_it() {
+    let nightly = include_str!("nightly").trim();
+    let install = format!("rustup toolchain install {nightly} --profile minimal --component miri --component rust-src");
+    let machine = Machine::new("no-miri");
+    machine.put("cargo", "[ \"$2\" != miri ] || /bin/grep -q 'toolchain install' \"$TOLD\"");
+    machine.run(&["--no-install", "test", "miri"]).assert_refuses(&["Miri is missing", &format!("`{install}`")]);
+    let end = machine.run(&["test", "miri"]);
+    assert_eq!((end.code, end.told), (0, vec![install]), "{}", end.complained);
+    assert_eq!(end.said, format!("tests/run installs with rustup: {nightly} with miri and rust-src\n"));
+    assert_eq!(machine.run(&["test"]).told.len(), 0, "only that step needs it");
+
+    machine.put("cargo", "[ \"$2\" != miri ]");
+    let end = machine.run(&["miri"]);
+    assert!(end.code == 2 && end.complained.contains("and still Miri does not run"), "{}", end.complained);
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Body {
 
     /// All bytes as one vector, for tests and rare paths.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.slices(0).flatten().copied().collect()
+        self.slices(0).collect::<Vec<_>>().concat()
     }
 }
 

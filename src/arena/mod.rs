@@ -312,7 +312,7 @@ mod tests {
             for id in 0..4u8 {
                 let arena = &arena;
                 scope.spawn(move || {
-                    for _ in 0..2000 {
+                    for _ in 0..if cfg!(miri) { 20 } else { 2000 } {
                         let mut held: Vec<_> = (0..3).filter_map(|_| arena.lease()).collect();
                         held.iter_mut().for_each(|segment| segment.bytes_mut()[..64].fill(id));
                         assert!(held.iter().all(|segment| segment.bytes()[..64].iter().all(|&byte| byte == id)));
@@ -326,14 +326,17 @@ mod tests {
     #[test]
     fn a_body_reads_back_what_was_written_in_any_pieces() {
         let arena = Arena::new(4 << 20, 4 << 20, 1).unwrap();
-        let value: Vec<u8> = (0..200_000u32).map(|i| (i * 7) as u8).collect();
+        // In chunks and pages, and half a page.
+        let length = if cfg!(miri) { 70_000 } else { 200_000 };
+        let bytes: Vec<u8> = (0..777u32).map(|i| (i * 7) as u8).collect();
+        let value = &bytes.repeat(length / bytes.len() + 1)[..length];
         let mut body = Body::lease(&arena, value.len()).unwrap();
         for (i, piece) in value.chunks(777).enumerate() {
             body.write(i * 777, piece);
         }
         assert_eq!(body.to_vec(), value);
-        for offset in [0, 1, 65535, 65536, 65537, 199_999, 200_000] {
-            assert_eq!(body.slices(offset).flatten().copied().collect::<Vec<_>>(), &value[offset..]);
+        for offset in [0, 1, 65535, 65536, 65537, length - 1, length] {
+            assert_eq!(body.slices(offset).collect::<Vec<_>>().concat(), &value[offset..]);
         }
         drop(body);
         assert_eq!(arena.used_bytes(), 0);
