@@ -6,7 +6,7 @@
 //!
 //! | floor | modules | what they are |
 //! |---|---|---|
-//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`observe`], [`buffer`], [`arena`], [`ring`] | plain types that every floor speaks |
+//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`observe`], [`buffer`], [`arena`], [`ring`], [`sync`] | plain types that every floor speaks |
 //! | 1 cores | [`protocol`], [`engine`], [`cluster`] | sans-io state machines: bytes to commands, commands to replies, words between nodes |
 //! | 2 shard | [`shard`] | what one core owns: routing, items, counters; still pure |
 //! | 3 runtime | [`runtime`] | glommio and io_uring: sockets, links between the cores, clocks |
@@ -55,4 +55,5 @@ pub mod protocol;
 pub mod ring;
 pub mod runtime;
 pub mod shard;
+pub mod sync;
 pub mod time;

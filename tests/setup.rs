@@ -29,7 +29,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
 ];
-const STEPS: &[&str] = &["format", "lint", "test", "debugtime", "miri", "docs", "clients"];
+const STEPS: &[&str] = &["format", "lint", "test", "debugtime", "miri", "loom", "docs", "clients"];
 
 /// A machine in a folder of its own.
 struct Machine {
@@ -179,6 +179,7 @@ fn a_step_asks_for_its_own_tools_only() {
         ("docs", &[]),
         ("debugtime", &[]),
         ("miri", &[]),
+        ("loom", &[]),
         ("test", &["memcached", "valgrind"]),
         ("clients", &["memcached", "python3-venv", "nodejs", "npm"]),
     ] {

@@ -15,7 +15,7 @@ const FILE_LINES_MAX: usize = 900;
 
 /// Modules by floor. A module imports only from lower floors; `SIBLINGS` also may not import each other.
 const FLOORS: &[&[&str]] = &[
-    &["command", "key", "time", "limits", "metrics", "observe", "arena", "buffer", "ring"],
+    &["command", "key", "time", "limits", "metrics", "observe", "arena", "buffer", "ring", "sync"],
     &["protocol", "engine", "cluster", "storage"],
     &["shard"],
     &["runtime"],

@@ -11,9 +11,10 @@
 //! Unsafe lives here: addresses in a shared mapping.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use super::system::{self, HUGE_PAGE_BYTES};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Units of one size.
 pub(super) struct Pool {
@@ -127,10 +128,17 @@ impl Drop for Pool {
 }
 
 /// Zeros that take no memory until they are written: there is one per unit that the machine's memory might ever give.
+#[cfg(not(all(loom, test)))]
 fn untouched(count: usize) -> Box<[AtomicU32]> {
     let zeros = Box::into_raw(vec![0u32; count].into_boxed_slice());
     // SAFETY: an `AtomicU32` has the size, the alignment and the valid values of a `u32`, and this is the only pointer to them.
     unsafe { Box::from_raw(zeros as *mut [AtomicU32]) }
+}
+
+/// The model checker's are no plain numbers.
+#[cfg(all(loom, test))]
+fn untouched(count: usize) -> Box<[AtomicU32]> {
+    (0..count).map(|_| AtomicU32::new(0)).collect()
 }
 
 /// A lock-free stack of units, linked through `Pool::next`.
@@ -164,5 +172,90 @@ impl Stack {
                 Err(current) => top = current,
             }
         }
+    }
+}
+
+/// Every order of what two threads do to a stack, under the model checker (`tests/run loom`).
+#[cfg(all(loom, test))]
+mod models {
+    use loom::cell::UnsafeCell;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::Arc;
+
+    /// A stack of free units, and their contents, whose every use the checker sees.
+    struct Units {
+        stack: Stack,
+        next: Box<[AtomicU32]>,
+        contents: Vec<UnsafeCell<u32>>,
+    }
+
+    // SAFETY: whoever took a unit off the stack has its content for itself; that is what is checked.
+    unsafe impl Sync for Units {}
+    // SAFETY: as above.
+    unsafe impl Send for Units {}
+
+    impl Units {
+        fn new(count: u32) -> Arc<Self> {
+            let contents = (0..count).map(|_| UnsafeCell::new(0)).collect();
+            let units = Self { stack: Stack::default(), next: untouched(count as usize), contents };
+            (0..count).for_each(|index| units.push(index));
+            Arc::new(units)
+        }
+
+        fn pop(&self) -> Option<u32> {
+            let index = self.stack.pop(&self.next)?;
+            self.fill(index);
+            Some(index)
+        }
+
+        fn push(&self, index: u32) {
+            self.stack.push(&self.next, index);
+        }
+
+        /// Uses a unit: two that do so at once, or one that does not see what the last owner did, are an error.
+        fn fill(&self, index: u32) {
+            // SAFETY: the unit is ours alone, or the checker says that it is not.
+            self.contents[index as usize].with_mut(|content| unsafe { *content += 1 });
+        }
+    }
+
+    #[test]
+    fn model_a_unit_has_one_owner_who_sees_what_the_last_one_did() {
+        loom::model(|| {
+            let units = Units::new(1);
+            let other = units.clone();
+            let turns = |units: &Units| (0..2).filter_map(|_| units.pop().inspect(|&index| units.push(index))).count() as u32;
+            let there = thread::spawn(move || turns(&other));
+            let here = turns(&units);
+            let uses = here + there.join().unwrap();
+            assert_eq!(units.pop(), Some(0));
+            assert_eq!(units.pop(), None);
+            // SAFETY: the other thread has ended.
+            assert_eq!(units.contents[0].with(|content| unsafe { *content }), uses + 1);
+        });
+    }
+
+    /// One thread is in the middle of taking the first unit, while the other takes both and gives the first back: without the counter in
+    /// `top` the one would make the second unit the first free one, though the other has it.
+    #[test]
+    fn model_a_unit_that_came_back_is_not_taken_for_the_one_that_was_there() {
+        loom::model(|| {
+            let units = Units::new(2);
+            let other = units.clone();
+            let there = thread::spawn(move || {
+                let (first, second) = (other.pop(), other.pop());
+                first.inspect(|&index| other.push(index));
+                second.inspect(|&index| other.fill(index));
+                second
+            });
+            let here = [units.pop(), units.pop()];
+            here.into_iter().flatten().for_each(|index| units.fill(index));
+            let mut held: Vec<u32> = here.into_iter().chain([there.join().unwrap()]).flatten().collect();
+            held.extend(std::iter::from_fn(|| units.pop()));
+            held.sort_unstable();
+            assert_eq!(held, [0, 1]);
+        });
     }
 }

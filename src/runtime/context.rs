@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_channel::Sender;
 
@@ -18,6 +18,7 @@ use crate::command::{Command, Control};
 use crate::limits;
 use crate::protocol::{self, Framing, Head};
 use crate::shard::{Desk, Place, Shard, ShardId};
+use crate::sync::{self, fence};
 use crate::time::Instant;
 
 /// What one core's conversations share.
@@ -203,7 +204,7 @@ impl Shared {
 #[derive(Default)]
 pub struct CoreState {
     /// `AWAKE`, or `WAITING` when the core sleeps and wants to be woken.
-    pub sleep: AtomicU32,
+    pub sleep: sync::AtomicU32,
     /// Client connections of the core.
     pub connections: AtomicU32,
     /// File descriptor of the core's ring, for wake-up messages, + 1; 0 where there is none.
@@ -394,5 +395,47 @@ mod tests {
             let inbound = 2 * (cores - 1) * link_bytes(cores);
             assert!(inbound <= limits::LINKS_BYTES_PER_CORE, "{cores} cores: {inbound} bytes each");
         }
+    }
+}
+
+/// Every order of what a core that falls asleep and those that wake it do, under the model checker (`tests/run loom`).
+#[cfg(all(loom, test))]
+mod models {
+    use loom::thread;
+
+    use super::*;
+    use crate::runtime::link;
+
+    #[test]
+    fn model_a_core_that_sleeps_is_woken_for_what_it_has_not_seen() {
+        loom::model(|| {
+            let state = sync::Arc::new(CoreState::default());
+            let (mut producer, consumer) = link::queue(64, |_, _| {});
+            let waking = state.clone();
+            let sender = thread::spawn(move || {
+                producer.reserve(1, 0).unwrap();
+                producer.publish();
+                waking.claim_wake()
+            });
+            state.prepare_to_wait();
+            let sleeps = consumer.is_empty();
+            let woken = sender.join().unwrap();
+            assert!(!sleeps || woken, "a record waits, the core sleeps, and nobody wakes it");
+        });
+    }
+
+    #[test]
+    fn model_one_of_two_wakes_and_an_awake_core_is_woken_by_nobody() {
+        loom::model(|| {
+            let state = sync::Arc::new(CoreState::default());
+            assert!(!state.claim_wake());
+            state.prepare_to_wait();
+            let other = state.clone();
+            let there = thread::spawn(move || other.claim_wake());
+            let here = state.claim_wake();
+            assert!(here != there.join().unwrap());
+            state.awake();
+            assert!(!state.claim_wake());
+        });
     }
 }

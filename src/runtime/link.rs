@@ -16,13 +16,15 @@
 //! Unsafe lives here: both ends write and read one shared block of memory; the two positions keep them apart.
 
 use std::cell::UnsafeCell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::{Arc, AtomicUsize, Ordering};
 
 /// Bytes before the payload of a record.
 pub const RECORD_HEAD_BYTES: usize = 8;
 
 const KIND_SKIP: u32 = u32::MAX;
+/// Models of a queue are as small as can be.
+const CAPACITY_BYTES_MIN: usize = if cfg!(all(loom, test)) { 64 } else { 1024 };
 
 #[repr(align(128))]
 struct Position(AtomicUsize);
@@ -68,7 +70,7 @@ pub type Dispose = unsafe fn(kind: u32, payload: &mut [u8]);
 /// # Panics
 /// If the capacity is not such a number: a mistake of the caller.
 pub fn queue(capacity_bytes: usize, dispose: Dispose) -> (Producer, Consumer) {
-    assert!(capacity_bytes.is_power_of_two() && capacity_bytes >= 1024);
+    assert!(capacity_bytes.is_power_of_two() && capacity_bytes >= CAPACITY_BYTES_MIN);
     let queue = Arc::new(Queue {
         words: (0..capacity_bytes / 8).map(|_| UnsafeCell::new(0)).collect(),
         mask: capacity_bytes - 1,
@@ -410,6 +412,104 @@ mod tests {
                     consumer.release();
                 }
             }
+        });
+    }
+}
+
+/// Every order of what the two ends do, under the model checker (`tests/run loom`).
+#[cfg(all(loom, test))]
+mod models {
+    use loom::thread;
+
+    use super::*;
+
+    /// Bytes of the block: four records of 16, or as many as fit around a skip.
+    const CAPACITY_BYTES: usize = 64;
+
+    /// Stands for the words of a block, so that the checker sees every use of them.
+    struct Words(Vec<loom::cell::UnsafeCell<u32>>);
+
+    // SAFETY: the queue keeps its ends apart; that is what is checked.
+    unsafe impl Sync for Words {}
+    // SAFETY: as above.
+    unsafe impl Send for Words {}
+
+    impl Words {
+        fn new() -> Arc<Self> {
+            Arc::new(Self((0..CAPACITY_BYTES / 8).map(|_| loom::cell::UnsafeCell::new(0)).collect()))
+        }
+
+        /// Those of a record, its head included.
+        fn of(&self, queue: &Queue, payload: &[u8]) -> &[loom::cell::UnsafeCell<u32>] {
+            let start = (payload.as_ptr() as usize - queue.pointer(0) as usize - RECORD_HEAD_BYTES) / 8;
+            &self.0[start..][..1 + payload.len() / 8]
+        }
+    }
+
+    /// Six records through a block that holds four; the first is short, so that a later one skips the end of the block.
+    #[test]
+    fn model_what_one_end_writes_the_other_reads_whole_and_in_order() {
+        const COUNT: u32 = 6;
+        loom::model(|| {
+            let (mut producer, mut consumer) = queue(CAPACITY_BYTES, |_, _| {});
+            let words = Words::new();
+            let seen = words.clone();
+            let mut send = move |number: u32| {
+                let block = producer.queue.clone();
+                let Some(payload) = producer.reserve(number, if number == 0 { 0 } else { 8 }) else { return false };
+                for word in words.of(&block, payload) {
+                    // SAFETY: the place is ours until it is published, or the checker says that it is not.
+                    word.with_mut(|word| unsafe { *word = number });
+                }
+                producer.publish();
+                true
+            };
+            (0..3).for_each(|number| assert!(send(number)));
+            let writer = thread::spawn(move || {
+                for number in 3..COUNT {
+                    while !send(number) {
+                        thread::yield_now();
+                    }
+                }
+            });
+            let mut expected = 0;
+            while expected < COUNT {
+                let block = consumer.queue.clone();
+                let Some((kind, payload)) = consumer.peek() else {
+                    thread::yield_now();
+                    continue;
+                };
+                assert_eq!((kind, payload.len()), (expected, if expected == 0 { 0 } else { 8 }));
+                for word in seen.of(&block, payload) {
+                    // SAFETY: as above.
+                    assert_eq!(word.with(|word| unsafe { *word }), expected);
+                }
+                consumer.pop();
+                consumer.release();
+                expected += 1;
+            }
+            writer.join().unwrap();
+            assert!(consumer.is_empty());
+        });
+    }
+
+    #[test]
+    fn model_what_nobody_has_taken_is_disposed_of_once_whichever_thread_ends_last() {
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        static DISPOSED: AtomicU32 = AtomicU32::new(0);
+        loom::model(|| {
+            DISPOSED.store(0, Relaxed);
+            let (mut producer, mut consumer) = queue(CAPACITY_BYTES, |_, _| _ = DISPOSED.fetch_add(1, Relaxed));
+            let writer = thread::spawn(move || {
+                assert!(producer.reserve(1, 8).is_some());
+                producer.publish();
+                assert!(producer.reserve(2, 8).is_some());
+            });
+            let taken = u32::from(consumer.peek().is_some());
+            consumer.pop();
+            drop(consumer);
+            writer.join().unwrap();
+            assert_eq!(DISPOSED.load(Relaxed) + taken, 2);
         });
     }
 }
