@@ -57,3 +57,7 @@ pub mod runtime;
 pub mod shard;
 pub mod sync;
 pub mod time;
+
+#[cfg(test)]
+#[path = "../tests/random/mod.rs"]
+mod random;

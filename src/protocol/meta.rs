@@ -692,20 +692,18 @@ const OPAQUE_TOO_LONG: &str = "CLIENT_ERROR opaque token too long";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
 
     #[test]
     fn plain_flags_are_what_any_line_has() {
-        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let mut taken = 0;
         for _ in 0..20_000 {
             let mut words = Vec::new();
-            for _ in 0..seed % 7 {
-                seed = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
-                let choices = b"bcfhklqstuvxILOPOTNRCEFMJDaAz!~5";
-                words.push(choices[(seed >> 40) as usize % choices.len()]);
-                words.extend([&b" "[..], b" ", b" ", b"  ", b"12 ", b"x "][(seed >> 50) as usize % 6]);
+            for _ in 0..random.below(7) {
+                words.push(random.pick(b"bcfhklqstuvxILOPOTNRCEFMJDaAz!~5"));
+                words.extend(random.pick(&[&b" "[..], b" ", b" ", b"  ", b"12 ", b"x "]));
             }
-            seed = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
             if let Some(letters) = Letters::plain(&words) {
                 let mut flags = Flags::default();
                 assert_eq!(flags.read(&words), Ok(()), "{}", words.escape_ascii());

@@ -177,30 +177,23 @@ const SPACES: u64 = ONES * b' ' as u64;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Pseudo-random numbers (xorshift64*), so that a failing case can be had again from its seed.
-    fn random(state: &mut u64) -> u64 {
-        *state ^= *state >> 12;
-        *state ^= *state << 25;
-        *state ^= *state >> 27;
-        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
+    use crate::random::Random;
 
     #[test]
     fn the_fast_searches_agree_with_the_naive_ones() {
-        let mut state = 0x9E37_79B9_7F4A_7C15;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
         for _ in 0..20_000 {
-            let length = (random(&mut state) % 40) as usize;
+            let length = random.below(40) as usize;
             let bytes: Vec<u8> = (0..length)
-                .map(|_| match random(&mut state) % 8 {
+                .map(|_| match random.below(8) {
                     0 => b' ',
-                    1 => random(&mut state) as u8,
-                    2 => 0x21 + (random(&mut state) % 3) as u8,
-                    3 => 0x80 + (random(&mut state) % 0x40) as u8,
-                    _ => b'a' + (random(&mut state) % 26) as u8,
+                    1 => random.next() as u8,
+                    2 => 0x21 + random.below(3) as u8,
+                    3 => 0x80 + random.below(0x40) as u8,
+                    _ => b'a' + random.below(26) as u8,
                 })
                 .collect();
-            let from = (random(&mut state) as usize) % (length + 1);
+            let from = random.below(length as u64 + 1) as usize;
             let space = (from..length).find(|&at| bytes[at] == b' ').unwrap_or(length);
             assert_eq!(word_end(&bytes, from), space, "{bytes:?} from {from}");
             let control = (from..length).find(|&at| bytes[at] <= b' ');

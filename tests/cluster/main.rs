@@ -7,12 +7,14 @@
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 mod partition;
+#[path = "../random/mod.rs"]
+mod random;
 mod ring;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod strangers;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ring::{Client, Ring, value_of};
@@ -86,7 +88,7 @@ struct Writer {
     errors: Vec<Instant>,
 }
 
-fn write_until(ring: &Ring, nodes: &[usize], prefix: &str, stop: &AtomicBool) -> Writer {
+fn write_until(ring: &Ring, nodes: &[usize], prefix: &str, (stop, stored): (&AtomicBool, &AtomicUsize)) -> Writer {
     let mut clients: Vec<Client> = nodes.iter().map(|&node| ring.connect(node)).collect();
     let mut writer = Writer { acknowledged: Vec::new(), errors: Vec::new() };
     for number in 0.. {
@@ -96,7 +98,10 @@ fn write_until(ring: &Ring, nodes: &[usize], prefix: &str, stop: &AtomicBool) ->
         let key = format!("{prefix}{number}");
         let count = clients.len();
         match clients[number % count].set(&key).as_str() {
-            "STORED" => writer.acknowledged.push(key),
+            "STORED" => {
+                writer.acknowledged.push(key);
+                stored.fetch_add(1, Ordering::Relaxed);
+            }
             _ => writer.errors.push(Instant::now()),
         }
     }
@@ -150,14 +155,17 @@ fn a_command_is_told_and_counted_once_in_the_ring() {
 #[test]
 fn two_copies_outlive_a_node_and_then_another() {
     let mut ring = Ring::start(3, &["--cores", "2", "--redundancy", "2"]);
-    let stop = AtomicBool::new(false);
+    let (stop, stored) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut killed = Instant::now();
     let writer = std::thread::scope(|scope| {
-        let (ring, stop) = (&ring, &stop);
-        let writer = scope.spawn(move || write_until(ring, &[0, 1], "a", stop));
-        std::thread::sleep(Duration::from_millis(700));
+        let (ring, stop, stored) = (&ring, &stop, &stored);
+        let writer = scope.spawn(move || write_until(ring, &[0, 1], "a", (stop, stored)));
+        while stored.load(Ordering::Relaxed) < 500 && !writer.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         ring.kill(2);
         killed = Instant::now();
+        // Longer than errors may come.
         std::thread::sleep(Duration::from_millis(2500));
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()

@@ -6,9 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pbcache::cluster::handshake::{Connecting, Identity, Local, NONCE_BYTES, Progress};
+use pbcache::cluster::handshake::{Connecting, Identity, Local, MAGIC, NONCE_BYTES, Progress};
 use socket2::{Domain, Socket, Type};
 
+use super::random::Random;
 use super::ring::{self, Client, PORT, Ring, value_of};
 
 /// Two nodes with options of their own; what the first says of the second after it needed it.
@@ -95,15 +96,8 @@ fn garbage_on_a_peer_link_hurts_nobody() {
     let mut good = ring.connect(0);
     assert_eq!(good.set("before"), "STORED");
     let magic = [0xb5, b'p', b'b', b'c', b'a', b'c', b'h', b'e'];
-    let mut state = 7u64;
-    let mut noise = |length: usize| -> Vec<u8> {
-        (0..length)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 56) as u8
-            })
-            .collect()
-    };
+    let mut random = Random(7);
+    let mut noise = |length: usize| -> Vec<u8> { (0..length).map(|_| random.next() as u8).collect() };
     for round in 0..40 {
         let stream = TcpStream::connect(ring.id(round % 3)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -159,6 +153,19 @@ fn strangers_by_address_are_not_even_heard() {
     for number in 0..20 {
         assert_eq!(client.set(&format!("k{number}")), "STORED");
     }
+    // Whoever calls the second, as a client or as a node, is shown out without a word; the first answers both.
+    let answer = |node: usize, bytes: &[u8]| {
+        let mut caller = Client::new(TcpStream::connect(format!("{}:{PORT}", addresses[node])).unwrap());
+        caller.send(bytes);
+        caller.read_to_end()
+    };
+    for bytes in [&b"version\r\nquit\r\n"[..], &[&MAGIC[..], &u32::MAX.to_le_bytes()].concat()] {
+        assert!(!answer(0, bytes).is_empty());
+        assert_eq!(answer(1, bytes), b"");
+    }
+    // So the first has never shaken hands with it.
+    let known: Vec<_> = client.stats("peers").into_iter().filter(|(name, _)| name.ends_with(":cores")).collect();
+    assert!(known.len() == 1 && known[0].1 == "unknown", "{known:?}");
     children.iter_mut().for_each(|child| {
         let _ = child.kill();
         let _ = child.wait();

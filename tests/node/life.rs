@@ -3,9 +3,9 @@
 //! Lives here: life and death of a process. Not here: option parsing (`options`).
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::server::{Client, Server, command, free_port};
 
@@ -64,8 +64,15 @@ fn a_port_in_use_is_one_sentence_and_exit_code_2() {
 fn more_cores_than_cpus_work_and_say_so_once() {
     let port = free_port();
     let mut child = command(port, &["--cores", "8"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
-    let mut client = Client::new(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    let start = Instant::now();
+    let stream = loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let mut client = Client::new(stream);
     for i in 0..200 {
         client.ask(format!("set key{i} 0 0 2\r\nhi\r\n"), "STORED\r\n");
         client.ask(format!("get key{i}\r\n"), format!("VALUE key{i} 0 2\r\nhi\r\nEND\r\n"));

@@ -4,6 +4,8 @@
 //! would move, and `SPEC.md` needs another version. `check.py` beside this file knows only `SPEC.md` and reads the same vectors.
 #![allow(clippy::disallowed_methods)] // a test reads files and starts the checker
 
+#[path = "../random/mod.rs"]
+mod random;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod vectors;
@@ -14,37 +16,18 @@ mod vectors;
 mod alone;
 
 use std::collections::HashSet;
-use std::ops::Range;
 
 use pbcache::key;
 use pbcache::ring::{
     Assignment, Layout, Member, NodeId, NodeIndex, OwnersCache, PARTITIONS_COUNT, REDUNDANCY_MAX, Ring, RingError, moved,
 };
 
+use random::Random;
+
 /// Layouts that each property is tried on.
 const LAYOUTS_COUNT: u64 = 300;
 /// Buckets of a layout that are looked at.
 const BUCKETS_SEEN: u64 = 200;
-
-/// SplitMix64 once more, as a source of layouts.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn within(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.next() as usize % choices.len()]
-    }
-}
 
 fn member(id: &str, weight: u32, zone: &str) -> Member {
     Member { id: NodeId::new(id).unwrap(), weight, zone: zone.into() }
@@ -60,25 +43,25 @@ fn layout(buckets: u32, redundancy: usize, members: Vec<Member>) -> Layout {
 
 /// A layout of 1 to 40 members: equal or unequal weights, with some of 0, no zones or some, often an assignment.
 fn random_layout(random: &mut Random) -> Layout {
-    let zones = random.one_of(&[1, 1, 2, 3, 5]);
-    let weights = random.one_of(&[&[1][..], &[7], &[1, 2, 3, 4], &[1, 2, 0], &[65_535, 1, 300]]);
-    let count = random.one_of(&[1, 2, 3, 4, 7, 12, 33, 40]);
+    let zones = random.pick(&[1, 1, 2, 3, 5]);
+    let weights = random.pick(&[&[1][..], &[7], &[1, 2, 3, 4], &[1, 2, 0], &[65_535, 1, 300]]);
+    let count = random.pick(&[1, 2, 3, 4, 7, 12, 33, 40]);
     let mut members: Vec<Member> = (0..count)
         .map(|i| {
-            let zone = format!("z{}", random.within(0..zones));
-            member(&format!("10.0.{}.{i}:11211", random.within(0..200)), random.one_of(weights), &zone)
+            let zone = format!("z{}", random.below(zones));
+            member(&format!("10.0.{}.{i}:11211", random.below(200)), random.pick(weights), &zone)
         })
         .collect();
     members[0].weight = members[0].weight.max(1);
     let mut assignments = Vec::new();
-    if random.within(0..3) == 0 {
-        let first = random.within(0..4000) as u32;
-        let listed = random.within(1..4).min(count) as usize;
+    if random.below(3) == 0 {
+        let first = random.below(4000) as u32;
+        let listed = (1 + random.below(3)).min(count) as usize;
         let nodes = members.iter().take(listed).map(|member| member.id.clone()).chain([NodeId::new("absent").unwrap()]);
         assignments.push(Assignment { partitions: first..=first + 90, nodes: nodes.collect() });
     }
-    let redundancy = random.one_of(&[1, 2, 3, 4, 5, REDUNDANCY_MAX]);
-    let buckets = random.one_of(&[1, 2, 100, 4095, 4096, 10_007, 10_000_000, u32::MAX]);
+    let redundancy = random.pick(&[1, 2, 3, 4, 5, REDUNDANCY_MAX]);
+    let buckets = random.pick(&[1, 2, 100, 4095, 4096, 10_007, 10_000_000, u32::MAX]);
     Layout { buckets, redundancy, members, assignments }
 }
 
@@ -108,7 +91,7 @@ fn buckets(ring: &Ring, layout: &Layout, random: &mut Random) -> Vec<u32> {
     for assignment in &layout.assignments {
         buckets.extend(ring.buckets_of(*assignment.partitions.start()).take(20));
     }
-    buckets.extend((0..BUCKETS_SEEN).map(|_| random.within(0..u64::from(last) + 1) as u32));
+    buckets.extend((0..BUCKETS_SEEN).map(|_| random.below(u64::from(last) + 1) as u32));
     buckets
 }
 
@@ -128,7 +111,7 @@ fn the_order_of_members_does_not_matter() {
         let ring = Ring::new(layout.clone()).unwrap();
         let mut shuffled = layout.clone();
         for at in (1..shuffled.members.len()).rev() {
-            shuffled.members.swap(at, random.within(0..at as u64 + 1) as usize);
+            shuffled.members.swap(at, random.below(at as u64 + 1) as usize);
         }
         let other = Ring::new(shuffled).unwrap();
         assert_eq!(ring.view(), other.view());
@@ -194,12 +177,12 @@ fn assigned_nodes_come_first_in_the_order_given() {
 fn only_what_the_changed_node_wins_or_loses_moves() {
     each_layout(|layout, random| {
         let mut changed = layout.clone();
-        let at = random.within(0..changed.members.len() as u64) as usize;
+        let at = random.below(changed.members.len() as u64) as usize;
         let id = changed.members[at].id.clone();
-        match random.within(0..3) {
+        match random.below(3) {
             0 if changed.members.len() > 1 => drop(changed.members.remove(at)),
-            1 => changed.members[at].weight = random.one_of(&[1, 2, 5, 65_535]),
-            _ => changed.members.push(member("newcomer", random.one_of(&[1, 3]), "z1")),
+            1 => changed.members[at].weight = random.pick(&[1, 2, 5, 65_535]),
+            _ => changed.members.push(member("newcomer", random.pick(&[1, 3]), "z1")),
         }
         let id = if changed.members.len() > layout.members.len() { NodeId::new("newcomer").unwrap() } else { id };
         if changed.members.iter().all(|member| member.weight == 0) {
@@ -287,7 +270,7 @@ fn the_cache_says_what_the_ring_says_also_after_a_change() {
             let ring = Ring::new(layout(1000, redundancy, members(count))).unwrap();
             let wide = Ring::new(layout(u32::MAX, redundancy, members(count))).unwrap();
             for _ in 0..5000 {
-                let bucket = random.within(0..1000) as u32;
+                let bucket = random.below(1000) as u32;
                 assert_eq!(cache.owners_of(&ring, bucket), ring.owners_of(bucket));
             }
             for bucket in [0, 16_384, 32_768, 65_536, 1 << 20, 1 << 21, 1 << 22, 0, 16_384, u32::MAX - 1] {
