@@ -29,7 +29,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
 ];
-const STEPS: &[&str] = &["format", "lint", "test", "debugtime", "miri", "loom", "docs", "clients"];
+const STEPS: &[&str] = &["format", "lint", "test", "torture", "debugtime", "miri", "loom", "docs", "clients"];
 
 /// A machine in a folder of its own.
 struct Machine {
