@@ -7,7 +7,7 @@
 //!
 //! Lives here: the order of things, and laws about nodes instead of calls. Not here: what is done (`plan`), laws about calls (`judge`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread::ScopedJoinHandle;
@@ -28,6 +28,10 @@ const SETTLE_MAX: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long clients work after a partition.
 const AFTER_PARTITION: Duration = Duration::from_millis(800);
+/// How long an answer may take at a node that nothing was done to: until it takes others to be away, several times.
+const WAIT_MAX_US: Micros = 2_000_000;
+/// How long a node that was stopped or started needs to be as good as the others.
+const AFTER_FAULT_US: Micros = 1_000_000;
 /// A machine that lets this program wait for so long lets nodes wait as well: they may have taken each other to be away.
 const STALL_MAX: Duration = Duration::from_millis(250);
 
@@ -37,6 +41,8 @@ pub struct Outcome {
     pub story: Story,
     /// What was done, and when.
     pub log: Vec<String>,
+    /// Longest time that an answer took at a node that nothing was done to.
+    pub waited: Duration,
     /// Longest time that the machine did not let this program run.
     pub stalled: Duration,
 }
@@ -76,39 +82,67 @@ pub fn run(plan: &Plan, folder: &Path) -> Outcome {
     let (parted, settled) = episode.play();
     let stalled = watch.longest();
     let Episode { faults, mut log, mut violations, notes, .. } = episode;
-    let mut story = Story { calls: notes.calls, faults, settled, parted };
+    let mut story = Story { calls: notes.calls, nodes: notes.nodes.into_iter().collect(), faults, settled, parted };
     story.calls.sort_by_key(|call| (call.invoked, call.connection, call.number));
     let mut judgement = judge(&story);
     violations.extend(notes.complaints.iter().map(|text| about_ring("answers", text.clone())));
-    violations.extend(unanswered(&story, &notes.nodes));
-    log.push(format!("{} calls, {} connections", story.calls.len(), notes.nodes.len()));
+    violations.extend(unanswered(&story));
+    violations.extend(waited_too_long(&story));
+    let waited = Duration::from_micros(slowest(&story).map_or(0, |(_, waited)| waited));
+    log.push(format!("{} calls, {} connections", story.calls.len(), story.nodes.len()));
     violations.append(&mut judgement.violations);
     judgement.violations = violations;
-    Outcome { judgement, story, log, stalled }
+    Outcome { judgement, story, log, waited, stalled }
 }
 
 fn about_ring(law: &'static str, text: String) -> Violation {
     Violation { law, key: String::new(), text, calls: Vec::new() }
 }
 
-/// `answers`: a node that nothing was done to answers within the patience of a client, and with an error only where it is promised.
-fn unanswered(story: &Story, nodes: &HashMap<u32, usize>) -> Vec<Violation> {
+/// Whether something was done to the node of a call between two times.
+fn is_hit(story: &Story, call: &Call, from: Micros, to: Micros) -> bool {
+    let name = format!("n{}", story.nodes.get(&call.connection).copied().unwrap_or(usize::MAX));
+    story.faults.iter().any(|(what, begun, ended)| what.contains(&name) && *begun <= to && *ended >= from)
+}
+
+/// `answers`: a node that nothing was done to answers within the patience of a client, and with an error only where it is promised: to
+/// what another node that went away may have executed.
+fn unanswered(story: &Story) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for call in story.calls.iter().filter(|call| !call.is_known()) {
-        let name = format!("n{}", nodes.get(&call.connection).copied().unwrap_or(usize::MAX));
+    for call in story.calls.iter().filter(|call| !call.is_known() && call.ask != Ask::Flush) {
         let end = call.invoked + PATIENCE_US;
-        let hit =
-            story.faults.iter().any(|(what, begun, ended)| what.contains(&name) && *begun <= end && *ended >= call.invoked);
-        let interrupted = call.answer.as_ref().is_err_and(|why| why.contains("may have been executed"));
-        // What does the same when it is executed twice goes on elsewhere; of meta gets the ring does not know that they do.
-        let may_fail = !matches!(call.ask, Ask::Set { .. } | Ask::Delete) && interrupted;
-        if !hit && !may_fail && call.ask != Ask::Flush {
-            let text = format!("{name} was there all the time and did not answer as it should");
+        let near = story.faults.iter().any(|(_, begun, ended)| *begun <= end && ended + AFTER_FAULT_US >= call.invoked);
+        let interrupted = near && call.answer.as_ref().is_err_and(|why| why.contains("may have been executed"));
+        let promised = interrupted && !is_read_alone(story, call);
+        if !promised && !is_hit(story, call, call.invoked, end) {
+            let text = "a node that was there all the time did not answer as it should".into();
             violations.push(Violation { law: "answers", key: call.key.clone(), text, calls: vec![call.clone()] });
         }
     }
     violations.truncate(3);
     violations
+}
+
+/// Whether a request only reads, and was not sent together with something that changes its key.
+fn is_read_alone(story: &Story, call: &Call) -> bool {
+    let together = |other: &Call| {
+        (other.connection, &other.key) == (call.connection, &call.key) && other.invoked.abs_diff(call.invoked) < AFTER_FAULT_US
+    };
+    call.ask == Ask::Get && !story.calls.iter().any(|other| other.may_change() && together(other))
+}
+
+/// The answer that took longest at a node that nothing was done to, and how long.
+fn slowest(story: &Story) -> Option<(&Call, Micros)> {
+    let known = story.calls.iter().filter(|call| call.is_known() && call.ask != Ask::Flush);
+    let there = known.filter(|call| !is_hit(story, call, call.invoked.saturating_sub(AFTER_FAULT_US), call.answered));
+    there.map(|call| (call, call.answered - call.invoked)).max_by_key(|(_, waited)| *waited)
+}
+
+/// `waits`: a node that nothing was done to answers soon, whatever becomes of the others.
+fn waited_too_long(story: &Story) -> Option<Violation> {
+    let (call, waited) = slowest(story).filter(|(_, waited)| *waited > WAIT_MAX_US)?;
+    let text = format!("a node that was there all the time took {} ms", waited / 1000);
+    Some(Violation { law: "waits", key: call.key.clone(), text, calls: vec![call.clone()] })
 }
 
 impl Episode<'_> {

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use episode::Outcome;
+use history::Call;
 use plan::Plan;
 
 /// How long episodes are played unless the environment says otherwise.
@@ -103,7 +104,7 @@ fn play(plan: &Plan) -> Outcome {
     let outcome = episode::run(plan, &folder);
     let found = &outcome.judgement;
     println!(
-        "seed {}: {:?}, {} nodes of {:?} cores, {} copies: {} calls of {} keys, {} not searched to the end, {:.1} s{}, {}",
+        "seed {}: {:?}, {} nodes of {:?} cores, {} copies: {} calls of {} keys, {} not searched to the end, the slowest {} ms; {:.1} s{}, {}",
         plan.seed,
         plan.theme,
         plan.shape.nodes(),
@@ -112,6 +113,7 @@ fn play(plan: &Plan) -> Outcome {
         outcome.story.calls.len(),
         found.keys,
         found.unknown,
+        outcome.waited.as_millis(),
         begun.elapsed().as_secs_f64(),
         if outcome.is_disturbed() { format!(", the machine stalled for {:?}", outcome.stalled) } else { String::new() },
         if found.violations.is_empty() { "clean".into() } else { format!("{} VIOLATIONS", found.violations.len()) },
@@ -130,14 +132,20 @@ fn tell(plan: &Plan, outcome: &Outcome, folder: &Path) {
     outcome.log.iter().for_each(|line| text += &format!("{line}\n"));
     for violation in &outcome.judgement.violations {
         text += &format!("\n{}: {}: {}\n", violation.law, violation.key, violation.text);
-        violation.calls.iter().for_each(|call| text += &format!("    {call}\n"));
+        violation.calls.iter().for_each(|call| text += &format!("    {}\n", at_node(outcome, call)));
     }
     let _ = fs::write(folder.join("report.txt"), &text);
     let _ = fs::write(folder.join("story.txt"), outcome.story.to_string());
     println!("    what was done (milliseconds): {}", outcome.log.join("; ").split_whitespace().collect::<Vec<_>>().join(" "));
     for violation in outcome.judgement.violations.iter().take(REPORTS_MAX) {
         println!("  {} {}: {}", violation.law, violation.key, violation.text);
-        violation.calls.iter().for_each(|call| println!("    {call}"));
+        violation.calls.iter().for_each(|call| println!("    {}", at_node(outcome, call)));
     }
     println!("    again: TORTURE_SEED={} TORTURE_EPISODES=1 tests/run torture    all of it: {}", plan.seed, folder.display());
+}
+
+/// A call, and the node that was asked.
+fn at_node(outcome: &Outcome, call: &Call) -> String {
+    let node = outcome.story.nodes.get(&call.connection).map_or("?".into(), |node| format!("n{node}"));
+    format!("{node} {call}")
 }

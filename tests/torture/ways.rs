@@ -215,12 +215,15 @@ mod tests {
         (one, ways)
     }
 
+    /// Both ends of a connection over which something has passed: it is known to the proxy.
     fn ends(one: &TcpListener, ways: &Ways) -> (TcpStream, TcpStream) {
-        let near = TcpStream::connect(ways.address(0, 1)).unwrap();
+        let mut near = TcpStream::connect(ways.address(0, 1)).unwrap();
         let (far, _) = one.accept().unwrap();
         for stream in [&near, &far] {
             stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         }
+        near.write_all(b"first").unwrap();
+        expect(&far, b"first");
         (near, far)
     }
 

@@ -194,6 +194,8 @@ fn a_partition_is_judged_by_its_promise() {
         "newest-stays",
         &parted("c1.1 0..1 set k a -> STORED\n c2.1 900..901 delete k -> NOT_FOUND\n c3.1 10000..10001 get k -> VALUE a"),
     );
+    let gone = "c1.1 0..1 set k a -> STORED\n c2.1 900..901 delete k -> NOT_FOUND\n c3.1 10000..10001 get k -> MISS";
+    assert!(judge(&parted(gone)).violations.is_empty());
     let healed = format!("{sides} {late} c3.1 10000..10001 get k -> VALUE c\n");
     assert!(judge(&parted(&healed)).violations.is_empty());
     expect("clusters", &parted(&format!("{healed} c4.1 10002..10003 set k d -> STORED\n c3.2 10004..10005 get k -> VALUE c")));
@@ -220,9 +222,11 @@ fn what_only_early_readers_saw_may_be_lost_with_its_node() {
 
 #[test]
 fn a_story_is_read_as_it_is_written() {
-    let text = "# fault 4.500..5.000 kill n1\n# settled 9.000\n# parted 7.000\nc1.1 0.000..1.000 set k a -> STORED\n";
+    let text =
+        "# fault 4.500..5.000 kill n1\n# settled 9.000\n# node c1 n2\n# parted 7.000\nc1.1 0.000..1.000 set k a -> STORED\n";
     let story: Story = text.parse().unwrap();
     assert_eq!((story.settled, story.parted), (9_000, Some(7_000)));
+    assert_eq!(story.nodes.get(&1), Some(&2));
     assert_eq!(story.faults, [("kill n1".to_string(), 4_500, 5_000)]);
     assert_eq!(story.calls, calls("c1.1 0..1 set k a -> STORED"));
     let words = |text: &str| text.split_whitespace().map(str::to_string).collect::<Vec<_>>();

@@ -25,6 +25,8 @@ const AFTERMATH_US: Micros = 2_000_000;
 #[derive(Default)]
 pub struct Story {
     pub calls: Vec<Call>,
+    /// Which node each connection goes to.
+    pub nodes: BTreeMap<u32, usize>,
     /// What was stopped, killed, cut or slow, and between which times.
     pub faults: Vec<(String, Micros, Micros)>,
     /// When everything had gone where it belongs for the last time; what was read since is what is left.
@@ -41,6 +43,7 @@ impl fmt::Display for Story {
             writeln!(f, "# fault {}..{} {name}", ms(*begun), ms(*ended))?;
         }
         writeln!(f, "# settled {}", ms(self.settled))?;
+        self.nodes.iter().try_for_each(|(connection, node)| writeln!(f, "# node c{connection} n{node}"))?;
         self.parted.iter().try_for_each(|parted| writeln!(f, "# parted {}", ms(*parted)))?;
         self.calls.iter().try_for_each(|call| writeln!(f, "{call}"))
     }
@@ -60,6 +63,11 @@ impl FromStr for Story {
             match name {
                 "settled" => story.settled = us(value).ok_or(line)?,
                 "parted" => story.parted = Some(us(value).ok_or(line)?),
+                "node" => {
+                    let (connection, node) = value.split_once(" n").ok_or(line)?;
+                    let connection = connection.strip_prefix('c').and_then(|number| number.parse().ok()).ok_or(line)?;
+                    story.nodes.insert(connection, node.parse().map_err(|_| line)?);
+                }
                 "fault" => {
                     let (span, what) = value.split_once(' ').ok_or(line)?;
                     let (begun, ended) = span.split_once("..").ok_or(line)?;
