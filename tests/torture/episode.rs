@@ -249,6 +249,11 @@ impl Episode<'_> {
                 self.begin_fault(format!("slow {from} {to}"));
                 self.ways.slow(from, to, Duration::from_millis(ms));
             }
+            Step::Break { from, to } => {
+                let now = self.stage.now();
+                self.ways.end(from, to);
+                self.faults.push((format!("break {from} {to}"), now, self.stage.now()));
+            }
             Step::Heal { reset } => {
                 self.ways.heal(reset);
                 self.end_faults(|name| name.starts_with("cut") || name.starts_with("slow"));

@@ -10,6 +10,7 @@
 //!
 //! - `TORTURE_SECONDS=36000`: for so long; `TORTURE_EPISODES=200`: so many, if the time suffices
 //! - `TORTURE_SEED=17`: the first seed; the episodes that follow have the next ones
+//! - `TORTURE_THEME=Storm`: only seeds of this theme (`plan::Theme`)
 //! - `TORTURE_NODE=path`: another build of the program
 //!
 //! The same seed does the same things in the same order; what the machine makes of it differs, so a fault may need a few tries.
@@ -53,12 +54,14 @@ fn number(name: &str) -> Option<u64> {
 fn episodes() {
     let end = Instant::now() + Duration::from_secs(number("TORTURE_SECONDS").unwrap_or(SECONDS_DEFAULT));
     let most = number("TORTURE_EPISODES").unwrap_or(u64::MAX);
-    let first = number("TORTURE_SEED").unwrap_or(1);
+    let theme = std::env::var("TORTURE_THEME").ok();
+    let of_theme = |plan: &Plan| theme.as_ref().is_none_or(|theme| *theme == format!("{:?}", plan.theme));
+    let mut plans = (number("TORTURE_SEED").unwrap_or(1)..).map(Plan::new).filter(of_theme);
     let (mut played, mut disturbed) = (0, 0);
     let mut broken: BTreeMap<&'static str, Vec<u64>> = BTreeMap::new();
     while played < most && (played == 0 || Instant::now() < end) {
-        let seed = first + played;
-        let plan = Plan::new(seed);
+        let plan = plans.next().expect("seeds without end");
+        let seed = plan.seed;
         let outcome = play(&plan);
         played += 1;
         if outcome.is_disturbed() {

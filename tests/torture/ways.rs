@@ -127,6 +127,12 @@ impl Ways {
         self.way(from, to).change(|condition| condition.delay = delay);
     }
 
+    /// Ends all connections between two nodes.
+    pub fn end(&self, from: usize, to: usize) {
+        let between = |proxy: &&Proxy| [(from, to), (to, from)].contains(&(proxy.from, proxy.to));
+        self.proxies.iter().filter(between).for_each(Proxy::reset);
+    }
+
     /// Makes all ways whole again; with `reset`, connections that were cut end instead of passing on what they hold.
     pub fn heal(&self, reset: bool) {
         if reset {
