@@ -194,6 +194,8 @@ fn a_partition_is_judged_by_its_promise() {
         "newest-stays",
         &parted("c1.1 0..1 set k a -> STORED\n c2.1 900..901 delete k -> NOT_FOUND\n c3.1 10000..10001 get k -> VALUE a"),
     );
+    let touched = "c1.1 0..1 set k a -> STORED\n c2.1 900..901 set k b -> STORED\n c1.2 1000..1001 touch k ttl=0 -> TOUCHED\n";
+    assert!(judge(&parted(&format!("{touched} c3.1 10000..10001 get k -> VALUE a"))).violations.is_empty());
     let gone = "c1.1 0..1 set k a -> STORED\n c2.1 900..901 delete k -> NOT_FOUND\n c3.1 10000..10001 get k -> MISS";
     assert!(judge(&parted(gone)).violations.is_empty());
     let healed = format!("{sides} {late} c3.1 10000..10001 get k -> VALUE c\n");

@@ -379,8 +379,11 @@ pub fn the_newest_stays(calls: &[Call], healed: Micros) -> Option<Broken> {
     let read = calls.iter().find(|call| call.invoked >= healed && call.ask == Ask::Get && call.is_known())?;
     let text = "what is left after a partition is older than an acknowledged write".to_string();
     if let Some(writer) = read.reads().and_then(|tag| writers.get(tag)).filter(|writer| writer.answered < NEVER) {
-        let mut later = calls.iter().filter(known);
-        let later = later.find(|later| later.invoked > writer.answered + CLOCK_SLACK_US)?;
+        // A touch gives what it finds a newer version.
+        let touches = |call: &&Call| matches!(call.ask, Ask::Touch { .. } | Ask::GetTouch { .. }) && call.has_changed();
+        let touched = calls.iter().filter(touches).map(|call| call.answered).max().unwrap_or(0);
+        let newest = touched.max(writer.answered).saturating_add(CLOCK_SLACK_US);
+        let later = calls.iter().filter(known).find(|later| later.invoked > newest)?;
         return broken("newest-stays", text, &[writer, later, read]);
     }
     let last = calls.iter().filter(known).filter(|call| call.ask != Ask::Delete).max_by_key(|call| call.invoked)?;
