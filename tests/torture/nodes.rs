@@ -21,6 +21,9 @@ static RINGS: AtomicU32 = AtomicU32::new(0);
 /// Answers of a node that is asked for statistics come within this, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Connections at once after which no core of a node has none of them: more than a core's links and those to it.
+const CONNECTIONS_TO_ALL: usize = 32;
+
 /// Nodes that form a ring.
 pub struct Nodes {
     pub addresses: Vec<SocketAddr>,
@@ -143,21 +146,47 @@ impl Nodes {
         lines.map(|line| item(line).ok_or_else(|| format!("node {node}: metadump: {line}"))).collect()
     }
 
+    /// Has every core of a node read these keys. A new connection goes to the core that has fewest, so many are open at once.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub fn read_on_all_cores(&self, node: usize, keys: &[String]) -> Result<(), String> {
+        let text = format!("get {}\r\n", keys.join(" "));
+        let streams: Result<Vec<TcpStream>, String> = (0..CONNECTIONS_TO_ALL).map(|_| self.connect(node)).collect();
+        let mut streams = streams?;
+        let failed = |why: String| format!("node {node}: {why}");
+        streams
+            .iter_mut()
+            .try_for_each(|stream| stream.write_all(text.as_bytes()))
+            .map_err(|error| failed(error.to_string()))?;
+        streams.iter_mut().try_for_each(|stream| answer(stream, "END\r\n").map(|_| ())).map_err(failed)
+    }
+
+    fn connect(&self, node: usize) -> Result<TcpStream, String> {
+        let stream =
+            TcpStream::connect(self.addresses[node]).map_err(|error| format!("node {node} does not listen: {error}"))?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+        Ok(stream)
+    }
+
     /// Says something on a connection of its own and returns what is answered up to `end`.
     fn say(&self, node: usize, text: &str, end: &str) -> Result<String, String> {
-        let failed = |error: std::io::Error| format!("node {node} does not answer to {:?}: {error}", text.trim_end());
-        let mut stream = TcpStream::connect(self.addresses[node]).map_err(failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        stream.write_all(text.as_bytes()).map_err(failed)?;
-        let (mut answer, mut piece) = (Vec::new(), [0; 16 << 10]);
-        while !answer.ends_with(end.as_bytes()) {
-            match stream.read(&mut piece).map_err(failed)? {
-                0 => return Err(format!("node {node} closes instead of answering to {:?}", text.trim_end())),
-                count => answer.extend_from_slice(&piece[..count]),
-            }
-        }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        let mut stream = self.connect(node)?;
+        let said = stream.write_all(text.as_bytes()).map_err(|error| error.to_string());
+        said.and_then(|()| answer(&mut stream, end)).map_err(|why| format!("node {node}, asked {:?}: {why}", text.trim_end()))
     }
+}
+
+/// What comes up to `end`.
+fn answer(stream: &mut TcpStream, end: &str) -> Result<String, String> {
+    let (mut answer, mut piece) = (Vec::new(), [0; 16 << 10]);
+    while !answer.ends_with(end.as_bytes()) {
+        match stream.read(&mut piece).map_err(|error| error.to_string())? {
+            0 => return Err("closed instead of answering".into()),
+            count => answer.extend_from_slice(&piece[..count]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 impl Drop for Nodes {
