@@ -165,8 +165,10 @@ fn miss_ratios_lie_between_what_every_cache_misses_and_what_must_not_be_missed()
 }
 
 #[test]
-fn a_store_that_is_refused_is_a_fault() {
-    let (code, said, _) = misses("refused", "", "--max_item_size 100k");
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("FAULT A refused ") && said.contains("object too large"), "{said}");
+fn a_store_that_is_refused_is_told() {
+    let (code, said, value) = misses("refused", "", "--max_item_size 100k");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("pbcache refused ") && said.contains(" stores: SERVER_ERROR object too large"), "{said}");
+    let server = &value["traces"][0]["points"][0]["servers"][0];
+    assert!(server["refused"] == 800 && server["misses"] == 1.0, "{server}");
 }

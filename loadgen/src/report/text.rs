@@ -197,7 +197,7 @@ pub const FIGURES: [(&str, Figure, usize); 12] = [
 /// All miss ratios.
 pub fn curves(curves: &Curves) -> String {
     let traces = curves.traces.iter().map(|curve| {
-        let points: String = curve.points.iter().map(curve_point).collect();
+        let points: String = curve.points.iter().map(|point| curve_point(point, &curves.names)).collect();
         curve_head(curve, curves) + &points
     });
     compare_head(&curves.commands) + &traces.collect::<String>()
@@ -221,7 +221,7 @@ pub fn curve_head(curve: &Curve, all: &Curves) -> String {
 }
 
 /// The line of one share: misses per read, and what each server takes.
-pub fn curve_point(point: &CurvePoint) -> String {
+pub fn curve_point(point: &CurvePoint, names: &[String]) -> String {
     let mut text = format!("{:>5} % {:>7.0} B", point.share, point.value_bytes);
     for server in &point.servers {
         let memory = format!("{:.1} ({})", server.resident_mib, server.told_mib);
@@ -233,10 +233,9 @@ pub fn curve_point(point: &CurvePoint) -> String {
         let _ = write!(text, "{:>14.3}", first / server.misses);
     }
     let _ = writeln!(text, "{:>8.3}", first / point.lru);
-    for (number, server) in point.servers.iter().enumerate().filter(|(_, server)| server.refused > 0) {
-        let letter = (b'A' + number as u8 % 26) as char;
+    for (name, server) in names.iter().zip(&point.servers).filter(|(_, server)| server.refused > 0) {
         let refusal = server.refusal.as_deref().unwrap_or_default();
-        let _ = writeln!(text, "FAULT {letter} refused {} stores, first: {refusal}", server.refused);
+        let _ = writeln!(text, "        {name} refused {} of the stores: {refusal}", server.refused);
     }
     text
 }
