@@ -180,11 +180,14 @@ impl Arena {
         Some(index)
     }
 
-    /// Hands pages of free units back to the system until what is resident keeps to the limit.
+    /// Hands pages of free units back to the system until what is resident keeps to the limit, and a little more: values on their way in
+    /// are in units of other sizes than those that lie still, and each would take the pages of the others for a moment. Handing pages back
+    /// stops all cores (TLB), and taking them again costs a fault for each.
     fn trim(&self) {
+        let most_bytes = self.limit_bytes() + (self.limit_bytes() / SLACK_PART).min(SLACK_BYTES_MAX);
         let pools = [&self.segments, &self.chunks, &self.pages];
         let resident_bytes = || pools.iter().map(|pool| pool.resident_bytes()).sum::<usize>();
-        while resident_bytes() + self.charged_bytes.load(Ordering::Relaxed) > self.limit_bytes() {
+        while resident_bytes() + self.charged_bytes.load(Ordering::Relaxed) > most_bytes {
             if !pools.iter().any(|pool| pool.cool()) {
                 return;
             }
@@ -238,6 +241,10 @@ impl Arena {
             self.wanted_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wanted| Some(wanted.saturating_sub(bytes)));
     }
 }
+
+/// What free units may keep resident beyond the limit: one part in so many of it, and at most so many bytes.
+const SLACK_PART: usize = 32;
+const SLACK_BYTES_MAX: usize = 4 << 20;
 
 /// One leased segment. Dropping it gives it back.
 pub struct Segment {
