@@ -21,7 +21,7 @@ use pbcache::observe::Client;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
 use pbcache::ring::NodeIndex;
 use pbcache::shard::peers::LinkId;
-use pbcache::shard::{Desk, Origin, PeerRequest, Place, Shard, Ticket};
+use pbcache::shard::{Origin, PeerRequest, Place, Shard, Ticket, Turn};
 
 fn main() {
     let items = setting("ITEMS", 200_000, 500);
@@ -69,8 +69,8 @@ impl Bench {
         Self { nodes, away: None, ms: 1000, answers: 0 }
     }
 
-    fn desk(&mut self, node: usize) -> Desk<'_> {
-        self.nodes[node].desk(NOW, self.ms).unwrap()
+    fn turn(&mut self, node: usize) -> Turn<'_> {
+        self.nodes[node].turn(NOW, self.ms).unwrap()
     }
 
     /// Sets or gets every key at node 0, 16 at a time.
@@ -86,13 +86,13 @@ impl Bench {
                 let verb = if sets { Verb::Store(Store::default()) } else { Verb::Get(Get::default()) };
                 let value = if sets { Value::Bytes(&value) } else { Value::EMPTY };
                 let command = Command { key: Key::new(name.as_bytes()), verb, value };
-                if self.desk(0).place(&command) == Some(Place::Here) {
+                if self.turn(0).place(&command) == Some(Place::Here) {
                     self.nodes[0].execute(&command, Client::default(), NOW);
                     self.answers += 1;
                     continue;
                 }
                 let ticket = Ticket { connection: 0, generation: 0, slot: number as u32, descriptor: 7 };
-                assert!(self.desk(0).submit(Origin::Connection(ticket), &command, framing.head, b""));
+                assert!(self.turn(0).submit(Origin::Connection(ticket), &command, framing.head, b""));
             }
             while self.answers < done {
                 self.exchange();
@@ -107,7 +107,7 @@ impl Bench {
             if self.away == Some(node) {
                 continue;
             }
-            self.desk(node).tick();
+            self.turn(node).tick();
             let ring = self.nodes[node].ring.as_mut().unwrap();
             self.answers += ring.outbox.finished.len() as u64;
             ring.outbox.clear();
@@ -124,10 +124,10 @@ impl Bench {
     fn connect(&mut self, node: usize, link: LinkId) {
         let to = usize::from(self.nodes[node].ring.as_ref().unwrap().peers.link(link).node.0);
         if self.away == Some(to) {
-            return self.desk(node).link_down(link, "away");
+            return self.turn(node).link_down(link, "away");
         }
-        self.desk(to).greeted(&identity(node));
-        self.desk(node).link_up(link, &identity(to));
+        self.turn(to).on_inbound(&identity(node));
+        self.turn(node).link_up(link, &identity(to));
     }
 
     /// Requests there, and what can be answered at once back.
@@ -136,27 +136,27 @@ impl Bench {
         let (mut requests, mut responses) = (Buffer::default(), Buffer::default());
         self.nodes[node].ring.as_mut().unwrap().peers.take_output(link, &mut requests);
         if self.away == Some(to) {
-            return self.desk(node).link_down(link, "away");
+            return self.turn(node).link_down(link, "away");
         }
         let me = NodeIndex(node as u16);
         let mut served = Vec::new();
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), deadline_ms: u64::MAX };
-            self.desk(to).serve(from, frame, &mut responses).unwrap();
+            self.turn(to).serve(from, frame, &mut responses).unwrap();
             served.push(frame.head.id);
         });
         // What waits for copies is answered when they are there: they are, after the next exchange between those two.
         while responses_count(&responses.bytes) < served.len() {
             self.settle(to, &mut responses);
         }
-        each(&responses.bytes, |frame| self.desk(node).response(link, frame).unwrap());
+        each(&responses.bytes, |frame| self.turn(node).response(link, frame).unwrap());
     }
 
     /// Lets a node's own requests go through, and collects what became ready for its peers.
     fn settle(&mut self, node: usize, responses: &mut Buffer) {
         // A lease may have to end first.
         self.ms += 1;
-        self.desk(node).tick();
+        self.turn(node).tick();
         for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.wanted) {
             self.connect(node, link);
         }

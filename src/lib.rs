@@ -31,8 +31,8 @@
 //!
 //! # In a ring
 //!
-//! Several nodes, one cache. [`shard::Desk::place`] says whether a command can be executed here at once; where other nodes have a part in
-//! it, [`shard::Desk::submit`] takes it over: it goes on to the first node of the key's ranking that is there, or is coordinated here, and what
+//! Several nodes, one cache. [`shard::Turn::place`] says whether a command can be executed here at once; where other nodes have a part in
+//! it, [`shard::Turn::submit`] takes it over: it goes on to the first node of the key's ranking that is there, or is coordinated here, and what
 //! it wrote is copied ([`cluster::wire`]) or kept as a hint ([`cluster::hints`]) before it is answered. [`runtime::peer`] moves the frames. A lone node
 //! has none of this.
 //!

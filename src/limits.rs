@@ -203,9 +203,9 @@ pub const PEER_BACKOFF_MS_MAX: u64 = 1000;
 
 /// After a failed reconnect to a peer that is alive elsewhere, signs of life of it are ignored for this long, in milliseconds; each time for
 /// twice as long. What was under way when it went away may be such a sign, so it is short at first.
-pub const PEER_DEAF_MS_MIN: u64 = 200;
+pub const PEER_CONTACT_IGNORED_MS_MIN: u64 = 200;
 /// The longest time for which they are ignored: requests wait for each try.
-pub const PEER_DEAF_MS_MAX: u64 = 5000;
+pub const PEER_CONTACT_IGNORED_MS_MAX: u64 = 5000;
 
 /// Longest life of a request that other nodes have a part in, in milliseconds.
 pub const PEER_OPERATION_MS_MAX: u64 = 5000;
@@ -216,17 +216,17 @@ pub const PEER_ACTIVE_MS: u64 = 1000;
 /// Times that a write starts again because another node had something newer.
 pub const PEER_CONFLICTS_MAX: u8 = 4;
 
-/// What a key takes that another node has named as lacking here, in bytes. All of them take a quarter of this core's part of
-/// `--handoff_memory` at most; with more, all that the other node holds is doubted.
-pub const PEER_LISTED_BYTES: usize = 32;
+/// What a key takes that another node has announced as missing here, in bytes. All of them take a quarter of this core's part of
+/// `--handoff_memory` at most; with more, all items that the other node may have a newer version of count as stale.
+pub const PEER_MISSING_BYTES: usize = 32;
 
-/// How long a copy waits for word that all others of its write have arrived before hints are kept for them, in milliseconds: several
+/// How long a copy may be uncommitted before hints are kept for the other owners of its write, in milliseconds: several
 /// times `PEER_PING_MS`.
-pub const PEER_UNSETTLED_MS_MAX: u64 = 1000;
+pub const PEER_UNCOMMITTED_MS_MAX: u64 = 1000;
 
-/// What a copy takes that waits for that word, beside its key, in bytes. All of them take a quarter of this core's part of
+/// What an uncommitted copy takes beside its key, in bytes. All of them take a quarter of this core's part of
 /// `--handoff_memory` at most; of more, the oldest become hints.
-pub const PEER_UNSETTLED_BYTES: usize = 24;
+pub const PEER_UNCOMMITTED_BYTES: usize = 24;
 
 /// Hints and items of a transfer that may be under way to one node: enough for a round trip, little enough not to be felt.
 pub const REPLAY_WINDOW_MAX: u32 = 128;

@@ -21,11 +21,11 @@ use pbcache::shard::{Origin, PeerRequest, Shard, Ticket};
 /// Links the first node to the second, and the second to the first.
 fn join(nodes: &mut [Shard; 2], ms: u64) {
     for node in 0..2 {
-        nodes[node].desk(NOW, ms).unwrap().ring.peers.seek(ms);
+        nodes[node].turn(NOW, ms).unwrap().ring.peers.connect_overlapping(ms);
         let ring = nodes[node].ring.as_mut().unwrap();
         for link in std::mem::take(&mut ring.peers.wanted) {
-            nodes[1 - node].desk(NOW, ms).unwrap().greeted(&identity(node));
-            nodes[node].desk(NOW, ms).unwrap().link_up(link, &identity(1 - node));
+            nodes[1 - node].turn(NOW, ms).unwrap().on_inbound(&identity(node));
+            nodes[node].turn(NOW, ms).unwrap().link_up(link, &identity(1 - node));
         }
     }
 }
@@ -42,9 +42,9 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
         let me = Some(NodeIndex(node as u16));
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, deadline_ms: u64::MAX };
-            nodes[1 - node].desk(NOW, ms).unwrap().serve(from, frame, responses).unwrap();
+            nodes[1 - node].turn(NOW, ms).unwrap().serve(from, frame, responses).unwrap();
         });
-        each(&responses.bytes, |frame| nodes[node].desk(NOW, ms).unwrap().response(link, frame).unwrap());
+        each(&responses.bytes, |frame| nodes[node].turn(NOW, ms).unwrap().response(link, frame).unwrap());
     }
 }
 
@@ -59,19 +59,19 @@ fn sending_a_command_on_allocates_nothing() {
     let mut run = |rounds: u64| {
         for round in 0..rounds {
             // Time stands still but for what keeps the nodes' word to each other.
-            nodes.iter_mut().for_each(|node| node.desk(NOW, 1010).unwrap().tick());
+            nodes.iter_mut().for_each(|node| node.turn(NOW, 1010).unwrap().tick());
             pass(&mut nodes, &mut requests, &mut responses, 1010);
             let mut key = *b"key00000000";
             key[3..].copy_from_slice(&(round % 64 * 0x0101_0101).to_be_bytes().map(|byte| b'a' + byte % 26));
             let verb = if round % 3 == 0 { Verb::Store(Store::default()) } else { Verb::Get(Get::default()) };
             let value = if round % 3 == 0 { Value::Bytes(&[7; 200]) } else { Value::EMPTY };
             let command = Command { key: Key::new(&key), verb, value };
-            let mut desk = nodes[0].desk(NOW, 1010).unwrap();
-            if desk.place(&command).is_some() {
+            let mut turn = nodes[0].turn(NOW, 1010).unwrap();
+            if turn.place(&command).is_some() {
                 continue;
             }
             let ticket = Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 };
-            assert!(desk.submit(Origin::Connection(ticket), &command, framing.head, b""));
+            assert!(turn.submit(Origin::Connection(ticket), &command, framing.head, b""));
             pass(&mut nodes, &mut requests, &mut responses, 1010);
             let ring = nodes[0].ring.as_mut().unwrap();
             sent += ring.outbox.finished.len();

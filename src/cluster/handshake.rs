@@ -16,7 +16,7 @@
 //!
 //! Lives here: both sides as state machines over bytes, and the reasons to refuse. Not here: sockets, random numbers, links.
 
-use super::wire::{Garbled, Reader};
+use super::wire::{FrameError, Reader};
 use crate::limits::{PEER_CLOCK_SKEW_MS_MAX, PEER_HANDSHAKE_BYTES_MAX};
 
 /// What a peer sends first. No memcached client begins like this: its first byte is neither text nor binary.
@@ -38,7 +38,7 @@ pub struct Identity {
     /// Its id.
     pub id: String,
     /// Drawn at its start: another one means that it has lost its memory.
-    pub boot: u64,
+    pub incarnation: u64,
     /// Digest of its member table.
     pub view: u64,
     /// Buckets of its ring.
@@ -186,7 +186,7 @@ fn check(local: &Identity, peer: &Identity) -> Result<(), String> {
     if local.cluster != peer.cluster {
         return Err(format!("{a} belongs to the cluster {}, {b} to {}; check --ringnode.", local.cluster, peer.cluster));
     }
-    if a == b && local.boot != peer.boot {
+    if a == b && local.incarnation != peer.incarnation {
         return Err(format!("two nodes have the id {a}; give one of them another --node_id or --advertise."));
     }
     if local.buckets != peer.buckets {
@@ -265,7 +265,7 @@ fn write_identity(identity: &Identity, nonce: &[u8], output: &mut Vec<u8>) {
         output.extend_from_slice(&(text.len() as u16).to_le_bytes());
         output.extend_from_slice(text.as_bytes());
     }
-    output.extend_from_slice(&identity.boot.to_le_bytes());
+    output.extend_from_slice(&identity.incarnation.to_le_bytes());
     output.extend_from_slice(&identity.view.to_le_bytes());
     output.extend_from_slice(&identity.unix_ms.to_le_bytes());
     output.extend_from_slice(&identity.buckets.to_le_bytes());
@@ -274,27 +274,27 @@ fn write_identity(identity: &Identity, nonce: &[u8], output: &mut Vec<u8>) {
     output.push(identity.redundancy);
 }
 
-fn read_identity(payload: &[u8]) -> Result<Identity, Garbled> {
+fn read_identity(payload: &[u8]) -> Result<Identity, FrameError> {
     let mut reader = Reader(payload);
     if reader.u16()? != PROTOCOL {
-        return Err(Garbled("another version"));
+        return Err(FrameError("another version"));
     }
     reader.take(NONCE_BYTES)?;
     let mut text = || {
         let bytes = usize::from(reader.u16()?);
-        let text = std::str::from_utf8(reader.take(bytes)?).map_err(|_| Garbled("a name that is no text"))?;
+        let text = std::str::from_utf8(reader.take(bytes)?).map_err(|_| FrameError("a name that is no text"))?;
         let printable = text.bytes().all(|byte| byte.is_ascii_graphic()) && text.len() <= 255;
-        if printable { Ok(text.to_string()) } else { Err(Garbled("a name that cannot be shown")) }
+        if printable { Ok(text.to_string()) } else { Err(FrameError("a name that cannot be shown")) }
     };
     let (cluster, id) = (text()?, text()?);
-    let (boot, view, unix_ms) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let (incarnation, view, unix_ms) = (reader.u64()?, reader.u64()?, reader.u64()?);
     let (buckets, cores, target_core) = (reader.u32()?, reader.u16()?, reader.u16()?);
     let redundancy = reader.u8()?;
     reader.end()?;
     if cores == 0 {
-        return Err(Garbled("a node without cores"));
+        return Err(FrameError("a node without cores"));
     }
-    Ok(Identity { cluster, id, boot, view, buckets, redundancy, cores, unix_ms, target_core })
+    Ok(Identity { cluster, id, incarnation, view, buckets, redundancy, cores, unix_ms, target_core })
 }
 
 #[cfg(test)]
@@ -305,7 +305,7 @@ mod tests {
         let identity = Identity {
             cluster: "test".into(),
             id: id.into(),
-            boot: id.len() as u64,
+            incarnation: id.len() as u64,
             view: 1,
             buckets: 100,
             redundancy: 2,

@@ -3,7 +3,7 @@
 //! ```text
 //!   hint:   (owner, key) -> version, since when                  the item itself lies in the engine, readable, no second value
 //!   dirty:  owner -> one bit and one version a partition         all that this core holds of it is sent when the owner is back
-//!   list:   the keys of hints, told to the owner before they are sent, so that it doubts only these
+//!   missing keys:  those of hints, told to the owner before they are sent, so that only these may be stale there
 //!
 //!   created = replayed + superseded + expired + degraded + rerouted + pending                 at all times, for each owner
 //! ```
@@ -93,7 +93,7 @@ pub struct Target {
     /// Keys in the order in which they are replayed. A key may stand here though its hint has gone.
     queue: VecDeque<Box<[u8]>>,
     /// How many of them, from the front, the owner has been told of.
-    listed: usize,
+    announced: usize,
     /// By partition: 0 for clean, else 1 + the greatest version that was not kept as a hint.
     dirty: Box<[u64]>,
     dirty_count: u32,
@@ -162,7 +162,7 @@ impl Hints {
     pub fn next(&mut self, node: usize, now: Instant, partition_of: impl Fn(&[u8]) -> u32) -> Option<(Box<[u8]>, Hint)> {
         let target = &mut self.targets[node];
         while let Some(key) = target.queue.pop_front() {
-            target.listed = target.listed.saturating_sub(1);
+            target.announced = target.announced.saturating_sub(1);
             let Some(hint) = target.hints.get_mut(&key) else { continue };
             if hint.sent {
                 continue;
@@ -184,20 +184,20 @@ impl Hints {
 
     /// Gives the keys, at most `count` of them, that the owner was not told of yet, with their versions: it lacks them. They count
     /// as told.
-    pub fn list(&mut self, node: usize, count: usize, mut give: impl FnMut(&[u8], u64)) {
+    pub fn missing_keys(&mut self, node: usize, count: usize, mut give: impl FnMut(&[u8], u64)) {
         let target = &mut self.targets[node];
-        let end = target.queue.len().min(target.listed + count);
-        for key in target.queue.range(target.listed..end) {
+        let end = target.queue.len().min(target.announced + count);
+        for key in target.queue.range(target.announced..end) {
             if let Some(hint) = target.hints.get(key) {
                 give(key, hint.version);
             }
         }
-        target.listed = end;
+        target.announced = end;
     }
 
     /// What the owner was told is lost, or may be.
-    pub fn unlist(&mut self, node: usize) {
-        self.targets[node].listed = 0;
+    pub fn forget_missing(&mut self, node: usize) {
+        self.targets[node].announced = 0;
     }
 
     /// The greatest version of a key that somebody lacks; 0 for none. The item itself may have been evicted here.
@@ -212,7 +212,7 @@ impl Hints {
     }
 
     /// What was sent could not be delivered: it waits again.
-    pub fn again(&mut self, node: usize, key: &[u8]) {
+    pub fn requeue(&mut self, node: usize, key: &[u8]) {
         let target = &mut self.targets[node];
         if let Some(hint) = target.hints.get_mut(key)
             && std::mem::take(&mut hint.sent)
@@ -226,7 +226,7 @@ impl Hints {
         let target = &mut self.targets[node];
         let Some(hint) = target.hints.get(key) else { return false };
         if hint.version > version {
-            self.again(node, key);
+            self.requeue(node, key);
             return false;
         }
         target.hints.remove(key);
@@ -296,8 +296,8 @@ impl Target {
     }
 
     /// Whether the owner was told of every key that waits.
-    pub fn is_listed(&self) -> bool {
-        self.listed == self.queue.len()
+    pub fn all_announced(&self) -> bool {
+        self.announced == self.queue.len()
     }
 
     /// Dirty partitions.
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!((&key[..], hint.version), (&b"a"[..], 5));
         assert!(hints.end(1, b"a", 5, End::Replayed));
         assert!(hints.next(1, NOW, |_| 0).is_some() && hints.next(1, NOW, |_| 0).is_none());
-        hints.again(1, b"b");
+        hints.requeue(1, b"b");
         assert!(hints.next(1, NOW, |_| 0).is_some());
         assert!(!hints.is_clean(1) && hints.is_clean(0));
         assert!(hints.end(1, b"b", 6, End::Superseded));
@@ -357,27 +357,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_queued_again_is_listed_again() {
+    fn what_is_queued_again_is_announced_again() {
         let mut hints = hints(1 << 20);
-        let listed = |hints: &mut Hints, count| {
+        let announced = |hints: &mut Hints, count| {
             let mut keys = Vec::new();
-            hints.list(0, count, |key, version| keys.push((key.to_vec(), version)));
+            hints.missing_keys(0, count, |key, version| keys.push((key.to_vec(), version)));
             keys
         };
-        assert!(hints.target(0).is_listed());
+        assert!(hints.target(0).all_announced());
         [b"a", b"b", b"c"].into_iter().zip(5..).for_each(|(key, version)| hints.add(0, key, version, 0, NOW));
-        assert_eq!(listed(&mut hints, 2), [(b"a".to_vec(), 5), (b"b".to_vec(), 6)]);
-        assert!(!hints.target(0).is_listed());
-        assert_eq!(listed(&mut hints, 2), [(b"c".to_vec(), 7)]);
-        assert!(hints.target(0).is_listed());
+        assert_eq!(announced(&mut hints, 2), [(b"a".to_vec(), 5), (b"b".to_vec(), 6)]);
+        assert!(!hints.target(0).all_announced());
+        assert_eq!(announced(&mut hints, 2), [(b"c".to_vec(), 7)]);
+        assert!(hints.target(0).all_announced());
         hints.next(0, NOW, |_| 0).unwrap();
-        assert!(hints.target(0).is_listed(), "what is under way is listed");
+        assert!(hints.target(0).all_announced(), "what is under way is announced");
         hints.add(0, b"b", 8, 0, NOW);
-        assert!(hints.target(0).is_listed(), "it still waits");
+        assert!(hints.target(0).all_announced(), "it still waits");
         hints.add(0, b"a", 9, 0, NOW);
-        assert_eq!(listed(&mut hints, 9), [(b"a".to_vec(), 9)]);
-        hints.unlist(0);
-        assert_eq!(listed(&mut hints, 9).len(), 3);
+        assert_eq!(announced(&mut hints, 9), [(b"a".to_vec(), 9)]);
+        hints.forget_missing(0);
+        assert_eq!(announced(&mut hints, 9).len(), 3);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Node {
     /// What was configured.
     pub entry: Entry,
     /// Stands for the id on the wire.
-    pub tag: u64,
+    pub node_hash: u64,
 }
 
 /// The ring as this node sees it. Equal view ids mean equal owners of every key.
@@ -56,20 +56,20 @@ impl View {
         let ring = Ring::new(layout)?;
         let node = |member: &Member| {
             let entry = entries.iter().find(|entry| entry.id == member.id)?.clone();
-            Some(Node { entry, tag: tag(&member.id) })
+            Some(Node { entry, node_hash: node_hash(&member.id) })
         };
         let nodes = ring.members().iter().filter_map(node).collect();
         let me = ring.index_of(me.as_str()).ok_or(RingError::NoMembers)?;
         Ok(Self { ring, nodes, me })
     }
 
-    /// The node with this tag.
-    pub fn index_of_tag(&self, tag: u64) -> Option<NodeIndex> {
-        self.nodes.iter().position(|node| node.tag == tag).map(|index| NodeIndex(index as u16))
+    /// The node whose id has this hash.
+    pub fn index_of_node_hash(&self, node_hash: u64) -> Option<NodeIndex> {
+        self.nodes.iter().position(|node| node.node_hash == node_hash).map(|index| NodeIndex(index as u16))
     }
 }
 
 /// What stands for an id in frames.
-pub fn tag(id: &NodeId) -> u64 {
+pub fn node_hash(id: &NodeId) -> u64 {
     xxh3_64(id.as_str().as_bytes())
 }

@@ -98,11 +98,11 @@ impl Engine {
 
     /// Deletes what this key has here up to `version`, and leaves a tombstone of that version: what a delete does whose item is
     /// elsewhere.
-    pub fn bury(&mut self, key: &Key<'_>, version: u64, now: Instant) -> Merge {
+    pub fn delete_as_of(&mut self, key: &Key<'_>, version: u64, now: Instant) -> Merge {
         self.merge_past(&self.tombstone(*key, version, now), now, true)
     }
 
-    /// A tombstone that would bury everything up to `version`.
+    /// A tombstone that deletes everything up to `version`.
     pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Instant) -> Replica<'k> {
         Replica {
             key,
@@ -126,11 +126,11 @@ impl Engine {
     }
 
     /// Gives the item or tombstone of a key a new version. `None` if there is none.
-    pub fn renew_key(&mut self, key: &Key<'_>, now: Instant) -> Option<u64> {
+    pub fn bump_version_of(&mut self, key: &Key<'_>, now: Instant) -> Option<u64> {
         let hash = self.index.hash(key);
         let (_, location) = self.locate(hash, key.bytes, now.seconds())?;
-        self.renew(location, now);
-        self.take_change()
+        self.bump_version(location, now);
+        self.poll_change()
     }
 
     /// Items that were evicted since start.
@@ -140,8 +140,8 @@ impl Engine {
     }
 
     /// Makes a miss of an item that may not be the newest, if it is not newer than `version`. What is left refuses older copies, and
-    /// gives way to the same item from a node that is sure. Returns whether it did.
-    pub fn doubt(&mut self, key: &Key<'_>, version: u64, now: Instant) -> bool {
+    /// gives way to the same item from a node that is authoritative. Returns whether it did.
+    pub fn invalidate_through(&mut self, key: &Key<'_>, version: u64, now: Instant) -> bool {
         let hash = self.index.hash(key);
         let Some((place, location)) = self.locate(hash, key.bytes, now.seconds()) else { return false };
         let record = self.log.record(location);
@@ -178,7 +178,7 @@ impl Engine {
 
     /// The version of the last change since this was last asked, if there was one.
     #[inline]
-    pub fn take_change(&mut self) -> Option<u64> {
+    pub fn poll_change(&mut self) -> Option<u64> {
         self.changed.take()
     }
 
@@ -297,7 +297,7 @@ impl Engine {
     }
 
     /// A change that writes no new record still makes a new version, where copies must follow it.
-    pub(super) fn renew(&mut self, location: Location, now: Instant) {
+    pub(super) fn bump_version(&mut self, location: Location, now: Instant) {
         if self.options.replication.is_none() {
             return;
         }
@@ -329,7 +329,7 @@ impl Engine {
     }
 
     /// Removes the tombstone of a key that is about to be written.
-    pub(super) fn unearth(&mut self, hash: u64, key: &[u8]) {
+    pub(super) fn clear_tombstone(&mut self, hash: u64, key: &[u8]) {
         let log = &self.log;
         if let Some(place) = self.index.find(hash, |location| log.record(location).key() == key) {
             let location = self.index.slot(place).location();

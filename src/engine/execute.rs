@@ -244,7 +244,7 @@ impl Engine {
             found.location = self.set_expiry(found, exptime.expiry(now), now);
         }
         if won || get.touch.is_some() {
-            self.renew(found.location, moment);
+            self.bump_version(found.location, moment);
         }
         let mut item = Item { won, token_sent, fetched, idle_s, ..self.item(self.index.slot(found.place), now) };
         if get.remaining_before {
@@ -438,7 +438,7 @@ impl Engine {
             return Err(Refusal::Again);
         }
         if write.found.is_none() && self.tombstones > 0 {
-            self.unearth(write.hash, write.key);
+            self.clear_tombstone(write.hash, write.key);
         }
         self.count_tombstone(write, &shape);
         let version = self.version_of(write, now);
@@ -765,7 +765,7 @@ impl Engine {
         self.index.touch(found.place, true);
         item::used(self.log.header_mut(found.location), seconds);
         let location = self.set_expiry(found, exptime.expiry(seconds), seconds);
-        self.renew(location, now);
+        self.bump_version(location, now);
         let item = self.item(self.index.slot(found.place), seconds);
         Reply::Touched(Item {
             client_flags: item.client_flags,

@@ -47,7 +47,7 @@ use crate::runtime::core::{Parts, ToCore};
 use crate::runtime::listener::Listener;
 use crate::runtime::nodes::Resolve;
 use crate::runtime::{self, CoreOptions, Engine};
-use crate::shard::{Ringed, Routes, Shard, ShardId};
+use crate::shard::{Cluster, Routes, Shard, ShardId};
 
 /// Version that `version` and `stats` tell: what clients compare is memcached's, the rest is ours.
 pub const VERSION: &str = protocol::VERSION;
@@ -238,7 +238,7 @@ impl Starter<'_> {
         let (delimiter, detail) = (options.delimiter, options.detail);
         move || Parts {
             shard: Shard {
-                ring: plan.as_ref().map(|plan| Box::new(Ringed::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
+                ring: plan.as_ref().map(|plan| Box::new(Cluster::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
                 observer: Observer::new(delimiter, detail),
                 ..Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone()))
             },

@@ -26,7 +26,7 @@ use crate::runtime::core::Core;
 use crate::runtime::peer::{KnownAddresses, PeerSetup, value_bytes_max};
 use crate::shard::peers::State;
 use crate::shard::ringed::Figures;
-use crate::shard::{Desk, RingOptions};
+use crate::shard::{ClusterOptions, Turn};
 
 /// What every core of a ring node is given.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ pub struct RingPlan {
     /// How to speak with them.
     pub setup: Arc<PeerSetup>,
     /// How a core takes part.
-    pub options: RingOptions,
+    pub options: ClusterOptions,
 }
 
 impl RingPlan {
@@ -74,7 +74,7 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
     let identity = Identity {
         cluster: options.cluster_name.clone(),
         id: me.as_str().into(),
-        boot: u64::from_le_bytes(random) | 1,
+        incarnation: u64::from_le_bytes(random) | 1,
         view: view.ring.view().0,
         buckets: options.buckets,
         redundancy: options.redundancy,
@@ -90,7 +90,7 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
         names: view.nodes.iter().map(|node| node.entry.address.clone()).collect(),
         value_bytes_max: value_bytes_max(options.item_bytes_max),
     };
-    let ring_options = RingOptions {
+    let ring_options = ClusterOptions {
         ack: options.ack,
         handoff_bytes_max: 0,
         handoff_window_ms: u64::from(options.handoff_window_s) * 1000,
@@ -200,8 +200,8 @@ pub fn flush(cores: &Cores) -> bool {
     let (sender, receiver) = bounded(1);
     let _ = cores.ask_one(0, move |core| {
         let origin = core.nodes.expect(sender);
-        if let Some(mut desk) = core.context.desk() {
-            desk.flush_ring(origin, least);
+        if let Some(mut turn) = core.context.turn() {
+            turn.flush_ring(origin, least);
         }
     });
     let bytes: Vec<u8> = patiently(&receiver).unwrap_or_default();
@@ -215,8 +215,8 @@ struct Told {
     dirty: Vec<u32>,
     oldest_ms: Vec<u64>,
     hint_bytes: usize,
-    calm: bool,
-    listed: usize,
+    all_leases: bool,
+    missing: usize,
     figures: Figures,
     nodes: Vec<ToldNode>,
     operations: usize,
@@ -257,8 +257,8 @@ fn tell(core: &mut Core) -> Option<Told> {
         dirty: (0..count).map(|node| ring.hints.target(node).dirty_count()).collect(),
         oldest_ms: (0..count).map(|node| ring.hints.oldest_ms(node, now)).collect(),
         hint_bytes: ring.hints.bytes(),
-        calm: ring.peers.is_calm(ms),
-        listed: ring.peers.listed_count(),
+        all_leases: ring.peers.has_all_leases(ms),
+        missing: ring.peers.missing_count(),
         figures: ring.figures,
         nodes,
         operations: ring.operations(),
@@ -351,19 +351,19 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
     }
     lines.push(("hint_bytes".into(), told.iter().map(|core| core.hint_bytes).sum::<usize>().to_string()));
     lines.push(("items_streamed".into(), told.iter().map(|core| core.figures.streamed).sum::<u64>().to_string()));
-    lines.push(("listed_by_others".into(), told.iter().map(|core| core.listed).sum::<usize>().to_string()));
-    lines.push(("synced".into(), if told.iter().all(|core| core.calm) { "yes" } else { "no" }.into()));
+    lines.push(("listed_by_others".into(), told.iter().map(|core| core.missing).sum::<usize>().to_string()));
+    lines.push(("synced".into(), if told.iter().all(|core| core.all_leases) { "yes" } else { "no" }.into()));
     lines
 }
 
 /// `stats handoff wait`: whether this node holds nothing for nodes that are there, and they hold nothing for it. Who asks keeps the leases.
 pub fn is_settled(cores: &Cores) -> bool {
     let settled = cores.ask(|core| {
-        let Some(Desk { ring, ms, .. }) = core.context.desk() else { return true };
+        let Some(Turn { ring, ms, .. }) = core.context.turn() else { return true };
         // Leases are kept while somebody asks.
         ring.active_now(ms);
         let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
-        clean && ring.peers.is_calm(ms) && ring.peers.listed_count() == 0
+        clean && ring.peers.has_all_leases(ms) && ring.peers.missing_count() == 0
     });
     settled.iter().all(|settled| *settled)
 }

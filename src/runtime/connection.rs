@@ -612,8 +612,8 @@ impl Connection {
     /// Hands a command over in which other nodes have a part.
     fn submit(&mut self, id: u32, command: &Command<'_>, framing: &Framing<'_>, context: &mut Context) -> Outcome {
         let origin = Origin::Connection(self.next_ticket(id));
-        let Some(mut desk) = context.desk() else { return Outcome::Blocked };
-        if !desk.submit(origin, command, framing.head, framing.words) {
+        let Some(mut turn) = context.turn() else { return Outcome::Blocked };
+        if !turn.submit(origin, command, framing.head, framing.words) {
             return Outcome::Blocked;
         }
         self.replies.push_waiting();

@@ -17,7 +17,7 @@ use crate::buffer::Buffer;
 use crate::command::{Command, Control};
 use crate::limits;
 use crate::protocol::{self, Framing, Head};
-use crate::shard::{Desk, Place, Shard, ShardId};
+use crate::shard::{Place, Shard, ShardId, Turn};
 use crate::sync::{self, fence};
 use crate::time::Instant;
 
@@ -112,14 +112,14 @@ impl Context {
 
     /// This core's part of a ring at this turn; `None` on a lone node.
     #[inline]
-    pub fn desk(&mut self) -> Option<Desk<'_>> {
-        self.shard.desk(self.now, self.ms)
+    pub fn turn(&mut self) -> Option<Turn<'_>> {
+        self.shard.turn(self.now, self.ms)
     }
 
     /// Where a command of a ring node is executed, if that can be at once.
     #[inline]
     pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
-        self.desk()?.place(command)
+        self.turn()?.place(command)
     }
 
     /// Output that one connection may make in one turn: little, once slow readers hold much of what this core has for them.

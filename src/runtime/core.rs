@@ -280,8 +280,8 @@ impl Core {
         let Request { ticket, command, framing } = request;
         let context = &mut self.context;
         if context.shard.ring.is_some() && context.place(command) != Some(Place::Here) {
-            let Some(mut desk) = context.desk() else { return false };
-            return desk.submit(Origin::Core(core, *ticket), command, framing.head, framing.words);
+            let Some(mut turn) = context.turn() else { return false };
+            return turn.submit(Origin::Core(core, *ticket), command, framing.head, framing.words);
         }
         let client = Client { descriptor: ticket.descriptor, meta: framing.head.is_meta() };
         let mut reply = context.shard.execute(command, client, context.now);

@@ -1,12 +1,12 @@
 //! Between a core's part of the ring and its sockets: which connection is which link, where nodes are, answers on their way.
 //!
 //! ```text
-//!   desk.tick --> links wanted   --> address known?  yes: pump connects          no: resolver --Run--> the core
+//!   turn.tick --> links wanted   --> address known?  yes: pump connects          no: resolver --Run--> the core
 //!             --> answers        --> slot of a connection | link to another core | output of a peer
 //!             --> links with output --> their connections are dirty, and flushed
 //! ```
 //!
-//! Lives here: the traffic between `Core` and `shard::Desk`, once a turn. Not here: sockets (`pump`), frames (`peer`), decisions (`shard`).
+//! Lives here: the traffic between `Core` and `shard::Turn`, once a turn. Not here: sockets (`pump`), frames (`peer`), decisions (`shard`).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use crate::command::{Command, Value};
 use crate::protocol::{Framing, Head};
 use crate::shard::peers::LinkId;
 use crate::shard::ringed::{Finished, Outbox};
-use crate::shard::{OpKey, Origin, ShardId, Ticket};
+use crate::shard::{OperationId, Origin, ShardId, Ticket};
 
 /// A name to be resolved for a core.
 pub struct Resolve {
@@ -94,10 +94,10 @@ impl Core {
     pub fn attend_nodes(&mut self) {
         // What waits is executed only if this process has not stood still since its sender was last heard.
         self.context.read_ms();
-        let Some(mut desk) = self.context.desk() else { return };
-        desk.tick();
-        let stamp = desk.stamp();
-        let ring = desk.ring;
+        let Some(mut turn) = self.context.turn() else { return };
+        turn.tick();
+        let stamp = turn.stamp();
+        let ring = turn.ring;
         let wanted = std::mem::take(&mut ring.peers.wanted);
         let unwanted = std::mem::take(&mut ring.peers.unwanted);
         let ready = std::mem::take(&mut ring.peers.ready);
@@ -176,8 +176,8 @@ impl Core {
     /// A link could not be made.
     pub fn link_failed(&mut self, link: LinkId, why: &str) {
         let quiet = self.draining;
-        if let Some(mut desk) = self.context.desk() {
-            lose_link(&mut desk, link, why, quiet);
+        if let Some(mut turn) = self.context.turn() {
+            lose_link(&mut turn, link, why, quiet);
         }
     }
 
@@ -214,9 +214,9 @@ impl Core {
     pub(super) fn forget_peer(&mut self, id: u32, connection: &mut Connection) {
         let generation = connection.generation;
         if connection.peer().is_some_and(|peer| peer.is_inbound())
-            && let Some(mut desk) = self.context.desk()
+            && let Some(mut turn) = self.context.turn()
         {
-            desk.peer_gone(id, generation);
+            turn.peer_gone(id, generation);
         }
     }
 
@@ -277,27 +277,27 @@ impl Core {
     /// Sends requests to the core of this node that must go on with them, in order, until one is not taken.
     fn pass_on(&mut self) {
         loop {
-            let Some(mut desk) = self.context.desk() else { return };
-            let Some((core, key)) = desk.ring.to_cores.pop_front() else { return };
-            let Some((ticket, held)) = desk.take_moved(key) else { continue };
-            let Ok(execute) = held.execute() else { continue };
+            let Some(mut turn) = self.context.turn() else { return };
+            let Some((core, key)) = turn.ring.to_cores.pop_front() else { return };
+            let Some((ticket, stored)) = turn.take_moved(key) else { continue };
+            let Ok(execute) = stored.execute() else { continue };
             let Some(head) = Head::from_bytes(&execute.framing) else { continue };
             let (framing, command): (_, Command<'_>) = (Framing { head, words: execute.words }, execute.command);
             let taken = self.context.links.request(core, ticket, &command, &framing);
-            if !taken && let Some(mut desk) = self.context.desk() {
-                return desk.put_back(core, key, held);
+            if !taken && let Some(mut turn) = self.context.turn() {
+                return turn.put_back(core, key, stored);
             }
         }
     }
 
     /// Another core has answered a request that it was given.
-    pub(super) fn moved_answered(&mut self, key: OpKey, bytes: ReplyBytes<'_>) {
+    pub(super) fn moved_answered(&mut self, key: OperationId, bytes: ReplyBytes<'_>) {
         let mut reply = match bytes {
             ReplyBytes::Inline(bytes) => Buffer { bytes: bytes.to_vec(), bodies: Vec::new() },
             ReplyBytes::Carried(buffer) => *buffer,
         };
-        if let Some(mut desk) = self.context.desk() {
-            desk.moved_answered(key, &mut reply);
+        if let Some(mut turn) = self.context.turn() {
+            turn.moved_answered(key, &mut reply);
         }
     }
 }

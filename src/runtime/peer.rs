@@ -1,8 +1,8 @@
 //! A conversation with a core of another node: handshake, then frames in both directions.
 //!
 //! ```text
-//!   accepted:  first byte 0xb5 --> Greeting --> In: frames are requests   --> Desk::serve    --> responses, in any order
-//!   made:      connected       --> Calling  --> Out: our requests, frames are responses      --> Desk::response
+//!   accepted:  first byte 0xb5 --> Greeting --> In: frames are requests   --> Turn::serve    --> responses, in any order
+//!   made:      connected       --> Calling  --> Out: our requests, frames are responses      --> Turn::response
 //! ```
 //!
 //! Output of both is collected and sent once a turn. A value above `limits::INLINE_VALUE_BYTES_MAX` is received into memory of its
@@ -18,12 +18,12 @@ use super::context::Context;
 use crate::arena::{Arena, Body};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::{Accepting, Connecting, Identity, Local, NONCE_BYTES, Progress};
-use crate::cluster::wire::{self, Frame, Garbled, HEAD_BYTES, Head, Horizon};
+use crate::cluster::wire::{self, Frame, FrameError, HEAD_BYTES, Head, Horizon};
 use crate::command::Value;
 use crate::limits;
 use crate::ring::NodeIndex;
 use crate::shard::peers::LinkId;
-use crate::shard::{Desk, PeerRequest, ShardId};
+use crate::shard::{PeerRequest, ShardId, Turn};
 
 /// What a core must know to speak with other nodes.
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ impl Peer {
             && *elsewhere == Some(context.shard.id)
         {
             *elsewhere = None;
-            *node = context.desk().and_then(|mut desk| desk.greeted(identity));
+            *node = context.turn().and_then(|mut turn| turn.on_inbound(identity));
         }
     }
 
@@ -203,7 +203,7 @@ impl Peer {
                 let Progress::Done(identity) = accepting.feed(&mut self.decoder.pending, &mut self.output.bytes)? else {
                     return Ok(false);
                 };
-                let node = context.desk().and_then(|mut desk| desk.greeted(&identity));
+                let node = context.turn().and_then(|mut turn| turn.on_inbound(&identity));
                 self.warn_of_view(&identity, setup);
                 let core = ShardId(identity.target_core);
                 let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
@@ -218,9 +218,9 @@ impl Peer {
                 let link = *link;
                 self.check_callee(link, &identity, context)?;
                 self.side = Side::Out(link);
-                if let Some(mut desk) = context.desk() {
-                    tell_of_return(&desk, link);
-                    desk.link_up(link, &identity);
+                if let Some(mut turn) = context.turn() {
+                    tell_of_return(&turn, link);
+                    turn.link_up(link, &identity);
                 }
                 true
             }
@@ -242,24 +242,24 @@ impl Peer {
     fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
         let Self { side, decoder, output } = self;
         let Context { shard, arena, now, ms, links, .. } = context;
-        let Some(mut desk) = shard.desk(*now, *ms) else { return Ok(false) };
+        let Some(mut turn) = shard.turn(*now, *ms) else { return Ok(false) };
         let horizon = Horizon::at(*now);
         let result = decoder.feed(fresh, (arena, horizon), &mut |frame| {
             // Read anew for each: this process may have stood still since the last one, and what was sent before that may be given up.
-            desk.ms = links.shared.clock.ms();
+            turn.ms = links.shared.clock.ms();
             match side {
                 // A reader that does not take its answers gets no more of them.
                 Side::In { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
                 Side::In { node, .. } => {
-                    let deadline_ms = frame.head.deadline_ms(desk.ms);
+                    let deadline_ms = frame.head.deadline_ms(turn.ms);
                     let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
-                    desk.serve(from, frame, output).map(|()| true)
+                    turn.serve(from, frame, output).map(|()| true)
                 }
-                Side::Out(link) => desk.response(*link, frame).map(|()| true),
-                _ => Err(Garbled("a frame before the handshake")),
+                Side::Out(link) => turn.response(*link, frame).map(|()| true),
+                _ => Err(FrameError("a frame before the handshake")),
             }
         });
-        *ms = desk.ms;
+        *ms = turn.ms;
         result.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
     }
 
@@ -291,8 +291,8 @@ impl Peer {
     fn end(&mut self, why: &str, context: &mut Context) {
         let link = self.link();
         self.side = Side::Ended;
-        match (link, context.desk()) {
-            (Some(link), Some(mut desk)) => lose_link(&mut desk, link, why, false),
+        match (link, context.turn()) {
+            (Some(link), Some(mut turn)) => lose_link(&mut turn, link, why, false),
             _ => log::warn!("a node was refused: {why}"),
         }
     }
@@ -341,8 +341,8 @@ impl Decoder {
         &mut self,
         fresh: &[u8],
         at: (&Arc<Arena>, Horizon),
-        handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, Garbled>,
-    ) -> Result<bool, Garbled> {
+        handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, FrameError>,
+    ) -> Result<bool, FrameError> {
         if self.pending.is_empty() {
             let (used, blocked) = self.advance(fresh, at, handle)?;
             self.pending.extend_from_slice(&fresh[used..]);
@@ -363,8 +363,8 @@ impl Decoder {
         &mut self,
         mut input: &[u8],
         (arena, horizon): (&Arc<Arena>, Horizon),
-        handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, Garbled>,
-    ) -> Result<(usize, bool), Garbled> {
+        handle: &mut impl FnMut(&Frame<'_>) -> Result<bool, FrameError>,
+    ) -> Result<(usize, bool), FrameError> {
         let length = input.len();
         loop {
             if let Some(large) = &mut self.large {
@@ -405,19 +405,19 @@ impl Decoder {
 }
 
 /// A link could not be made, or is lost: says so once for each reason, unless `quiet`.
-pub(super) fn lose_link(desk: &mut Desk<'_>, link: LinkId, why: &str, quiet: bool) {
-    let node = desk.ring.peers.link(link).node;
-    if desk.ring.peers.node(node).trouble != why && !quiet {
-        log::warn!("no link to {}: {why}", desk.ring.view.nodes[usize::from(node.0)].entry.id);
+pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: bool) {
+    let node = turn.ring.peers.link(link).node;
+    if turn.ring.peers.node(node).trouble != why && !quiet {
+        log::warn!("no link to {}: {why}", turn.ring.view.nodes[usize::from(node.0)].entry.id);
     }
-    desk.link_down(link, why);
+    turn.link_down(link, why);
 }
 
 /// Says that a node can be reached of which it was said that it cannot. Before `link_up`, which forgets the trouble.
-fn tell_of_return(desk: &Desk<'_>, link: LinkId) {
-    let node = desk.ring.peers.link(link).node;
-    if !desk.ring.peers.node(node).trouble.is_empty() {
-        log::warn!("the link to {} is there", desk.ring.view.nodes[usize::from(node.0)].entry.id);
+fn tell_of_return(turn: &Turn<'_>, link: LinkId) {
+    let node = turn.ring.peers.link(link).node;
+    if !turn.ring.peers.node(node).trouble.is_empty() {
+        log::warn!("the link to {} is there", turn.ring.view.nodes[usize::from(node.0)].entry.id);
     }
 }
 

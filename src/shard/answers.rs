@@ -8,11 +8,11 @@
 //!
 //! Lives here: which answer leads where. Not here: what a request does then (`coordinator`, `copies`, `handoff`, `flush`).
 
-use super::coordinator::What;
-use super::operations::{Attempt, OpKey, OpKind, OpState, ReadScope};
+use super::coordinator::Purpose;
+use super::operations::{Attempt, OpKind, OpState, OperationId, ReadScope};
 use super::peers::LinkId;
-use super::ringed::{Desk, Mistake};
-use crate::cluster::wire::{self, Frame, Garbled, Kind};
+use super::ringed::{Mistake, Turn};
+use crate::cluster::wire::{self, Frame, FrameError, Kind};
 use crate::command::{Error, Value};
 use crate::engine::Merge;
 use crate::limits;
@@ -26,53 +26,55 @@ enum Found {
     Busy,
 }
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// A response to a request of this core.
     ///
     /// # Errors
     /// It is no response to anything, or cannot be read: the link must end.
-    pub fn response(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), Garbled> {
+    pub fn response(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
         let result = self.respond(link, frame);
         self.advance_woken();
         result
     }
 
-    fn respond(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), Garbled> {
-        self.hear(&frame.head);
+    fn respond(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
+        self.observe_head(&frame.head);
         let waited_for_clock = !self.ring.peers.may_execute(link, self.ms);
         self.ring.peers.heard(link, frame.head.sent_ms, self.ms);
         let was_full = self.ring.peers.is_full();
-        let Some(awaited) = self.ring.peers.answered(link, frame.head.id, self.ms) else {
-            return Err(Garbled("an answer that nobody waits for"));
+        let Some(in_flight) = self.ring.peers.answered(link, frame.head.id, self.ms) else {
+            return Err(FrameError("an answer that nobody waits for"));
         };
         let has_room_again = was_full && !self.ring.peers.is_full();
         let synced = frame.head.flags & wire::FLAG_SYNCED != 0;
         if matches!(frame.head.kind, Kind::Found | Kind::Done) {
             match synced {
                 true => {
-                    self.ring.peers.lease(link, awaited.sent_ms, self.ms);
+                    self.ring.peers.lease(link, in_flight.sent_ms, self.ms);
                     if frame.head.flags & wire::FLAG_CLEAN != 0 {
-                        self.ring.peers.unlist_all(link, awaited.sent_ms);
+                        self.ring.peers.forget_all_missing(link, in_flight.sent_ms);
                     }
                 }
-                false if matches!(awaited.what, What::Consult(..) | What::Sync) => self.ring.peers.end_lease(link),
+                false if matches!(in_flight.purpose, Purpose::Read(..) | Purpose::Sync) => self.ring.peers.end_lease(link),
                 false => {}
             }
         }
-        match awaited.what {
-            What::Forward(key) => self.forwarded(key, frame),
-            What::Consult(attempt, node) => return self.consulted(attempt, node, frame),
-            What::Refetch(attempt, node) => return self.refetched(attempt, node, frame),
-            What::Copy(attempt, node) => return self.copied(attempt, node, frame),
-            What::Fence(number, round) => return self.fenced(number, round, frame),
-            What::Repair => {}
-            What::Sync if waited_for_clock => self.retry(),
-            What::Sync => {}
-            What::Replay(sent) => return self.replayed(&sent, frame, awaited.sent_ms),
-            What::Stream(sent) => return self.streamed(&sent, frame, awaited.sent_ms),
-            What::Begin(node, era) => self.begun(node, era, frame.head.kind == Kind::Done),
-            What::List(node, era) => self.listed(node, era, frame.head.kind == Kind::Done),
-            What::Lost(node, era, partitions) => self.told_lost(node, era, &partitions, frame.head.kind == Kind::Done),
+        match in_flight.purpose {
+            Purpose::Forward(key) => self.forwarded(key, frame),
+            Purpose::Read(attempt, node) => return self.on_found(attempt, node, frame),
+            Purpose::Refetch(attempt, node) => return self.refetched(attempt, node, frame),
+            Purpose::Copy(attempt, node) => return self.on_copy_answer(attempt, node, frame),
+            Purpose::Fence(number, round) => return self.on_fence_answer(number, round, frame),
+            Purpose::Repair => {}
+            Purpose::Sync if waited_for_clock => self.retry(),
+            Purpose::Sync => {}
+            Purpose::Replay(sent) => return self.replayed(&sent, frame, in_flight.sent_ms),
+            Purpose::Stream(sent) => return self.streamed(&sent, frame, in_flight.sent_ms),
+            Purpose::Begin(node, generation) => self.on_begin_answer(node, generation, frame.head.kind == Kind::Done),
+            Purpose::Missing(node, generation) => self.on_missing_answer(node, generation, frame.head.kind == Kind::Done),
+            Purpose::Purged(node, generation, partitions) => {
+                self.on_purged_answer(node, generation, &partitions, frame.head.kind == Kind::Done)
+            }
         }
         if has_room_again {
             self.retry();
@@ -80,7 +82,7 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn forwarded(&mut self, key: OpKey, frame: &Frame<'_>) {
+    fn forwarded(&mut self, key: OperationId, frame: &Frame<'_>) {
         let Some(op) = self.op(key).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
         let origin = op.origin;
         if frame.head.kind != Kind::Reply {
@@ -88,7 +90,7 @@ impl Desk<'_> {
             return self.ring.operations.park(key);
         }
         match frame.value {
-            Value::Body(body) => op.work().reply.put_body(body.clone()),
+            Value::Body(body) => op.write_state().reply.put_body(body.clone()),
             Value::Bytes(bytes) => {
                 self.ring.outbox.put_bytes(origin, bytes);
                 return self.end(key);
@@ -99,14 +101,14 @@ impl Desk<'_> {
     }
 
     /// A node has told what it has of a key, before the command is executed.
-    fn consulted(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+    fn on_found(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), FrameError> {
         let found = self.found(node, frame)?;
         let Some(op) = self.ring.operations.at(attempt) else { return Ok(()) };
         match found {
-            Found::Here(version) => _ = op.work().found.try_push((node, version)),
+            Found::Here(version) => _ = op.write_state().found.try_push((node, version)),
             Found::Busy => op.scope = ReadScope::Nobody,
         }
-        if frame.head.flags & wire::FLAG_SURE != 0 && op.scope == ReadScope::One {
+        if frame.head.flags & wire::FLAG_AUTHORITATIVE != 0 && op.scope == ReadScope::One {
             op.scope = ReadScope::All;
         }
         self.read_less(attempt);
@@ -123,7 +125,7 @@ impl Desk<'_> {
     }
 
     /// A node has told what it has that is newer than what a command wrote.
-    fn refetched(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+    fn refetched(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), FrameError> {
         let found = self.found(node, frame)?;
         if self.ring.operations.at(attempt).is_some() {
             match found {
@@ -136,7 +138,7 @@ impl Desk<'_> {
     }
 
     /// Takes over what a node has of a key.
-    fn found(&mut self, node: NodeIndex, frame: &Frame<'_>) -> Result<Found, Garbled> {
+    fn found(&mut self, node: NodeIndex, frame: &Frame<'_>) -> Result<Found, FrameError> {
         if frame.head.kind != Kind::Found || frame.meta.is_empty() {
             return Ok(Found::Here(0));
         }
@@ -146,7 +148,7 @@ impl Desk<'_> {
         if taken == Merge::Busy {
             return Ok(Found::Busy);
         }
-        self.ring.peers.unlist(node, key.hash, version, buckets);
+        self.ring.peers.forget_missing(node, key.hash, version, buckets);
         if taken == Merge::Taken {
             if !self.owns(self.ring.view.me, key.hash) {
                 self.hint_owners(&put.replica);
@@ -157,32 +159,32 @@ impl Desk<'_> {
     }
 
     /// Something that was under way over a link is lost. `sent`: it may have arrived, and may be executed there up to `until_ms`.
-    pub(super) fn lost(&mut self, what: What, sent: bool, until_ms: u64) {
-        match what {
-            What::Forward(key) => self.forward_lost(key, sent, until_ms),
-            What::Consult(attempt, _) => self.read_less(attempt),
+    pub(super) fn lost(&mut self, purpose: Purpose, sent: bool, until_ms: u64) {
+        match purpose {
+            Purpose::Forward(key) => self.forward_lost(key, sent, until_ms),
+            Purpose::Read(attempt, _) => self.read_less(attempt),
             // Whoever has the newer item is away: what is here becomes newer than that.
-            What::Refetch(attempt, _) if self.ring.operations.at(attempt).is_some() => self.begin_anew(attempt.key, 0),
-            What::Refetch(..) => {}
-            What::Copy(attempt, node) => self.copy_lost(attempt, node),
-            What::Fence(number, round) => self.unfenced(number, round),
-            What::Repair | What::Sync => {}
-            What::Replay(sent) => {
-                self.ring.hints.again(usize::from(sent.node.0), &sent.key);
-                self.undelivered(sent.node, sent.era);
+            Purpose::Refetch(attempt, _) if self.ring.operations.at(attempt).is_some() => self.begin_anew(attempt.key, 0),
+            Purpose::Refetch(..) => {}
+            Purpose::Copy(attempt, node) => self.on_copy_failed(attempt, node),
+            Purpose::Fence(number, round) => self.on_fence_failed(number, round),
+            Purpose::Repair | Purpose::Sync => {}
+            Purpose::Replay(sent) => {
+                self.ring.hints.requeue(usize::from(sent.node.0), &sent.key);
+                self.release_window(sent.node, sent.generation);
             }
-            What::Stream(sent) => {
+            Purpose::Stream(sent) => {
                 self.fail_transfer(sent.node);
-                self.undelivered(sent.node, sent.era);
+                self.release_window(sent.node, sent.generation);
             }
-            What::Begin(node, era) => self.begun(node, era, false),
+            Purpose::Begin(node, generation) => self.on_begin_answer(node, generation, false),
             // The link is lost, and with it what was said over it.
-            What::List(node, era) => self.listed(node, era, true),
-            What::Lost(node, era, partitions) => self.told_lost(node, era, &partitions, false),
+            Purpose::Missing(node, generation) => self.on_missing_answer(node, generation, true),
+            Purpose::Purged(node, generation, partitions) => self.on_purged_answer(node, generation, &partitions, false),
         }
     }
 
-    fn forward_lost(&mut self, key: OpKey, sent: bool, until_ms: u64) {
+    fn forward_lost(&mut self, key: OperationId, sent: bool, until_ms: u64) {
         let overtaken = sent && self.ring.operations.is_read_before_writes(key);
         let Some(op) = self.op(key).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
         if overtaken {
@@ -227,7 +229,7 @@ impl Desk<'_> {
     }
 
     /// Takes note of what every frame says.
-    pub(super) fn hear(&mut self, head: &wire::Head) {
+    pub(super) fn observe_head(&mut self, head: &wire::Head) {
         self.engine.observe(head.clock);
         if self.ring.options.mistake != Some(Mistake::FenceSkipped) {
             self.engine.raise_fence(head.fence);

@@ -3,16 +3,16 @@
 //! ```text
 //!   submit --> who is the first in the ranking that is there?
 //!                another node  --> forward: EXECUTE over the link, its answer is the answer
-//!                this one      --> coordinate:   consult --> execute --> copies --> answer
+//!                this one      --> coordinate:   read    --> execute --> copies --> answer
 //!                                                |           |           |
 //!                              others may hold something     engine      state, not operation, to the first `redundancy`
 //!                              newer, or what we lack                    nodes that are there; hints for owners that are not
 //! ```
 //!
 //! A request is forwarded at most twice: client's node -> coordinator as seen there -> coordinator as seen by that one, which must
-//! execute it. It is executed at most once more after it was given up: who was sent it executes it only for a while after its sender last
-//! heard of him (`Op::deadline_ms`), and only then is it given to somebody else (`Op::not_before_ms`). One that a node may have executed
-//! that went away is not executed again if that could count it twice.
+//! execute it. It is executed at most once more after it was given up: the node that was sent it executes it only for a while after the
+//! sender last heard of that node (`Operation::deadline_ms`), and only then is it given to another one (`Operation::not_before_ms`). If a
+//! node that went away may have executed it, it is not executed again where that could count it twice.
 //!
 //! Lives here: the life of one request. Not here: the table of requests and their order (`operations`), answers of other nodes
 //! (`answers`), requests of others (`serve`), what is sent later (`handoff`), flushes (`flush`), links (`peers`).
@@ -22,9 +22,9 @@ use std::collections::hash_map::Entry;
 
 use arrayvec::ArrayVec;
 
-use super::operations::{Ahead, Attempt, CONSULTED_MAX, NewOp, Op, OpKey, OpKind, OpState, ReadScope};
+use super::operations::{Ahead, Attempt, NewOperation, OpKind, OpState, Operation, OperationId, READ_PEERS_MAX, ReadScope};
 use super::peers::{Forward, LinkId, Reach};
-use super::ringed::{Desk, Held, Mistake, Origin, PeerRequest, Ringed};
+use super::ringed::{Cluster, Mistake, Origin, PeerRequest, StoredCommand, Turn};
 use super::{Place, ShardId, Ticket};
 use crate::buffer::Buffer;
 use crate::cluster::wire::{self, Along, Kind};
@@ -35,46 +35,46 @@ use crate::observe::Client;
 use crate::protocol::{self, Framing, Head};
 use crate::ring::NodeIndex;
 
-/// What a response is for.
+/// What a request was sent for.
 #[derive(Debug)]
-pub enum What {
+pub enum Purpose {
     /// The whole command.
-    Forward(OpKey),
+    Forward(OperationId),
     /// What a node has of the key.
-    Consult(Attempt, NodeIndex),
+    Read(Attempt, NodeIndex),
     /// What a node has of the key that is newer than what the command wrote.
     Refetch(Attempt, NodeIndex),
     /// A copy of what a command wrote.
     Copy(Attempt, NodeIndex),
     /// A copy for a node whose own was older.
     Repair,
-    /// Only its word.
+    /// Only its lease.
     Sync,
     /// A flush, by its number, and its round.
     Fence(u32, u8),
     /// A hint.
-    Replay(Sent),
+    Replay(SentItem),
     /// An item of a dirty partition.
-    Stream(Sent),
+    Stream(SentItem),
     /// The announcement of dirty partitions.
     Begin(NodeIndex, u32),
-    /// Keys that a node lacks.
-    List(NodeIndex, u32),
-    /// Word of partitions whose old items were dropped here.
-    Lost(NodeIndex, u32, Box<[u32]>),
+    /// Keys that are missing on a node.
+    Missing(NodeIndex, u32),
+    /// The notice of partitions whose old items were purged here.
+    Purged(NodeIndex, u32, Box<[u32]>),
 }
 
 /// An item under way to a node that lacks it.
 #[derive(Debug)]
-pub struct Sent {
+pub struct SentItem {
     /// The node.
     pub node: NodeIndex,
     /// The key.
     pub key: Box<[u8]>,
     /// The version sent.
     pub version: u64,
-    /// See `Handoff::era`.
-    pub era: u32,
+    /// See `Handoff::generation`.
+    pub generation: u32,
 }
 
 /// How a command came to this node.
@@ -82,11 +82,11 @@ pub struct Sent {
 pub(super) struct Passage {
     /// Nodes that it has passed.
     pub hops: u8,
-    /// See `Op::deadline_ms`.
+    /// See `Operation::deadline_ms`.
     pub deadline_ms: u64,
-    /// See `Op::follows`.
+    /// See `Operation::follows`.
     pub follows: bool,
-    /// See `Op::repeated_since`.
+    /// See `Operation::repeated_since`.
     pub repeated_since: u64,
 }
 
@@ -110,7 +110,7 @@ enum Outcome {
     Copy,
 }
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// Where a command is executed that can be executed at once, without asking or telling anybody; `None` if it cannot.
     #[inline]
     pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
@@ -125,7 +125,7 @@ impl Desk<'_> {
             return Some(Place::Core(core));
         }
         ring.active_ms = self.ms;
-        if !ring.peers.is_calm(self.ms) || ring.peers.is_listed(command.key.hash, ring.view.ring.buckets()) {
+        if !ring.peers.has_all_leases(self.ms) || ring.peers.is_missing(command.key.hash, ring.view.ring.buckets()) {
             return None;
         }
         if owners.len() == 1 || (command.verb == Verb::Get(Get::default()) && self.reads_alone(command)) {
@@ -139,9 +139,9 @@ impl Desk<'_> {
         self.has_lost_nothing() || with_plain_key(command, |key| self.engine.contains(key, self.now))
     }
 
-    /// Whether what is not here is nowhere: with the others' word, and nothing evicted.
+    /// Whether what is not here is nowhere: with leases of all peers, and nothing evicted or purged.
     pub(super) fn has_lost_nothing(&self) -> bool {
-        self.engine.evicted_count() == 0 && !self.ring.drops.has_dropped() && self.ring.peers.is_calm(self.ms)
+        self.engine.evicted_count() == 0 && !self.ring.purges.has_dropped() && self.ring.peers.has_all_leases(self.ms)
     }
 
     /// Takes over a request of a client; its answer will be in the outbox. False if too much is under way: ask again later.
@@ -163,16 +163,16 @@ impl Desk<'_> {
         if self.ring.operations.is_full() {
             return false;
         }
-        let mut held = self.ring.operations.spare();
-        held.keep(command, framing, words);
+        let mut stored = self.ring.operations.spare();
+        stored.keep(command, framing, words);
         let (hash, key_hash, kind) = (command.key.hash, command.key.whole_hash(), kind_of(&command.verb));
-        let new = NewOp { origin, passage, hash, key_hash, held, kind };
+        let new = NewOperation { origin, passage, hash, key_hash, stored, kind };
         let key = self.ring.operations.insert(new, self.ms);
         self.advance(key);
         true
     }
 
-    pub(super) fn op(&mut self, key: OpKey) -> Option<&mut Op> {
+    pub(super) fn op(&mut self, key: OperationId) -> Option<&mut Operation> {
         self.ring.operations.get(key)
     }
 
@@ -193,7 +193,7 @@ impl Desk<'_> {
     }
 
     /// Goes on with a request that waits.
-    pub(super) fn try_again(&mut self, key: OpKey) {
+    pub(super) fn try_again(&mut self, key: OperationId) {
         match self.op(key).map(|op| op.state()) {
             Some(OpState::Waiting) => self.advance(key),
             Some(OpState::Queued) if self.op(key).is_some_and(|op| op.scope == ReadScope::All) => self.run_in_turn(key),
@@ -209,7 +209,7 @@ impl Desk<'_> {
     }
 
     /// Goes on with a request from the beginning, if it is its turn.
-    fn advance(&mut self, key: OpKey) {
+    fn advance(&mut self, key: OperationId) {
         let (ms, ahead) = (self.ms, self.ring.operations.ahead(key));
         let Some(op) = self.op(key) else { return };
         if ms < op.not_before_ms {
@@ -242,20 +242,20 @@ impl Desk<'_> {
         }
         let (bucket, buckets, ms) = (self.bucket_of(hash), self.buckets(), self.ms);
         // Most of the time the first owner is another node, and there.
-        let Ringed { cache, view, peers, .. } = &mut *self.ring;
+        let Cluster { cache, view, peers, .. } = &mut *self.ring;
         let first = cache.owners_of(&view.ring, bucket).first().copied();
-        // What others have said that they have for us, the next node may not have been told: it is fetched and answered here.
-        let is_told = peers.is_listed(hash, buckets);
+        // The next node may not know of keys that others have for us: they are fetched and answered here.
+        let is_told = peers.is_missing(hash, buckets);
         if let Some(first) = first.filter(|&first| first != view.me && !is_told)
             && let Reach::There(link) = peers.reach(first, hash, buckets, ms)
         {
             return Direction::Node(link);
         }
-        let mut granted_ms = 0;
+        let mut lease_granted_ms = 0;
         for node in view.ring.ranking(bucket) {
             if node == view.me {
-                // Who was given our word may still answer for itself.
-                let waits = granted_ms > 0 && ms < granted_ms + limits::PEER_LEASE_MS;
+                // A node that was given a lease may still answer for itself.
+                let waits = lease_granted_ms > 0 && ms < lease_granted_ms + limits::PEER_LEASE_MS;
                 let here = self.routes.core_of(hash) == self.core;
                 return if waits && here { Direction::Later } else { Direction::Me };
             }
@@ -263,19 +263,19 @@ impl Desk<'_> {
                 Reach::There(link) if !is_told => return Direction::Node(link),
                 Reach::There(_) => {}
                 Reach::Unknown => return Direction::Later,
-                Reach::Away => granted_ms = granted_ms.max(peers.node(node).granted_ms),
+                Reach::Away => lease_granted_ms = lease_granted_ms.max(peers.node(node).lease_granted_ms),
             }
         }
         Direction::Me
     }
 
     /// Gives a request to another core of this node, where its key lives. The answer comes back here: what came behind it waits for it.
-    fn move_to(&mut self, key: OpKey, core: ShardId) {
+    fn move_to(&mut self, key: OperationId, core: ShardId) {
         self.ring.operations.enter(key, OpState::Moved { core });
         self.ring.to_cores.push_back((core, key));
     }
 
-    fn forward(&mut self, key: OpKey, link: LinkId) {
+    fn forward(&mut self, key: OperationId, link: LinkId) {
         // Else woken when those that are under way have come back.
         let Some(follows) = self.ring.operations.may_forward(key, link) else { return };
         let (stamp, ms) = (self.stamp(), self.ms);
@@ -291,22 +291,22 @@ impl Desk<'_> {
             return self.ring.operations.park(key);
         }
         self.ring.operations.enter(key, OpState::Forwarded { link });
-        let Ringed { operations, peers, figures, view, .. } = &mut *self.ring;
+        let Cluster { operations, peers, figures, view, .. } = &mut *self.ring;
         let Some(op) = operations.get(key) else { return };
         figures.forwarded += 1;
         let (hops, life_ms) = (op.hops + 1, op.deadline_ms.saturating_sub(ms));
         op.sent_clock = stamp.clock;
-        let (repeated_since, meta, value) = (op.repeated_since, op.held.meta(), op.held.value());
+        let (repeated_since, meta, value) = (op.repeated_since, op.stored.meta(), op.stored.value());
         let passed_on = match op.origin {
-            Origin::Peer(PeerRequest { node: Some(node), .. }) => Some(view.nodes[usize::from(node.0)].tag),
+            Origin::Peer(PeerRequest { node: Some(node), .. }) => Some(view.nodes[usize::from(node.0)].node_hash),
             _ => None,
         };
         let command = Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value };
-        peers.execute(link, command, stamp, What::Forward(key), ms);
+        peers.execute(link, command, stamp, Purpose::Forward(key), ms);
     }
 
     /// This node answers for the key.
-    fn coordinate(&mut self, key: OpKey) {
+    fn coordinate(&mut self, key: OperationId) {
         self.ring.active_ms = self.ms;
         let Some(op) = self.op(key) else { return };
         if op.scope == ReadScope::All || self.read_others(key) {
@@ -315,31 +315,35 @@ impl Desk<'_> {
     }
 
     /// Asks the nodes that may hold something newer, or what is not here. True if there are none.
-    fn read_others(&mut self, key: OpKey) -> bool {
-        let held = self.lend(key);
-        let links = match held.execute() {
-            Ok(execute) => self.whom_to_ask(key, &execute.command),
+    fn read_others(&mut self, key: OperationId) -> bool {
+        let stored = self.take_command(key);
+        let links = match stored.execute() {
+            Ok(execute) => self.choose_read_peers(key, &execute.command),
             Err(_) => Some(ArrayVec::new()),
         };
-        match (&links, held.execute()) {
+        match (&links, stored.execute()) {
             (None, _) => self.ask_later(key),
             (Some(links), Ok(execute)) if !links.is_empty() => {
                 self.ring.operations.enter(key, OpState::Reading { waiting: links.len() as u32 });
                 let attempt = self.ring.operations.attempt(key);
                 for &(node, link) in links {
-                    self.fetch(link, &execute.command, What::Consult(attempt, node));
+                    self.fetch(link, &execute.command, Purpose::Read(attempt, node));
                 }
             }
             _ => {}
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
         links.is_some_and(|links| links.is_empty())
     }
 
-    /// Who must be asked; `None` if one of them is not known yet.
-    fn whom_to_ask(&mut self, op: OpKey, command: &Command<'_>) -> Option<ArrayVec<(NodeIndex, LinkId), CONSULTED_MAX>> {
+    /// The peers that must be read; `None` if one of them is not known yet.
+    fn choose_read_peers(
+        &mut self,
+        op: OperationId,
+        command: &Command<'_>,
+    ) -> Option<ArrayVec<(NodeIndex, LinkId), READ_PEERS_MAX>> {
         let before = std::mem::replace(&mut self.op(op)?.scope, ReadScope::All);
-        if self.ring.options.mistake == Some(Mistake::NoDoubt) {
+        if self.ring.options.mistake == Some(Mistake::NoPeerReads) {
             return Some(ArrayVec::new());
         }
         let (hash, buckets, me, ms) = (command.key.hash, self.buckets(), self.me(), self.ms);
@@ -347,16 +351,16 @@ impl Desk<'_> {
         let is_repeated = self.op(op)?.repeated_since > 0;
         let lacks = (is_repeated || needs_present(command)) && !self.has_lost_nothing();
         let lacks = lacks && with_plain_key(command, |key| !self.engine.contains(key, self.now));
-        if i_own && !lacks && self.ring.peers.is_calm(ms) && !self.ring.peers.is_listed(hash, buckets) {
-            self.op(op)?.known_until_ms = self.ring.peers.calm_until_ms();
+        if i_own && !lacks && self.ring.peers.has_all_leases(ms) && !self.ring.peers.is_missing(hash, buckets) {
+            self.op(op)?.known_until_ms = self.ring.peers.leases_until_ms();
             return Some(ArrayVec::new());
         }
         let mut known_until_ms = ms + limits::PEER_LEASE_MS;
         let bucket = self.bucket_of(hash);
-        let Ringed { cache, view, peers, operations, .. } = &mut *self.ring;
+        let Cluster { cache, view, peers, operations, .. } = &mut *self.ring;
         let owners = cache.owners_of(&view.ring, bucket);
-        let mut links = ArrayVec::<(NodeIndex, LinkId), CONSULTED_MAX>::new();
-        for node in view.ring.ranking(bucket).filter(|&node| node != me).take(CONSULTED_MAX) {
+        let mut links = ArrayVec::<(NodeIndex, LinkId), READ_PEERS_MAX>::new();
+        for node in view.ring.ranking(bucket).filter(|&node| node != me).take(READ_PEERS_MAX) {
             match peers.reach(node, hash, buckets, ms) {
                 Reach::Away => {}
                 Reach::Unknown => {
@@ -364,8 +368,8 @@ impl Desk<'_> {
                     return None;
                 }
                 Reach::There(link) => {
-                    let doubted = peers.is_doubted(node, hash, buckets, ms);
-                    if doubted || !i_own || (lacks && owners.contains(&node)) {
+                    let may_be_stale = peers.may_be_stale(node, hash, buckets, ms);
+                    if may_be_stale || !i_own || (lacks && owners.contains(&node)) {
                         links.push((node, link));
                     } else {
                         known_until_ms = known_until_ms.min(peers.lease_until_ms(node, hash, buckets));
@@ -388,23 +392,23 @@ impl Desk<'_> {
         Some(links)
     }
 
-    pub(super) fn fetch(&mut self, link: LinkId, command: &Command<'_>, what: What) {
+    pub(super) fn fetch(&mut self, link: LinkId, command: &Command<'_>, purpose: Purpose) {
         let (stamp, ms) = (self.stamp(), self.ms);
         self.ring.figures.consulted += 1;
         let peers = &mut self.ring.peers;
         with_plain_key(command, |key| {
-            peers.request(link, (Kind::Fetch, 0), stamp, Value::EMPTY, what, ms, |output| wire::write_key(key, output));
+            peers.request(link, (Kind::Fetch, 0), stamp, Value::EMPTY, purpose, ms, |output| wire::write_key(key, output));
         });
     }
 
     /// A request keeps its place, and asks others later what they have of its key.
-    fn ask_later(&mut self, key: OpKey) {
+    fn ask_later(&mut self, key: OperationId) {
         self.ring.operations.enter(key, OpState::Queued);
         self.ring.operations.park(key);
     }
 
     /// All that were asked have answered, or never will.
-    pub(super) fn read_answered(&mut self, key: OpKey) {
+    pub(super) fn read_answered(&mut self, key: OperationId) {
         match self.op(key).map(|op| op.scope) {
             Some(ReadScope::All) => self.run_in_turn(key),
             Some(ReadScope::One) => self.coordinate(key),
@@ -417,7 +421,7 @@ impl Desk<'_> {
     }
 
     /// Executes a command, once those before it on its key are.
-    pub(super) fn run_in_turn(&mut self, key: OpKey) {
+    pub(super) fn run_in_turn(&mut self, key: OperationId) {
         if self.ring.operations.may_execute(key) {
             return self.run(key);
         }
@@ -425,7 +429,7 @@ impl Desk<'_> {
     }
 
     /// Executes the command on what is here.
-    fn run(&mut self, key: OpKey) {
+    fn run(&mut self, key: OperationId) {
         let ms = self.ms;
         let Some(op) = self.op(key) else { return };
         if op.kind != OpKind::Pure && ms >= op.deadline_ms {
@@ -441,16 +445,16 @@ impl Desk<'_> {
             self.ring.operations.enter(key, OpState::Queued);
             return self.ring.operations.park(key);
         }
-        let held = self.lend(key);
-        if !self.may_repeat(key, &held) {
-            self.give_back(key, held);
+        let stored = self.take_command(key);
+        if !self.may_repeat(key, &stored) {
+            self.restore_command(key, stored);
             return self.fail(key, Error::Interrupted);
         }
-        let outcome = match held.execute() {
+        let outcome = match stored.execute() {
             Ok(execute) => self.execute(key, &execute),
             Err(_) => Outcome::Done,
         };
-        self.give_back(key, held);
+        self.restore_command(key, stored);
         match outcome {
             Outcome::Busy => {
                 self.ring.operations.enter(key, OpState::Queued);
@@ -466,9 +470,9 @@ impl Desk<'_> {
 
     /// Whether a command that a node may have executed that has gone away may be executed again. Not if its key was written since by
     /// others: what they wrote would be overwritten by what came before it.
-    fn may_repeat(&mut self, key: OpKey, held: &Held) -> bool {
+    fn may_repeat(&mut self, key: OperationId, stored: &StoredCommand) -> bool {
         let Some(since) = self.op(key).map(|op| op.repeated_since).filter(|&since| since > 0) else { return true };
-        let Ok(wire::Execute { command, .. }) = held.execute() else { return true };
+        let Ok(wire::Execute { command, .. }) = stored.execute() else { return true };
         with_plain_key(&command, |plain| match (self.engine.copy_of(plain, self.now), command.verb) {
             (None, _) => true,
             (Some(replica), _) if replica.version <= since => true,
@@ -478,11 +482,11 @@ impl Desk<'_> {
         })
     }
 
-    fn execute(&mut self, key: OpKey, execute: &wire::Execute<'_>) -> Outcome {
+    fn execute(&mut self, key: OperationId, execute: &wire::Execute<'_>) -> Outcome {
         let Some(framing) = Head::from_bytes(&execute.framing) else { return Outcome::Done };
         let framing = Framing { head: framing, words: execute.words };
         let command = &execute.command;
-        self.engine.take_change();
+        self.engine.poll_change();
         let before = super::glance(self.observer, self.engine, command, self.now);
         let mut reply = self.engine.execute(command, self.now);
         let Some(op) = self.ring.operations.get(key) else { return Outcome::Done };
@@ -497,20 +501,20 @@ impl Desk<'_> {
             // Perhaps because it was executed before.
             reply = Reply::Error(Error::Interrupted);
         }
-        let work = op.work();
-        work.reply.clear();
-        protocol::encode(&framing, command.key.bytes, &reply, &mut work.reply);
+        let write = op.write_state();
+        write.reply.clear();
+        protocol::encode(&framing, command.key.bytes, &reply, &mut write.reply);
         self.counters.record(&command.verb, &reply);
         if self.observer.is_on() {
             let client = Client { descriptor: op.origin.descriptor(), meta: framing.head.is_meta() };
             self.observer.record(command, client, before, &reply, self.now);
         }
-        let version = match self.engine.take_change() {
+        let version = match self.engine.poll_change() {
             Some(version) => Some(version),
             // A node that is away may have what is to be deleted: its owner, or one that has stood in for it.
-            None if absent && !self.ring.peers.is_whole(self.ms) => {
+            None if absent && !self.ring.peers.all_peers_up(self.ms) => {
                 let version = self.engine.new_version(self.now);
-                with_plain_key(command, |key| self.engine.bury(key, version, self.now));
+                with_plain_key(command, |key| self.engine.delete_as_of(key, version, self.now));
                 Some(version)
             }
             None => None,
@@ -521,20 +525,20 @@ impl Desk<'_> {
         };
         self.ring.operations.note_repeated(key, version);
         let Some(op) = self.op(key) else { return Outcome::Done };
-        let work = op.work();
-        work.version = version;
-        (work.may_be_seen, work.conflict) = (false, None);
-        work.placed.clear();
-        work.failed.clear();
-        work.missing.clear();
-        work.found.clear();
+        let write = op.write_state();
+        write.version = version;
+        (write.may_be_seen, write.conflict) = (false, None);
+        write.placed.clear();
+        write.failed.clear();
+        write.missing.clear();
+        write.found.clear();
         Outcome::Copy
     }
 
     /// Sends what is here to the owners that were asked and had something older, unless the command has just changed it.
-    fn repair(&mut self, key: OpKey, command: &Command<'_>) {
+    fn repair(&mut self, key: OperationId, command: &Command<'_>) {
         let Some(op) = self.op(key) else { return };
-        let found = std::mem::take(&mut op.work().found);
+        let found = std::mem::take(&mut op.write_state().found);
         for (node, version) in found {
             if !self.owns(node, command.key.hash) {
                 continue;
@@ -545,7 +549,7 @@ impl Desk<'_> {
             with_plain_key(command, |key| {
                 let Some(replica) = engine.copy_of(key, now).filter(|replica| replica.version > version) else { return };
                 figures.repaired += 1;
-                peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Repair, ms, |output| {
+                peers.request(link, (Kind::Put, 0), stamp, replica.value, Purpose::Repair, ms, |output| {
                     wire::write_replica(&replica, Along::default(), output);
                 });
             });
@@ -553,61 +557,61 @@ impl Desk<'_> {
     }
 
     /// The answer goes out; the request lives on if something of it is still under way.
-    pub(super) fn answer(&mut self, key: OpKey) {
-        let Ringed { operations, outbox, .. } = &mut *self.ring;
+    pub(super) fn answer(&mut self, key: OperationId) {
+        let Cluster { operations, outbox, .. } = &mut *self.ring;
         let Some(op) = operations.get(key).filter(|op| !op.is_answered()) else { return };
-        outbox.put(op.origin, &mut op.work().reply);
+        outbox.put(op.origin, &mut op.write_state().reply);
         operations.unchain(key);
     }
 
-    pub(super) fn finish(&mut self, key: OpKey) {
+    pub(super) fn finish(&mut self, key: OperationId) {
         self.answer(key);
         self.end(key);
     }
 
     /// Ends a request that was answered, or whose sender hears otherwise.
-    pub(super) fn end(&mut self, key: OpKey) {
-        self.note(key, 0);
-        self.depart(key);
+    pub(super) fn end(&mut self, key: OperationId) {
+        self.track_uncommitted(key, 0);
+        self.unpin(key);
         self.ring.operations.remove(key);
     }
 
     /// What a command left on a node that does not own the key goes, once all owners have it.
-    fn depart(&mut self, key: OpKey) {
-        let Some(op) = self.op(key).filter(|op| op.work.as_ref().is_some_and(|work| work.is_guest)) else { return };
+    fn unpin(&mut self, key: OperationId) {
+        let Some(op) = self.op(key).filter(|op| op.write_state.as_ref().is_some_and(|write| write.is_pinned)) else { return };
         let hash = op.hash;
-        if let Entry::Occupied(mut count) = self.ring.guests.entry(hash) {
+        if let Entry::Occupied(mut count) = self.ring.fallback_pins.entry(hash) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
             }
         }
-        let held = self.lend(key);
-        if let Ok(execute) = held.execute() {
-            with_plain_key(&execute.command, |plain| self.let_go(plain.bytes));
+        let stored = self.take_command(key);
+        if let Ok(execute) = stored.execute() {
+            with_plain_key(&execute.command, |plain| self.release_unowned(plain.bytes));
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
     }
 
     /// Ends a request with an error.
-    pub(super) fn fail(&mut self, key: OpKey, error: Error) {
-        let held = self.lend(key);
-        if let Ok(execute) = held.execute()
+    pub(super) fn fail(&mut self, key: OperationId, error: Error) {
+        let stored = self.take_command(key);
+        if let Ok(execute) = stored.execute()
             && let Some(head) = Head::from_bytes(&execute.framing)
             && let Some(op) = self.op(key)
         {
-            let reply = &mut op.work().reply;
+            let reply = &mut op.write_state().reply;
             reply.clear();
             let framing = Framing { head, words: execute.words };
             protocol::encode(&framing, execute.command.key.bytes, &Reply::Error(error), reply);
             self.ring.figures.failed += 1;
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
         self.finish(key);
     }
 
     /// Its sender may have given a request up: it is not executed. Nor are those that came behind it before the sender knew that.
-    fn too_late(&mut self, key: OpKey) {
+    fn too_late(&mut self, key: OperationId) {
         let followers = self.ring.operations.followers(key);
         for key in std::iter::once(key).chain(followers) {
             let Some(op) = self.op(key) else { continue };
@@ -626,32 +630,32 @@ impl Desk<'_> {
         }
     }
 
-    /// Takes the command out, so that the rest can be used meanwhile; `give_back` returns it.
-    pub(super) fn lend(&mut self, key: OpKey) -> Held {
-        self.op(key).map(|op| std::mem::take(&mut op.held)).unwrap_or_default()
+    /// Takes the command out, so that the rest can be used meanwhile; `restore_command` returns it.
+    pub(super) fn take_command(&mut self, key: OperationId) -> StoredCommand {
+        self.op(key).map(|op| std::mem::take(&mut op.stored)).unwrap_or_default()
     }
 
-    /// See `lend`.
-    pub(super) fn give_back(&mut self, key: OpKey, held: Held) {
+    /// See `take_command`.
+    pub(super) fn restore_command(&mut self, key: OperationId, stored: StoredCommand) {
         if let Some(op) = self.op(key) {
-            op.held = held;
+            op.stored = stored;
         }
     }
 
     /// Takes the command of a request out that goes to another core, with the ticket of its answer. `None` if it has ended.
-    pub fn take_moved(&mut self, key: OpKey) -> Option<(Ticket, Held)> {
+    pub fn take_moved(&mut self, key: OperationId) -> Option<(Ticket, StoredCommand)> {
         let op = self.op(key).filter(|op| matches!(op.state(), OpState::Moved { .. }))?;
-        Some((Ticket::of_moved(key, op.origin.descriptor()), std::mem::take(&mut op.held)))
+        Some((Ticket::of_moved(key, op.origin.descriptor()), std::mem::take(&mut op.stored)))
     }
 
     /// The other core has taken no command just now: it goes there later, before those behind it.
-    pub fn put_back(&mut self, core: ShardId, key: OpKey, held: Held) {
-        self.give_back(key, held);
+    pub fn put_back(&mut self, core: ShardId, key: OperationId, stored: StoredCommand) {
+        self.restore_command(key, stored);
         self.ring.to_cores.push_front((core, key));
     }
 
     /// The other core has answered a request that it was given.
-    pub fn moved_answered(&mut self, key: OpKey, reply: &mut Buffer) {
+    pub fn moved_answered(&mut self, key: OperationId, reply: &mut Buffer) {
         let Some(op) = self.op(key) else { return };
         let origin = op.origin;
         self.ring.outbox.put(origin, reply);

@@ -10,44 +10,44 @@
 
 use arrayvec::ArrayVec;
 
-use super::coordinator::{What, with_plain_key};
-use super::operations::{Attempt, Conflict, OpKey, OpState};
+use super::coordinator::{Purpose, with_plain_key};
+use super::operations::{Attempt, Conflict, OpState, OperationId};
 use super::peers::{LinkId, Reach};
-use super::ringed::{Ack, Desk, Mistake, Ringed};
-use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
+use super::ringed::{Ack, Cluster, Mistake, Turn};
+use crate::cluster::wire::{self, Along, Frame, FrameError, Kind, PutDone};
 use crate::command::{Command, Error};
 use crate::key::Key;
 use crate::limits;
 use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// Sends what the command wrote to the nodes that are to have it and do not.
-    pub(super) fn copy(&mut self, key: OpKey) {
-        self.arrive(key);
+    pub(super) fn copy(&mut self, key: OperationId) {
+        self.pin(key);
         let Some(op) = self.op(key) else { return };
         let hash = op.hash;
-        let (failed, before) = (op.work().failed.clone(), op.work().missing.len());
+        let (failed, before) = (op.write_state().failed.clone(), op.write_state().missing.len());
         let (chosen, missing) = self.choose(hash, &failed);
-        let held = self.lend(key);
-        if let Ok(execute) = held.execute()
+        let stored = self.take_command(key);
+        if let Ok(execute) = stored.execute()
             && let Some(op) = self.op(key)
         {
-            let work = op.work();
+            let write = op.write_state();
             // Who has a copy already hears of the owners that have gone since.
             if missing.len() != before {
-                work.placed.clear();
+                write.placed.clear();
             }
-            work.missing = missing.clone();
-            let (version, placed) = (work.version, work.placed.clone());
+            write.missing = missing.clone();
+            let (version, placed) = (write.version, write.placed.clone());
             self.hint(&execute.command, version, &missing);
             if chosen.len() > 1 {
-                self.note(key, version);
+                self.track_uncommitted(key, version);
             }
             for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node)) {
                 self.put(key, node, link, &execute.command, &missing);
             }
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
         let early = self.ring.options.ack == Ack::One || self.ring.options.mistake == Some(Mistake::AckBeforeCopies);
         match self.op(key).map(|op| op.state()) {
             Some(OpState::Writing { waiting: 0 }) => self.end_writing(key),
@@ -57,9 +57,9 @@ impl Desk<'_> {
     }
 
     /// Notes the version of which copies are under way, in place of the one before; 0 for none.
-    pub(super) fn note(&mut self, key: OpKey, version: u64) {
-        let Some(work) = self.op(key).and_then(|op| op.work.as_deref_mut()) else { return };
-        let before = std::mem::replace(&mut work.noted, version);
+    pub(super) fn track_uncommitted(&mut self, key: OperationId, version: u64) {
+        let Some(write) = self.op(key).and_then(|op| op.write_state.as_deref_mut()) else { return };
+        let before = std::mem::replace(&mut write.uncommitted_version, version);
         if before == version {
             return;
         }
@@ -72,33 +72,33 @@ impl Desk<'_> {
     }
 
     /// Ends a request whose copies are under way for too long: who has not confirmed its copy gets a hint.
-    pub(super) fn abandon(&mut self, key: OpKey) {
+    pub(super) fn abandon(&mut self, key: OperationId) {
         let Some(op) = self.op(key) else { return };
         let hash = op.hash;
-        let (version, placed) = (op.work().version, op.work().placed.clone());
+        let (version, placed) = (op.write_state().version, op.write_state().placed.clone());
         let (bucket, me) = (self.bucket_of(hash), self.me());
         let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
         let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
             owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
-        let held = self.lend(key);
-        if let Ok(execute) = held.execute() {
+        let stored = self.take_command(key);
+        if let Ok(execute) = stored.execute() {
             self.hint(&execute.command, version, &lacking);
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
         self.finish(key);
     }
 
     /// What a command wrote on a node that does not own the key must not be let go of while its copies are under way.
-    fn arrive(&mut self, key: OpKey) {
+    fn pin(&mut self, key: OperationId) {
         let Some(hash) = self.op(key).map(|op| op.hash) else { return };
         if self.owns(self.ring.view.me, hash) {
             return;
         }
-        let Ringed { operations, guests, .. } = &mut *self.ring;
+        let Cluster { operations, fallback_pins, .. } = &mut *self.ring;
         if let Some(op) = operations.get(key)
-            && !std::mem::replace(&mut op.work().is_guest, true)
+            && !std::mem::replace(&mut op.write_state().is_pinned, true)
         {
-            *guests.entry(hash).or_default() += 1;
+            *fallback_pins.entry(hash).or_default() += 1;
         }
     }
 
@@ -109,7 +109,7 @@ impl Desk<'_> {
         failed: &[NodeIndex],
     ) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
         let (bucket, buckets, ms) = (self.bucket_of(hash), self.buckets(), self.ms);
-        let Ringed { cache, view, peers, .. } = &mut *self.ring;
+        let Cluster { cache, view, peers, .. } = &mut *self.ring;
         let owners = cache.owners_of(&view.ring, bucket);
         let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
         // This node has one whether or not its place in the ranking asks for it.
@@ -144,25 +144,25 @@ impl Desk<'_> {
         });
     }
 
-    fn put(&mut self, key: OpKey, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
-        let (stamp, ms, now, settled) = (self.stamp(), self.ms, self.now, self.settled());
-        let Ringed { operations, peers, figures, view, options, .. } = &mut *self.ring;
+    fn put(&mut self, key: OperationId, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
+        let (stamp, ms, now, committed_through) = (self.stamp(), self.ms, self.now, self.committed_through());
+        let Cluster { operations, peers, figures, view, options, .. } = &mut *self.ring;
         let attempt = operations.attempt(key);
         let Some(op) = operations.get(key) else { return };
         let OpState::Writing { waiting } = op.state() else { return };
-        let settled = (op.work().noted > 0).then_some(settled);
-        let tags: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
+        let committed_through = (op.write_state().uncommitted_version > 0).then_some(committed_through);
+        let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
             Some(Mistake::NoHints) => ArrayVec::new(),
-            _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].tag).collect(),
+            _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].node_hash).collect(),
         };
         let engine = &mut *self.engine;
         let sent = with_plain_key(command, |key| {
             // It may have been evicted since; then there is nothing to copy, and a hint says so.
             let Some(replica) = engine.copy_of(key, now) else { return false };
             figures.copies_sent += 1;
-            op.work().sent_version = replica.version;
-            peers.request(link, (Kind::Put, 0), stamp, replica.value, What::Copy(attempt, node), ms, |output| {
-                wire::write_replica(&replica, Along { missing: &tags, settled, ..Along::default() }, output);
+            op.write_state().sent_version = replica.version;
+            peers.request(link, (Kind::Put, 0), stamp, replica.value, Purpose::Copy(attempt, node), ms, |output| {
+                wire::write_replica(&replica, Along { missing: &node_hashes, committed_through, ..Along::default() }, output);
             });
             true
         });
@@ -170,15 +170,15 @@ impl Desk<'_> {
     }
 
     /// A node has answered to a copy.
-    pub(super) fn copied(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), Garbled> {
+    pub(super) fn on_copy_answer(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), FrameError> {
         let done = PutDone::of(frame, self.horizon())?;
         let Some(op) = self.ring.operations.at(attempt) else { return Ok(()) };
-        let version = op.work().version;
+        let version = op.write_state().version;
         match done {
             PutDone::Taken => self.placed(attempt, node),
             PutDone::Kept(other) if other <= version => self.placed(attempt, node),
             PutDone::Kept(other) => self.lost_to(attempt, node, other),
-            PutDone::Busy => self.copy_lost(attempt, node),
+            PutDone::Busy => self.on_copy_failed(attempt, node),
         }
         Ok(())
     }
@@ -197,20 +197,20 @@ impl Desk<'_> {
         }
         self.ring.operations.note_seen(attempt.key);
         let Some(op) = self.op(attempt.key) else { return };
-        let _ = op.work().placed.try_push(node);
+        let _ = op.write_state().placed.try_push(node);
         self.end_writing(attempt.key);
     }
 
     /// A node could not take its copy.
-    pub(super) fn copy_lost(&mut self, attempt: Attempt, node: NodeIndex) {
+    pub(super) fn on_copy_failed(&mut self, attempt: Attempt, node: NodeIndex) {
         if !self.written_less(attempt) {
             return;
         }
         self.ring.operations.note_seen(attempt.key);
         let Some(op) = self.op(attempt.key) else { return };
-        let work = op.work();
-        let _ = work.failed.try_push(node);
-        match work.conflict {
+        let write = op.write_state();
+        let _ = write.failed.try_push(node);
+        match write.conflict {
             Some(_) => self.end_writing(attempt.key),
             None => self.copy(attempt.key),
         }
@@ -219,27 +219,27 @@ impl Desk<'_> {
     /// A node has something newer of this key than what the command wrote.
     fn lost_to(&mut self, attempt: Attempt, node: NodeIndex, other: u64) {
         self.engine.observe(other);
-        let held = self.lend(attempt.key);
-        let here = held.execute().map_or(0, |execute| {
+        let stored = self.take_command(attempt.key);
+        let here = stored.execute().map_or(0, |execute| {
             with_plain_key(&execute.command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version))
         });
-        self.give_back(attempt.key, held);
+        self.restore_command(attempt.key, stored);
         let Some(op) = self.ring.operations.at(attempt) else { return };
         // A later write of ours is there already.
         if here >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
             return self.placed(attempt, node);
         }
-        op.work().conflict = Some(Conflict::Node(node));
+        op.write_state().conflict = Some(Conflict::Node(node));
         self.written_less(attempt);
         self.end_writing(attempt.key);
     }
 
     /// All copies may be answered: if nothing newer was met, the request is done. Else it is executed again, unless others may have read
     /// and overwritten what it wrote: it would come back behind that, or count twice.
-    fn end_writing(&mut self, key: OpKey) {
+    fn end_writing(&mut self, key: OperationId) {
         let was_seen = self.ring.operations.was_seen(key);
         let Some(op) = self.op(key).filter(|op| op.state() == OpState::Writing { waiting: 0 }) else { return };
-        let Some(conflict) = op.work().conflict.take() else { return self.finish(key) };
+        let Some(conflict) = op.write_state().conflict.take() else { return self.finish(key) };
         if was_seen {
             return self.fail(key, Error::Interrupted);
         }
@@ -256,34 +256,34 @@ impl Desk<'_> {
     }
 
     /// Fetches what a node has that is newer than what a command wrote.
-    pub(super) fn refetch(&mut self, key: OpKey, node: NodeIndex) {
+    pub(super) fn refetch(&mut self, key: OperationId, node: NodeIndex) {
         let Some(hash) = self.op(key).map(|op| op.hash) else { return };
         let attempt = self.ring.operations.attempt(key);
         let Reach::There(link) = self.ring.peers.reach(node, hash, self.buckets(), self.ms) else {
-            return self.lost(What::Refetch(attempt, node), false, 0);
+            return self.lost(Purpose::Refetch(attempt, node), false, 0);
         };
-        let held = self.lend(key);
-        if let Ok(execute) = held.execute() {
-            self.fetch(link, &execute.command, What::Refetch(attempt, node));
+        let stored = self.take_command(key);
+        if let Ok(execute) = stored.execute() {
+            self.fetch(link, &execute.command, Purpose::Refetch(attempt, node));
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
     }
 
     /// A node has told the version that it has. If that is here now, the command is executed on it. If it is none, the command lost to a
     /// fence: what is here gets a newer version.
-    pub(super) fn begin_anew(&mut self, key: OpKey, found: u64) {
-        let (now, held) = (self.now, self.lend(key));
-        let Some(version) = self.op(key).map(|op| op.work().version) else { return };
+    pub(super) fn begin_anew(&mut self, key: OperationId, found: u64) {
+        let (now, stored) = (self.now, self.take_command(key));
+        let Some(version) = self.op(key).map(|op| op.write_state().version) else { return };
         let mut renewed = None;
-        if let Ok(execute) = held.execute() {
+        if let Ok(execute) = stored.execute() {
             with_plain_key(&execute.command, |plain| {
                 let here = self.engine.copy_of(plain, now).map(|replica| replica.version);
                 if found <= version && here.is_some_and(|here| here >= version) {
-                    renewed = self.engine.renew_key(plain, now);
+                    renewed = self.engine.bump_version_of(plain, now);
                 }
             });
         }
-        self.give_back(key, held);
+        self.restore_command(key, stored);
         let Some(hash) = self.op(key).map(|op| op.key_hash) else { return };
         let Some(renewed) = renewed else {
             // All that was executed here on this key is, in its order: what came behind this one was executed on what it wrote.
@@ -296,9 +296,9 @@ impl Desk<'_> {
         // What others of this key have written here is part of what is here.
         for key in std::iter::once(key).chain(self.ring.operations.written(hash)) {
             let Some(op) = self.op(key) else { continue };
-            let work = op.work();
-            work.version = renewed;
-            work.placed.clear();
+            let write = op.write_state();
+            write.version = renewed;
+            write.placed.clear();
             self.ring.operations.enter(key, OpState::Writing { waiting: 0 });
             self.copy(key);
         }
@@ -312,10 +312,10 @@ impl Desk<'_> {
         }
     }
 
-    fn note_conflict(&mut self, key: OpKey) {
+    fn note_conflict(&mut self, key: OperationId) {
         let Some(op) = self.op(key).filter(|op| op.conflicts < limits::PEER_CONFLICTS_MAX) else { return };
         match op.state() {
-            OpState::Writing { .. } => _ = op.work().conflict.get_or_insert(Conflict::Here),
+            OpState::Writing { .. } => _ = op.write_state().conflict.get_or_insert(Conflict::Here),
             // It was executed on what has gone, as those before it.
             OpState::Refetching { .. } => self.ring.operations.enter(key, OpState::Queued),
             _ => {}

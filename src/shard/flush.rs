@@ -10,10 +10,10 @@
 //!
 //! Lives here: the two rounds. Not here: what a fence does to items (`engine`), the other cores of this node (`node::ring`).
 
-use super::coordinator::What;
-use super::ringed::{Desk, Origin};
+use super::coordinator::Purpose;
+use super::ringed::{Origin, Turn};
 use crate::buffer::Buffer;
-use crate::cluster::wire::{self, Frame, Garbled, Kind};
+use crate::cluster::wire::{self, Frame, FrameError, Kind};
 use crate::command::Value;
 use crate::limits;
 
@@ -29,7 +29,7 @@ pub(super) struct Flush {
     waiting: Option<u32>,
 }
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
     /// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
     /// `least` is what the cores of this node have given so far. The answer is the fence, as eight bytes.
@@ -48,7 +48,7 @@ impl Desk<'_> {
 
     fn send_fences(&mut self, number: u32) {
         // Every core of every node must hear of it: how many there are must be known.
-        if self.ring.peers.meet_all(self.ms) {
+        if self.ring.peers.connect_unknown(self.ms) {
             return;
         }
         let Some(index) = self.ring.flushes.iter().position(|flush| flush.number == number) else { return };
@@ -60,8 +60,8 @@ impl Desk<'_> {
                 continue;
             }
             sent += 1;
-            let what = What::Fence(number, round);
-            self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, what, ms, |output| {
+            let purpose = Purpose::Fence(number, round);
+            self.ring.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, purpose, ms, |output| {
                 wire::write_version(version, output);
             });
         }
@@ -71,18 +71,18 @@ impl Desk<'_> {
         }
     }
 
-    pub(super) fn fenced(&mut self, number: u32, round: u8, frame: &Frame<'_>) -> Result<(), Garbled> {
+    pub(super) fn on_fence_answer(&mut self, number: u32, round: u8, frame: &Frame<'_>) -> Result<(), FrameError> {
         let seen = if frame.head.kind == Kind::Done { wire::read_version(frame.meta, self.horizon())? } else { 0 };
         // Only in the first round: the fence of the second is what every node has by now, and what is written since is above it.
         if let Some(flush) = self.flush(number, 1) {
             flush.version = flush.version.max(seen);
         }
-        self.unfenced(number, round);
+        self.on_fence_failed(number, round);
         Ok(())
     }
 
     /// A core of another node has answered, or never will.
-    pub(super) fn unfenced(&mut self, number: u32, round: u8) {
+    pub(super) fn on_fence_failed(&mut self, number: u32, round: u8) {
         let Some(Flush { waiting: Some(waiting), .. }) = self.flush(number, round) else { return };
         *waiting -= 1;
         if *waiting == 0 {

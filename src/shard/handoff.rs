@@ -1,7 +1,7 @@
 //! What others lacked goes to them when they are back: hints one by one, dirty partitions whole.
 //!
 //! ```text
-//!   owner is there --> list of the keys that it lacks: it doubts only these, and asks for them when it is asked
+//!   owner is there --> keys that are missing there: only these may be stale there, and it fetches them when it is asked
 //!                  --> hints, oldest first, at most `window` under way --> delivered: gone here too, where this node does not own it
 //!                  --> then dirty partitions:  BEGIN (drop what is older than ..)  -->  walk: every item it owns  -->  clean
 //!
@@ -11,21 +11,21 @@
 //! A node that has lost its memory gets everything again: all its partitions are dirty. A receiver that must drop does so in slices,
 //! and says when it is done.
 //!
-//! Lives here: replay, transfer, drops. Not here: the store of hints (`cluster::hints`), links (`peers`).
+//! Lives here: replay, transfer, purges. Not here: the store of hints (`cluster::hints`), links (`peers`).
 //! After Cassandra's and Riak's handoff; the promises are those of the design, section 8.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrayvec::ArrayVec;
 
-use super::coordinator::{Sent, What};
+use super::coordinator::{Purpose, SentItem};
 use super::peers::{LinkId, Reach};
-use super::ringed::{Desk, Mistake, PeerRequest, Ringed};
+use super::ringed::{Cluster, Mistake, PeerRequest, Turn};
 use super::serve::REPLAYED;
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
 use crate::cluster::hints::End;
-use crate::cluster::wire::{self, Along, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Frame, FrameError, Kind, PutDone};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash, routing_hash};
@@ -43,18 +43,18 @@ pub const TICK_MS: u64 = 10;
 #[derive(Debug, Default)]
 pub struct Handoff {
     /// Raised when everything under way is given up: what comes of it later does not count.
-    era: u32,
+    generation: u32,
     outstanding: u32,
     window: u32,
     /// Items that may be sent now, in thousandths.
     tokens: u64,
     transfer: Option<Transfer>,
-    /// Lists of keys under way.
-    lists: u32,
-    /// It takes no list: it doubts everything until all hints have arrived.
-    unlistable: bool,
-    /// Partitions of which this core has dropped old items, and the node has not heard so.
-    lost: BTreeSet<u32>,
+    /// Frames with missing keys under way.
+    lists_in_flight: u32,
+    /// It has refused missing keys: everything may be stale there until all hints have arrived.
+    missing_refused: bool,
+    /// Partitions of which this core has purged old items, and the node was not told so.
+    purged: BTreeSet<u32>,
 }
 
 /// Dirty partitions on their way.
@@ -73,7 +73,7 @@ struct Transfer {
 
 /// Partitions of which old items are to be dropped, because a node that knows better has announced them.
 #[derive(Debug, Default)]
-pub struct Drops {
+pub struct Purges {
     /// Not begun.
     queued: Purge,
     /// The walk under way.
@@ -81,8 +81,8 @@ pub struct Drops {
     current: Purge,
     dropped: u64,
     /// Partitions that were sent to their owners, and in which this node may hold what it does not own.
-    strange: BTreeSet<u32>,
-    strange_cursor: Option<Cursor>,
+    unowned: BTreeSet<u32>,
+    unowned_cursor: Option<Cursor>,
 }
 
 /// What one walk drops, and who waits for it.
@@ -109,17 +109,17 @@ impl Handoff {
     }
 
     /// Whether nothing but hints is under way that the node does not know of.
-    pub fn has_listed(&self) -> bool {
-        self.lists == 0 && !self.unlistable && self.transfer.is_none()
+    pub fn has_announced_missing(&self) -> bool {
+        self.lists_in_flight == 0 && !self.missing_refused && self.transfer.is_none()
     }
 
-    /// Whether the node has heard of everything that was dropped here.
-    pub fn has_told(&self) -> bool {
-        self.lost.is_empty()
+    /// Whether the node was told of everything that was purged here.
+    pub fn has_announced_purged(&self) -> bool {
+        self.purged.is_empty()
     }
 }
 
-impl Drops {
+impl Purges {
     /// Whether one more announcement can be taken.
     pub fn has_room(&self) -> bool {
         self.queued.waiting.len() < ANNOUNCEMENTS_MAX
@@ -141,7 +141,7 @@ impl Drops {
 
     /// Whether something is to be dropped.
     pub fn is_busy(&self) -> bool {
-        !self.queued.waiting.is_empty() || self.cursor.is_some() || !self.strange.is_empty()
+        !self.queued.waiting.is_empty() || self.cursor.is_some() || !self.unowned.is_empty()
     }
 
     /// Whether anything was ever dropped: what is not here may be elsewhere.
@@ -150,12 +150,12 @@ impl Drops {
     }
 }
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// A link of ours is up.
     pub fn link_up(&mut self, link: LinkId, identity: &Identity) {
         let node = self.ring.peers.link(link).node;
         if self.ring.peers.up(link, identity, self.ms) {
-            self.reborn(node);
+            self.on_lost_memory(node);
         }
         self.sync(link);
         self.retry();
@@ -169,16 +169,16 @@ impl Desk<'_> {
         let until_ms = self.ring.peers.may_execute_until(link);
         let lost = self.ring.peers.down(link, self.ms);
         self.ring.peers.node_mut(node).trouble = why.into();
-        self.ring.hints.unlist(usize::from(node.0));
-        self.ring.handoffs[usize::from(node.0)].unlistable = false;
-        for (what, sent) in lost {
-            self.lost(what, sent, until_ms);
+        self.ring.hints.forget_missing(usize::from(node.0));
+        self.ring.handoffs[usize::from(node.0)].missing_refused = false;
+        for (purpose, sent) in lost {
+            self.lost(purpose, sent, until_ms);
         }
         self.retry();
     }
 
     /// A node has lost its memory: it gets everything of its own again.
-    pub(super) fn reborn(&mut self, node: NodeIndex) {
+    pub(super) fn on_lost_memory(&mut self, node: NodeIndex) {
         if self.engine.statistics().items_count > 0 {
             self.ring.hints.mark_all(usize::from(node.0), ALL);
             self.ring.hints.note_evicted(self.engine.evicted_count());
@@ -196,26 +196,26 @@ impl Desk<'_> {
         let passed_ms = (self.ms - self.ring.ticked_ms).min(100);
         if passed_ms >= STOOD_STILL_MS {
             // This node did not listen: that others were silent meanwhile means nothing.
-            self.ring.peers.forgive(self.ms);
+            self.ring.peers.restart_timeouts(self.ms);
         }
         self.ring.ticked_ms = self.ms;
-        for link in self.ring.peers.overdue(self.ms) {
+        for link in self.ring.peers.timed_out(self.ms) {
             self.ring.peers.unwanted.push(link);
             self.link_down(link, "it does not answer");
         }
         let active = self.ms < self.ring.active_ms + limits::PEER_ACTIVE_MS;
         if active {
-            self.ring.peers.seek(self.ms);
-            self.ring.peers.reckon(self.ms);
+            self.ring.peers.connect_overlapping(self.ms);
+            self.ring.peers.recompute_leases(self.ms);
         }
         self.settle_engine();
-        for link in self.ring.peers.due(active, self.ms) {
+        for link in self.ring.peers.heartbeats_due(active, self.ms) {
             self.sync(link);
         }
         self.retry();
-        self.settle_overdue();
-        self.drop_slice();
-        self.strange_slice();
+        self.hint_timed_out();
+        self.purge_slice();
+        self.unowned_slice();
     }
 
     /// Sends what others lack, a millisecond's share at a time: what goes in one piece is in the way of clients.
@@ -234,7 +234,7 @@ impl Desk<'_> {
                 0 => u64::MAX / 2,
                 rate => (handoff.tokens + rate * passed_ms).min((rate * BURST_MS).max(TOKEN)),
             };
-            if self.ring.hints.is_clean(index) && handoff.is_idle() && handoff.has_told() {
+            if self.ring.hints.is_clean(index) && handoff.is_idle() && handoff.has_announced_purged() {
                 continue;
             }
             self.replay(node);
@@ -242,13 +242,13 @@ impl Desk<'_> {
         }
     }
 
-    /// Asks for a node's word.
+    /// Asks a node for a lease.
     fn sync(&mut self, link: LinkId) {
         if self.ring.peers.has_room(link) {
             let (stamp, ms) = (self.stamp(), self.ms);
-            let settled = self.settled();
-            self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, What::Sync, ms, |output| {
-                wire::write_version(settled, output);
+            let committed_through = self.committed_through();
+            self.ring.peers.request(link, (Kind::Sync, 0), stamp, Value::EMPTY, Purpose::Sync, ms, |output| {
+                wire::write_version(committed_through, output);
             });
         }
     }
@@ -258,7 +258,7 @@ impl Desk<'_> {
     fn settle_engine(&mut self) {
         let hints = &self.ring.hints;
         let clean = self.ring.peers.others().all(|node| hints.is_clean(usize::from(node.0)));
-        if !clean || !self.ring.peers.is_whole(self.ms) || self.ring.peers.listed_count() > 0 {
+        if !clean || !self.ring.peers.all_peers_up(self.ms) || self.ring.peers.missing_count() > 0 {
             return;
         }
         let (clock, (marked_ms, marked)) = (self.engine.clock(), self.ring.settling);
@@ -280,11 +280,11 @@ impl Desk<'_> {
     /// Sends what a node lacks, as much as may go.
     pub(super) fn replay(&mut self, node: NodeIndex) {
         let index = usize::from(node.0);
-        self.tell_lost(node);
+        self.announce_purged(node);
         if self.ring.hints.is_clean(index) && self.ring.handoffs[index].transfer.is_none() {
             return;
         }
-        if !self.list(node) {
+        if !self.announce_missing(node) {
             return;
         }
         let buckets = self.buckets();
@@ -303,17 +303,17 @@ impl Desk<'_> {
                 _ => node,
             };
             let Reach::There(link) = self.ring.peers.reach(target, plain.hash, buckets, self.ms) else {
-                self.ring.hints.again(index, &key);
+                self.ring.hints.requeue(index, &key);
                 return;
             };
             let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
             // What was here and has gone is a miss everywhere, not what the owner had before.
             let gone = self.engine.tombstone(plain, hint.version.saturating_sub(1), now);
             let replica = self.engine.copy_of(&plain, now).unwrap_or(gone);
-            let era = self.ring.handoffs[index].era;
+            let generation = self.ring.handoffs[index].generation;
             let version = replica.version.max(hint.version);
-            let what = What::Replay(Sent { node, key: key.clone(), version, era });
-            self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
+            let purpose = Purpose::Replay(SentItem { node, key: key.clone(), version, generation });
+            self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, purpose, ms, |output| {
                 wire::write_replica(&replica, Along::default(), output);
             });
             self.spend(index);
@@ -323,20 +323,20 @@ impl Desk<'_> {
         }
     }
 
-    /// Tells a node which keys it lacks, so that it doubts no others. True once it knows all of them.
-    fn list(&mut self, node: NodeIndex) -> bool {
+    /// Tells a node which keys are missing there, so that no others may be stale. True once it knows all of them.
+    fn announce_missing(&mut self, node: NodeIndex) -> bool {
         let (index, buckets) = (usize::from(node.0), self.buckets());
         let handoff = &self.ring.handoffs[index];
-        if handoff.lists > 0 {
+        if handoff.lists_in_flight > 0 {
             return false;
         }
-        if handoff.unlistable || self.ring.hints.target(index).is_listed() {
+        if handoff.missing_refused || self.ring.hints.target(index).all_announced() {
             return true;
         }
-        let (era, stamp, ms) = (handoff.era, self.stamp(), self.ms);
-        let Ringed { hints, peers, .. } = &mut *self.ring;
+        let (generation, stamp, ms) = (handoff.generation, self.stamp(), self.ms);
+        let Cluster { hints, peers, .. } = &mut *self.ring;
         let (mut lists, mut reached) = (Vec::<(LinkId, Vec<u8>)>::new(), true);
-        hints.list(index, LIST_KEYS_MAX, |key, version| {
+        hints.missing_keys(index, MISSING_KEYS_MAX, |key, version| {
             let hash = routing_hash(key);
             let Some(link) = peers.reach(node, hash, buckets, ms).link() else {
                 reached = false;
@@ -349,23 +349,23 @@ impl Desk<'_> {
             wire::write_lacking((hash, version), &mut lists[place].1);
         });
         if !reached {
-            hints.unlist(index);
+            hints.forget_missing(index);
             return false;
         }
         for (link, list) in &lists {
-            let what = What::List(node, era);
-            peers.request(*link, (Kind::List, 0), stamp, Value::Bytes(list), what, ms, |_| {});
+            let purpose = Purpose::Missing(node, generation);
+            peers.request(*link, (Kind::Missing, 0), stamp, Value::Bytes(list), purpose, ms, |_| {});
         }
-        self.ring.handoffs[index].lists = lists.len() as u32;
-        lists.is_empty() && self.ring.hints.target(index).is_listed()
+        self.ring.handoffs[index].lists_in_flight = lists.len() as u32;
+        lists.is_empty() && self.ring.hints.target(index).all_announced()
     }
 
-    /// A node has heard of keys that it lacks, or would not.
-    pub(super) fn listed(&mut self, node: NodeIndex, era: u32, heard: bool) {
+    /// A node was told of keys that are missing there, or has refused them.
+    pub(super) fn on_missing_answer(&mut self, node: NodeIndex, generation: u32, heard: bool) {
         let handoff = &mut self.ring.handoffs[usize::from(node.0)];
-        if handoff.era == era {
-            handoff.lists = handoff.lists.saturating_sub(1);
-            handoff.unlistable |= !heard;
+        if handoff.generation == generation {
+            handoff.lists_in_flight = handoff.lists_in_flight.saturating_sub(1);
+            handoff.missing_refused |= !heard;
             self.replay(node);
         }
     }
@@ -381,16 +381,16 @@ impl Desk<'_> {
         handoff.tokens = handoff.tokens.saturating_sub(TOKEN);
     }
 
-    /// One less is under way.
-    pub(super) fn undelivered(&mut self, node: NodeIndex, era: u32) {
+    /// One less is under way: its place in the window is free.
+    pub(super) fn release_window(&mut self, node: NodeIndex, generation: u32) {
         let handoff = &mut self.ring.handoffs[usize::from(node.0)];
-        if handoff.era == era {
+        if handoff.generation == generation {
             handoff.outstanding -= 1;
         }
     }
 
-    fn received(&mut self, sent: &Sent, sent_ms: u64, taken: bool) {
-        self.undelivered(sent.node, sent.era);
+    fn received(&mut self, sent: &SentItem, sent_ms: u64, taken: bool) {
+        self.release_window(sent.node, sent.generation);
         let handoff = &mut self.ring.handoffs[usize::from(sent.node.0)];
         let slow = !taken || self.ms.saturating_sub(sent_ms) > limits::REPLAY_SLOW_MS;
         handoff.window = match slow {
@@ -400,17 +400,17 @@ impl Desk<'_> {
     }
 
     /// A hint has arrived, or not.
-    pub(super) fn replayed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
-        let Sent { node, ref key, version, .. } = *sent;
+    pub(super) fn replayed(&mut self, sent: &SentItem, frame: &Frame<'_>, sent_ms: u64) -> Result<(), FrameError> {
+        let SentItem { node, ref key, version, .. } = *sent;
         let index = usize::from(node.0);
         let done = PutDone::of(frame, self.horizon())?;
         self.received(sent, sent_ms, done != PutDone::Busy);
         match done {
-            PutDone::Busy => self.ring.hints.again(index, key),
+            PutDone::Busy => self.ring.hints.requeue(index, key),
             PutDone::Taken | PutDone::Kept(_) => {
                 let end = if done == PutDone::Taken { End::Replayed } else { End::Superseded };
                 if self.ring.hints.end(index, key, version, end) {
-                    self.let_go(key);
+                    self.release_unowned(key);
                 }
                 self.replay(node);
             }
@@ -418,9 +418,9 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Forgets what this node held only for others, once all of them have it and no request is about to give it to them. Whatever its
-    /// version: what is newer than the hint that has just ended came with hints of its own.
-    pub(super) fn let_go(&mut self, key: &[u8]) {
+    /// Removes an item that this node does not own, once every owner has it and no operation still needs it. Whatever its version: what
+    /// is newer than the hint that has just ended came with hints of its own.
+    pub(super) fn release_unowned(&mut self, key: &[u8]) {
         let key = Key::new(key);
         let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
         let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
@@ -430,7 +430,7 @@ impl Desk<'_> {
             hints.get(index, key.bytes).is_some() || hints.target(index).dirty_version(partition).is_some()
         };
         let mine = owners.is_empty() || owners.contains(&self.ring.view.me);
-        if !mine && !owners.iter().any(lacks) && !self.ring.guests.contains_key(&key.hash) {
+        if !mine && !owners.iter().any(lacks) && !self.ring.fallback_pins.contains_key(&key.hash) {
             self.engine.forget(&key, self.now);
         }
     }
@@ -490,12 +490,12 @@ impl Desk<'_> {
                 self.links_of(node, number).into_iter().for_each(|link| tell(&mut lists, link, partition));
             }
         }
-        let (stamp, ms, era) = (self.stamp(), self.ms, self.ring.handoffs[index].era);
+        let (stamp, ms, generation) = (self.stamp(), self.ms, self.ring.handoffs[index].generation);
         let mut announced = 0;
         for (link, list) in lists.iter().flat_map(|(link, lists)| lists.iter().map(|list| (*link, list))) {
             announced += 1;
-            let what = What::Begin(node, era);
-            self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::Bytes(list), what, ms, |_| {});
+            let purpose = Purpose::Begin(node, generation);
+            self.ring.peers.request(link, (Kind::Begin, 0), stamp, Value::Bytes(list), purpose, ms, |_| {});
         }
         self.ring.handoffs[index].transfer =
             Some(Transfer { marks, fences, announced, cursor: Some(Cursor::default()), failed: false });
@@ -518,37 +518,37 @@ impl Desk<'_> {
         links
     }
 
-    /// Tells a node of what was dropped here, so that it sends what it has of that.
-    fn tell_lost(&mut self, node: NodeIndex) {
+    /// Tells a node of what was purged here, so that it sends what it has of that.
+    fn announce_purged(&mut self, node: NodeIndex) {
         let index = usize::from(node.0);
-        if self.ring.handoffs[index].lost.is_empty() || !self.may_send(index) {
+        if self.ring.handoffs[index].purged.is_empty() || !self.may_send(index) {
             return;
         }
-        let lost = std::mem::take(&mut self.ring.handoffs[index].lost);
+        let purged = std::mem::take(&mut self.ring.handoffs[index].purged);
         let mut lists = Vec::<(LinkId, Vec<Vec<u8>>)>::new();
-        for number in lost {
+        for number in purged {
             let links = self.links_of(node, number);
             if links.is_empty() {
-                self.ring.handoffs[index].lost.insert(number);
+                self.ring.handoffs[index].purged.insert(number);
             }
             let partition = wire::Partition { number, stale_through: 0, fence: 0 };
             links.into_iter().for_each(|link| tell(&mut lists, link, partition));
         }
-        let (stamp, ms, era, horizon) = (self.stamp(), self.ms, self.ring.handoffs[index].era, self.horizon());
+        let (stamp, ms, generation, horizon) = (self.stamp(), self.ms, self.ring.handoffs[index].generation, self.horizon());
         for (link, list) in lists.iter().flat_map(|(link, lists)| lists.iter().map(|list| (*link, list))) {
             self.ring.handoffs[index].outstanding += 1;
             let mut rest = &list[..];
             let numbers = std::iter::from_fn(|| Some(wire::read_partition(&mut rest, horizon).ok()??.number));
-            let what = What::Lost(node, era, numbers.collect());
-            self.ring.peers.request(link, (Kind::Lost, 0), stamp, Value::Bytes(list), what, ms, |_| {});
+            let purpose = Purpose::Purged(node, generation, numbers.collect());
+            self.ring.peers.request(link, (Kind::Purged, 0), stamp, Value::Bytes(list), purpose, ms, |_| {});
         }
     }
 
-    /// A node has heard of what was dropped, or not.
-    pub(super) fn told_lost(&mut self, node: NodeIndex, era: u32, partitions: &[u32], heard: bool) {
-        self.undelivered(node, era);
+    /// A node was told of what was purged, or not.
+    pub(super) fn on_purged_answer(&mut self, node: NodeIndex, generation: u32, partitions: &[u32], heard: bool) {
+        self.release_window(node, generation);
         if !heard {
-            self.ring.handoffs[usize::from(node.0)].lost.extend(partitions);
+            self.ring.handoffs[usize::from(node.0)].purged.extend(partitions);
         }
     }
 
@@ -571,10 +571,10 @@ impl Desk<'_> {
             };
             let (stamp, ms, now) = (self.stamp(), self.ms, self.now);
             let Some(replica) = self.engine.copy_of(&plain, now) else { continue };
-            let era = self.ring.handoffs[usize::from(node.0)].era;
-            let what = What::Stream(Sent { node, key: key.clone(), version: replica.version, era });
+            let generation = self.ring.handoffs[usize::from(node.0)].generation;
+            let purpose = Purpose::Stream(SentItem { node, key: key.clone(), version: replica.version, generation });
             self.ring.figures.streamed += 1;
-            self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, what, ms, |output| {
+            self.ring.peers.request(link, (Kind::Put, REPLAYED), stamp, replica.value, purpose, ms, |output| {
                 wire::write_replica(&replica, Along { exempt: true, ..Along::default() }, output);
             });
             self.spend(usize::from(node.0));
@@ -601,7 +601,7 @@ impl Desk<'_> {
     }
 
     /// An item of a dirty partition has arrived, or not.
-    pub(super) fn streamed(&mut self, sent: &Sent, frame: &Frame<'_>, sent_ms: u64) -> Result<(), Garbled> {
+    pub(super) fn streamed(&mut self, sent: &SentItem, frame: &Frame<'_>, sent_ms: u64) -> Result<(), FrameError> {
         let done = PutDone::of(frame, self.horizon())?;
         self.received(sent, sent_ms, done != PutDone::Busy);
         if done == PutDone::Busy {
@@ -612,10 +612,10 @@ impl Desk<'_> {
     }
 
     /// A partition has been cleared there, or the announcement was refused.
-    pub(super) fn begun(&mut self, node: NodeIndex, era: u32, cleared: bool) {
+    pub(super) fn on_begin_answer(&mut self, node: NodeIndex, generation: u32, cleared: bool) {
         let handoff = &mut self.ring.handoffs[usize::from(node.0)];
         if let Some(transfer) = &mut handoff.transfer
-            && handoff.era == era
+            && handoff.generation == generation
         {
             transfer.announced = transfer.announced.saturating_sub(1);
             transfer.failed |= !cleared;
@@ -643,60 +643,59 @@ impl Desk<'_> {
                 self.ring.hints.clean(index, partition, version);
             }
         }
-        // Also where hints were kept: none let go of its item while the partition was dirty.
-        // The walk begins again, for those that are new.
-        self.ring.drops.strange.extend(transfer.marks.keys());
-        self.ring.drops.strange_cursor = None;
+        // Partitions with hints too: their items were kept while the partition was dirty. Restart the scan to include them.
+        self.ring.purges.unowned.extend(transfer.marks.keys());
+        self.ring.purges.unowned_cursor = None;
     }
 
-    /// Lets go of a slice of what this node held only for others in partitions that were sent whole.
-    fn strange_slice(&mut self) {
-        if self.ring.drops.strange.is_empty() {
+    /// Releases a slice of the items that this node does not own, in partitions that were sent whole.
+    fn unowned_slice(&mut self) {
+        if self.ring.purges.unowned.is_empty() {
             return;
         }
         let (view, buckets) = (self.ring.view.clone(), self.buckets());
-        let strange = std::mem::take(&mut self.ring.drops.strange);
-        let mut cursor = Some(self.ring.drops.strange_cursor.unwrap_or_default());
+        let unowned = std::mem::take(&mut self.ring.purges.unowned);
+        let mut cursor = Some(self.ring.purges.unowned_cursor.unwrap_or_default());
         for _ in 0..DROP_LINES / WALK_BUDGET {
             let Some(from) = cursor else { break };
             let mut keys: Vec<Box<[u8]>> = Vec::new();
             cursor = self.engine.walk_copies(from, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
                 let bucket = bucket_of(replica.key.hash, buckets);
-                if strange.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me) {
+                if unowned.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me) {
                     keys.push(replica.key.bytes.into());
                 }
             });
-            keys.iter().for_each(|key| self.let_go(key));
+            keys.iter().for_each(|key| self.release_unowned(key));
         }
-        self.ring.drops.strange_cursor = cursor;
+        self.ring.purges.unowned_cursor = cursor;
         if cursor.is_some() {
-            self.ring.drops.strange.extend(strange);
+            self.ring.purges.unowned.extend(unowned);
         }
     }
 
     /// What was under way to a node is lost.
     pub(super) fn break_off(&mut self, node: NodeIndex) {
         let handoff = &mut self.ring.handoffs[usize::from(node.0)];
-        handoff.era += 1;
+        handoff.generation += 1;
         (handoff.outstanding, handoff.transfer, handoff.window) = (0, None, limits::REPLAY_WINDOW_MIN);
-        (handoff.lists, handoff.unlistable) = (0, false);
-        self.ring.hints.unlist(usize::from(node.0));
+        (handoff.lists_in_flight, handoff.missing_refused) = (0, false);
+        self.ring.hints.forget_missing(usize::from(node.0));
     }
 
-    /// Drops a slice of what other nodes have announced as old.
-    fn drop_slice(&mut self) {
-        let drops = &mut self.ring.drops;
-        if drops.cursor.is_none() {
-            if drops.queued.waiting.is_empty() {
+    /// Purges a slice of what other nodes have announced as old.
+    fn purge_slice(&mut self) {
+        let purges = &mut self.ring.purges;
+        if purges.cursor.is_none() {
+            if purges.queued.waiting.is_empty() {
                 return;
             }
-            drops.current = std::mem::take(&mut drops.queued);
-            drops.cursor = Some(Cursor::default());
+            purges.current = std::mem::take(&mut purges.queued);
+            purges.cursor = Some(Cursor::default());
         }
         let mut budget = DROP_LINES / WALK_BUDGET;
-        while let Some(cursor) = self.ring.drops.cursor.filter(|_| budget > 0) {
+        while let Some(cursor) = self.ring.purges.cursor.filter(|_| budget > 0) {
             budget -= 1;
-            let (buckets, current) = (self.buckets(), &self.ring.drops.current);
+            let (buckets, current) = (self.buckets(), &self.ring.purges.current);
             let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
             let next = self.engine.walk_copies(cursor, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
                 let partition = partition_of_hash(replica.key.hash, buckets);
@@ -709,17 +708,17 @@ impl Desk<'_> {
             });
             for (key, through) in keys {
                 let key = Key::new(&key);
-                if self.engine.doubt(&key, through, self.now) {
-                    self.ring.drops.dropped += 1;
-                    self.ring.drops.current.dropped.insert(partition_of_hash(key.hash, buckets));
+                if self.engine.invalidate_through(&key, through, self.now) {
+                    self.ring.purges.dropped += 1;
+                    self.ring.purges.current.dropped.insert(partition_of_hash(key.hash, buckets));
                 }
             }
-            self.ring.drops.cursor = next;
+            self.ring.purges.cursor = next;
         }
-        if self.ring.drops.cursor.is_none() {
-            let current = std::mem::take(&mut self.ring.drops.current);
+        if self.ring.purges.cursor.is_none() {
+            let current = std::mem::take(&mut self.ring.purges.current);
             for node in self.ring.peers.others() {
-                self.ring.handoffs[usize::from(node.0)].lost.extend(&current.dropped);
+                self.ring.handoffs[usize::from(node.0)].purged.extend(&current.dropped);
             }
             for from in current.waiting {
                 let mut response = Buffer::default();
@@ -756,12 +755,12 @@ fn tell(lists: &mut Vec<(LinkId, Vec<Vec<u8>>)>, link: LinkId, partition: wire::
 const SETTLE_MS: u64 = 1000;
 /// Announcements that wait for one walk, at most.
 const ANNOUNCEMENTS_MAX: usize = 1024;
-/// Keys told at once: 4 KiB.
-const LIST_KEYS_MAX: usize = 256;
+/// Missing keys in one frame: 4 KiB.
+const MISSING_KEYS_MAX: usize = 256;
 /// What one item costs: thousandths.
 const TOKEN: u64 = 1000;
 /// Milliseconds whose items may go at once.
 const BURST_MS: u64 = 2;
 
-/// Lines of the index that one tick looks at for drops: about 100 us.
+/// Lines of the index that one tick looks at for purges: about 100 us.
 const DROP_LINES: u32 = 1024;

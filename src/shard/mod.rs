@@ -3,7 +3,7 @@
 //! ```text
 //!   command --> route --+-- Here     -> execute -> Reply (counted)
 //!                       +-- Core(k)  -> the runtime sends it over the link to core k
-//!                       +-- in a ring: `Desk`, which may ask and tell other nodes before it answers
+//!                       +-- in a ring: `Turn`, which may ask and tell other nodes before it answers
 //! ```
 //!
 //! Lives here: routing and local execution. Not here: how a command travels (`runtime::message`), protocols, sockets.
@@ -27,8 +27,8 @@ mod route;
 mod serve;
 mod unsettled;
 
-pub use operations::OpKey;
-pub use ringed::{Ack, Desk, Mistake, Origin, PeerRequest, RingOptions, Ringed};
+pub use operations::OperationId;
+pub use ringed::{Ack, Cluster, ClusterOptions, Mistake, Origin, PeerRequest, Turn};
 pub use route::Routes;
 
 /// Which core of this node a shard is: 0-based.
@@ -50,13 +50,13 @@ pub struct Ticket {
 
 impl Ticket {
     /// The ticket of a request that another core of this node goes on with: its answer comes back to the request.
-    pub const fn of_moved(key: OpKey, descriptor: i32) -> Self {
+    pub const fn of_moved(key: OperationId, descriptor: i32) -> Self {
         Self { connection: MOVED, generation: key.serial, slot: key.index, descriptor }
     }
 
     /// The request whose answer this is the ticket of, if it is not a connection's.
-    pub const fn moved(self) -> Option<OpKey> {
-        if self.connection == MOVED { Some(OpKey { index: self.slot, serial: self.generation }) } else { None }
+    pub const fn moved(self) -> Option<OperationId> {
+        if self.connection == MOVED { Some(OperationId { index: self.slot, serial: self.generation }) } else { None }
     }
 }
 
@@ -85,7 +85,7 @@ pub struct Shard {
     /// Which core owns which key.
     pub routes: Routes,
     /// Its part of a ring of nodes; `None` on a lone node.
-    pub ring: Option<Box<Ringed>>,
+    pub ring: Option<Box<Cluster>>,
 }
 
 impl Shard {
@@ -105,9 +105,9 @@ impl Shard {
 
     /// Everything of this core at one moment, where it is part of a ring. `ms` never goes back.
     #[inline]
-    pub fn desk(&mut self, now: Instant, ms: u64) -> Option<Desk<'_>> {
+    pub fn turn(&mut self, now: Instant, ms: u64) -> Option<Turn<'_>> {
         let Self { id, engine, counters, observer, routes, ring } = self;
-        ring.as_deref_mut().map(|ring| Desk { engine, counters, observer, ring, core: *id, routes, now, ms })
+        ring.as_deref_mut().map(|ring| Turn { engine, counters, observer, ring, core: *id, routes, now, ms })
     }
 
     /// Executes a command on this core's items and counts it. `Reply::Busy` is not counted: the command comes again.

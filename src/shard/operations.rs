@@ -28,14 +28,14 @@ use slab::Slab;
 use super::ShardId;
 use super::coordinator::Passage;
 use super::peers::LinkId;
-use super::ringed::{Held, Origin};
+use super::ringed::{Origin, StoredCommand};
 use crate::buffer::Buffer;
 use crate::key::Key;
 use crate::limits;
 use crate::ring::{NodeIndex, REDUNDANCY_MAX};
 
-/// Nodes that are asked for one key at most.
-pub(super) const CONSULTED_MAX: usize = 32;
+/// Peers that are read for one key at most.
+pub(super) const READ_PEERS_MAX: usize = 32;
 /// Emptied commands kept, and how long they may have been.
 const SPARE_MAX: usize = 1024;
 const SPARE_BYTES_MAX: usize = 2048;
@@ -44,7 +44,7 @@ const NONE: u32 = u32::MAX;
 
 /// Names a request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpKey {
+pub struct OperationId {
     /// Its place in the table.
     pub index: u32,
     /// Tells requests apart that had the same place one after the other.
@@ -55,7 +55,7 @@ pub struct OpKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The request.
-    pub key: OpKey,
+    pub key: OperationId,
     pub(super) number: u32,
 }
 
@@ -138,7 +138,7 @@ impl Source {
 }
 
 /// A request under way.
-pub(super) struct Op {
+pub(super) struct Operation {
     serial: u32,
     pub origin: Origin,
     /// Nodes that it has passed.
@@ -147,8 +147,8 @@ pub(super) struct Op {
     pub hash: u64,
     /// Hash of the whole key: that of its chain.
     pub key_hash: u64,
-    pub held: Held,
-    held_bytes: usize,
+    pub stored: StoredCommand,
+    stored_bytes: usize,
     pub started_ms: u64,
     /// Who sent it gives it up then: from then on it must not be executed. `u64::MAX` for a client of this node, and for a read.
     pub deadline_ms: u64,
@@ -168,7 +168,7 @@ pub(super) struct Op {
     pub known_until_ms: u64,
     pub conflicts: u8,
     /// What only a request has that is executed here.
-    pub work: Option<Box<Work>>,
+    pub write_state: Option<Box<WriteState>>,
     state: OpState,
     attempt: u32,
     /// Tried again at the next tick.
@@ -180,12 +180,12 @@ pub(super) struct Op {
 }
 
 /// What a request is made of.
-pub(super) struct NewOp {
+pub(super) struct NewOperation {
     pub origin: Origin,
     pub passage: Passage,
     pub hash: u64,
     pub key_hash: u64,
-    pub held: Held,
+    pub stored: StoredCommand,
     pub kind: OpKind,
 }
 
@@ -213,15 +213,15 @@ pub(super) enum Conflict {
 
 /// What becomes of a request that is executed here.
 #[derive(Default)]
-pub(super) struct Work {
+pub(super) struct WriteState {
     /// Version of what the command wrote.
     pub version: u64,
-    /// Where copies of it go to more than one node: that version, noted as under way.
-    pub noted: u64,
+    /// Where copies of it go to more than one node: that version, tracked as uncommitted.
+    pub uncommitted_version: u64,
     /// The answer, once the command has been executed.
     pub reply: Buffer,
     /// Nodes that failed to take a copy.
-    pub failed: ArrayVec<NodeIndex, CONSULTED_MAX>,
+    pub failed: ArrayVec<NodeIndex, READ_PEERS_MAX>,
     /// Others may have read what it wrote: a node has taken a copy, or one was lost on its way.
     pub may_be_seen: bool,
     /// Something newer was met: what becomes of the request is decided when all copies are answered.
@@ -232,10 +232,10 @@ pub(super) struct Work {
     pub placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
     /// Owners that lack it.
     pub missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
-    /// What it wrote lies on this node though it does not own the key: counted among the guests.
-    pub is_guest: bool,
+    /// What it wrote lies on this node though it does not own the key: it is pinned there by `fallback_pins`.
+    pub is_pinned: bool,
     /// What nodes had when they were asked.
-    pub found: ArrayVec<(NodeIndex, u64), CONSULTED_MAX>,
+    pub found: ArrayVec<(NodeIndex, u64), READ_PEERS_MAX>,
 }
 
 impl OpKind {
@@ -245,9 +245,9 @@ impl OpKind {
     }
 }
 
-impl Op {
-    pub(super) fn work(&mut self) -> &mut Work {
-        self.work.get_or_insert_default()
+impl Operation {
+    pub(super) fn write_state(&mut self) -> &mut WriteState {
+        self.write_state.get_or_insert_default()
     }
 
     pub(super) fn state(&self) -> OpState {
@@ -295,17 +295,17 @@ pub(super) enum Ahead {
 
 /// Requests under way.
 pub(super) struct Operations {
-    ops: Slab<Op>,
+    ops: Slab<Operation>,
     chains: HashMap<u64, Chain, ahash::RandomState>,
     serial: u32,
     /// Bytes of the commands.
-    held_bytes: usize,
+    stored_bytes: usize,
     /// Emptied commands, kept for the next ones.
-    spare: Vec<Held>,
+    spare: Vec<StoredCommand>,
     /// Keys in whose chains something has happened that others there may have waited for.
     woken: Vec<u64>,
     /// Requests that wait for a link, a lease to end, a time, or memory.
-    parked: Vec<OpKey>,
+    parked: Vec<OperationId>,
 }
 
 impl Default for Operations {
@@ -314,7 +314,7 @@ impl Default for Operations {
             ops: Slab::new(),
             chains: HashMap::default(),
             serial: 0,
-            held_bytes: 0,
+            stored_bytes: 0,
             spare: Vec::new(),
             woken: Vec::new(),
             parked: Vec::new(),
@@ -325,7 +325,7 @@ impl Default for Operations {
 impl Operations {
     /// Whether as many are under way as may be.
     pub fn is_full(&self) -> bool {
-        self.ops.len() >= limits::PEER_OPERATIONS_MAX || self.held_bytes >= limits::PEER_OPERATIONS_BYTES_MAX
+        self.ops.len() >= limits::PEER_OPERATIONS_MAX || self.stored_bytes >= limits::PEER_OPERATIONS_BYTES_MAX
     }
 
     pub fn len(&self) -> usize {
@@ -338,44 +338,44 @@ impl Operations {
         !self.chains.is_empty() && self.chains.contains_key(&key.whole_hash())
     }
 
-    pub fn get(&mut self, key: OpKey) -> Option<&mut Op> {
+    pub fn get(&mut self, key: OperationId) -> Option<&mut Operation> {
         self.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial)
     }
 
     /// The request, if it is still in the state in which an answer was asked for.
-    pub fn at(&mut self, attempt: Attempt) -> Option<&mut Op> {
+    pub fn at(&mut self, attempt: Attempt) -> Option<&mut Operation> {
         self.get(attempt.key).filter(|op| op.attempt == attempt.number)
     }
 
     /// What names the state that a request is in.
-    pub fn attempt(&self, key: OpKey) -> Attempt {
+    pub fn attempt(&self, key: OperationId) -> Attempt {
         Attempt { key, number: self.ops.get(key.index as usize).map_or(0, |op| op.attempt) }
     }
 
     /// An emptied command.
-    pub fn spare(&mut self) -> Held {
+    pub fn spare(&mut self) -> StoredCommand {
         self.spare.pop().unwrap_or_default()
     }
 
-    fn key_of(&self, index: u32) -> OpKey {
-        OpKey { index, serial: self.ops[index as usize].serial }
+    fn key_of(&self, index: u32) -> OperationId {
+        OperationId { index, serial: self.ops[index as usize].serial }
     }
 
     /// Takes a request in, as the last of its chain.
-    pub fn insert(&mut self, new: NewOp, ms: u64) -> OpKey {
-        let NewOp { origin, passage, hash, key_hash, held, kind } = new;
+    pub fn insert(&mut self, new: NewOperation, ms: u64) -> OperationId {
+        let NewOperation { origin, passage, hash, key_hash, stored, kind } = new;
         let Passage { hops, deadline_ms, follows, repeated_since } = passage;
         self.serial = self.serial.wrapping_add(1);
-        let (serial, held_bytes) = (self.serial, held.bytes_count());
-        self.held_bytes += held_bytes;
-        let index = self.ops.insert(Op {
+        let (serial, stored_bytes) = (self.serial, stored.bytes_count());
+        self.stored_bytes += stored_bytes;
+        let index = self.ops.insert(Operation {
             serial,
             origin,
             hops,
             hash,
             key_hash,
-            held,
-            held_bytes,
+            stored,
+            stored_bytes,
             started_ms: ms,
             deadline_ms,
             not_before_ms: 0,
@@ -387,7 +387,7 @@ impl Operations {
             scope: ReadScope::Nobody,
             known_until_ms: u64::MAX,
             conflicts: 0,
-            work: None,
+            write_state: None,
             state: OpState::Waiting,
             attempt: 0,
             is_parked: false,
@@ -413,18 +413,18 @@ impl Operations {
             chain.last = index;
         }
         chain.count(OpState::Waiting, 1);
-        OpKey { index, serial }
+        OperationId { index, serial }
     }
 
     /// Puts a request into another state. Answers to what it asked in the one before are for nobody then.
-    pub fn enter(&mut self, key: OpKey, state: OpState) {
+    pub fn enter(&mut self, key: OperationId, state: OpState) {
         let Some(op) = self.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial) else { return };
         op.attempt = op.attempt.wrapping_add(1);
         self.set(key, state);
     }
 
     /// As `enter`, where answers that are under way still count.
-    pub fn set(&mut self, key: OpKey, state: OpState) {
+    pub fn set(&mut self, key: OperationId, state: OpState) {
         let Some(op) = self.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial) else { return };
         let before = std::mem::replace(&mut op.state, state);
         if !op.is_chained || (before.class() == state.class() && before.is_idle() == state.is_idle()) {
@@ -454,7 +454,7 @@ impl Operations {
     }
 
     /// Has a request tried again at the next tick.
-    pub fn park(&mut self, key: OpKey) {
+    pub fn park(&mut self, key: OperationId) {
         if let Some(op) = self.get(key)
             && !std::mem::replace(&mut op.is_parked, true)
         {
@@ -463,7 +463,7 @@ impl Operations {
     }
 
     /// The requests that are to be tried again.
-    pub fn take_parked(&mut self) -> Vec<OpKey> {
+    pub fn take_parked(&mut self) -> Vec<OperationId> {
         let parked = std::mem::take(&mut self.parked);
         for &key in &parked {
             if let Some(op) = self.get(key) {
@@ -474,11 +474,11 @@ impl Operations {
     }
 
     /// A request has been answered: nobody waits for it any more, though its copies may still be under way.
-    pub fn unchain(&mut self, key: OpKey) {
+    pub fn unchain(&mut self, key: OperationId) {
         let Some(op) = self.ops.get_mut(key.index as usize).filter(|op| op.serial == key.serial && op.is_chained) else {
             return;
         };
-        let Op { key_hash: hash, next, before, state, .. } = *op;
+        let Operation { key_hash: hash, next, before, state, .. } = *op;
         (op.is_chained, op.next, op.before) = (false, NONE, NONE);
         let Entry::Occupied(mut entry) = self.chains.entry(hash) else { return };
         let chain = entry.get_mut();
@@ -499,21 +499,21 @@ impl Operations {
     }
 
     /// Ends a request.
-    pub fn remove(&mut self, key: OpKey) {
+    pub fn remove(&mut self, key: OperationId) {
         self.unchain(key);
         if self.get(key).is_none() {
             return;
         }
         let mut op = self.ops.remove(key.index as usize);
-        self.held_bytes -= op.held_bytes;
-        if self.spare.len() < SPARE_MAX && op.held.bytes_count() <= SPARE_BYTES_MAX {
-            op.held.clear();
-            self.spare.push(op.held);
+        self.stored_bytes -= op.stored_bytes;
+        if self.spare.len() < SPARE_MAX && op.stored.bytes_count() <= SPARE_BYTES_MAX {
+            op.stored.clear();
+            self.spare.push(op.stored);
         }
     }
 
     /// What the nearest earlier request of the same connection on the same key does.
-    pub fn ahead(&self, key: OpKey) -> Ahead {
+    pub fn ahead(&self, key: OperationId) -> Ahead {
         let Some(op) = self.ops.get(key.index as usize) else { return Ahead::Nobody };
         let source = Source::of(&op.origin);
         let mut before = op.before;
@@ -532,7 +532,7 @@ impl Operations {
     }
 
     /// Whether a request may be forwarded over a link now, and then whether it follows others there.
-    pub fn may_forward(&self, key: OpKey, link: LinkId) -> Option<bool> {
+    pub fn may_forward(&self, key: OperationId, link: LinkId) -> Option<bool> {
         let chain = self.chains.get(&self.ops.get(key.index as usize)?.key_hash)?;
         match chain.forwarded {
             0 => Some(false),
@@ -541,7 +541,7 @@ impl Operations {
     }
 
     /// Whether a request may be executed here now: those before it on its key are, and for a read, are where they belong.
-    pub fn may_execute(&self, key: OpKey) -> bool {
+    pub fn may_execute(&self, key: OperationId) -> bool {
         let Some(op) = self.ops.get(key.index as usize) else { return false };
         let Some(chain) = self.chains.get(&op.key_hash).filter(|_| op.is_chained) else { return true };
         let others = chain.pending - u32::from(op.state.class() == Class::Pending);
@@ -560,12 +560,12 @@ impl Operations {
     }
 
     /// Whether a request keeps its place and waits for the next tick.
-    pub fn asks_later(&self, key: OpKey) -> bool {
+    pub fn asks_later(&self, key: OperationId) -> bool {
         self.ops.get(key.index as usize).is_some_and(|op| op.is_parked && op.state == OpState::Queued)
     }
 
     /// Whether no request came behind this one on its key.
-    pub fn is_last(&self, key: OpKey) -> bool {
+    pub fn is_last(&self, key: OperationId) -> bool {
         self.ops.get(key.index as usize).is_none_or(|op| op.next == NONE)
     }
 
@@ -575,22 +575,22 @@ impl Operations {
     }
 
     /// The requests of a chain that wait, in order.
-    pub fn idle(&self, hash: u64) -> Vec<OpKey> {
+    pub fn idle(&self, hash: u64) -> Vec<OperationId> {
         self.of_chain(hash, |chain| chain.idle, |op| op.state.is_idle())
     }
 
     /// The requests of a chain that have been executed here and whose copies are under way, in order.
-    pub fn written(&self, hash: u64) -> Vec<OpKey> {
+    pub fn written(&self, hash: u64) -> Vec<OperationId> {
         self.of_chain(hash, |chain| chain.writing, |op| op.state.class() == Class::Writing)
     }
 
     /// The requests of a chain that have been executed here, in order: those of `written`, and those that have met something newer.
-    pub fn executed(&self, hash: u64) -> Vec<OpKey> {
-        let wanted = |op: &Op| matches!(op.state, OpState::Writing { .. } | OpState::Refetching { .. });
+    pub fn executed(&self, hash: u64) -> Vec<OperationId> {
+        let wanted = |op: &Operation| matches!(op.state, OpState::Writing { .. } | OpState::Refetching { .. });
         self.of_chain(hash, |chain| chain.writing + chain.pending, wanted)
     }
 
-    fn of_chain(&self, hash: u64, count: impl Fn(&Chain) -> u32, wanted: impl Fn(&Op) -> bool) -> Vec<OpKey> {
+    fn of_chain(&self, hash: u64, count: impl Fn(&Chain) -> u32, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
         let Some((chain, count)) = self.chains.get(&hash).map(|chain| (chain, count(chain) as usize)) else {
             return Vec::new();
         };
@@ -605,7 +605,7 @@ impl Operations {
     }
 
     /// The requests behind this one that came over the same connection, and were sent before their sender knew what became of it.
-    pub fn followers(&self, key: OpKey) -> Vec<OpKey> {
+    pub fn followers(&self, key: OperationId) -> Vec<OperationId> {
         let Some(op) = self.ops.get(key.index as usize) else { return Vec::new() };
         let (source, mut index, mut followers) = (Source::of(&op.origin), op.next, Vec::new());
         while let Some(op) = self.ops.get(index as usize) {
@@ -621,12 +621,12 @@ impl Operations {
     }
 
     /// Others may read from now on what was last sent for this request.
-    pub fn note_seen(&mut self, key: OpKey) {
+    pub fn note_seen(&mut self, key: OperationId) {
         let Some(op) = self.get(key) else { return };
-        let work = op.work();
-        work.may_be_seen = true;
+        let write = op.write_state();
+        write.may_be_seen = true;
         let (sent_version, hash, alone) =
-            (work.sent_version, op.key_hash, op.is_chained && op.next == NONE && op.before == NONE);
+            (write.sent_version, op.key_hash, op.is_chained && op.next == NONE && op.before == NONE);
         // A copy is of all that was written by then, also for those behind.
         if !alone && let Some(chain) = self.chains.get_mut(&hash) {
             chain.seen_version = chain.seen_version.max(sent_version);
@@ -634,14 +634,14 @@ impl Operations {
     }
 
     /// Whether others may have read what it wrote, and written on it: executed again, it would come back behind that, or count twice.
-    pub fn was_seen(&self, key: OpKey) -> bool {
+    pub fn was_seen(&self, key: OperationId) -> bool {
         let Some(op) = self.ops.get(key.index as usize) else { return false };
-        let Some(work) = op.work.as_deref() else { return false };
-        work.may_be_seen || self.chains.get(&op.key_hash).is_some_and(|chain| chain.seen_version >= work.version)
+        let Some(write) = op.write_state.as_deref() else { return false };
+        write.may_be_seen || self.chains.get(&op.key_hash).is_some_and(|chain| chain.seen_version >= write.version)
     }
 
     /// A request that is executed again has written this version. For those behind it over the same connection it is not what others wrote.
-    pub fn note_repeated(&mut self, key: OpKey, version: u64) {
+    pub fn note_repeated(&mut self, key: OperationId, version: u64) {
         let Some(op) = self.ops.get(key.index as usize).filter(|op| op.repeated_since > 0) else { return };
         let (source, mut index) = (Source::of(&op.origin), op.next);
         while let Some(op) = self.ops.get_mut(index as usize) {
@@ -653,7 +653,7 @@ impl Operations {
     }
 
     /// Whether a request shows what is there, and writes of the same connection and key went to the same node behind it.
-    pub fn is_read_before_writes(&self, key: OpKey) -> bool {
+    pub fn is_read_before_writes(&self, key: OperationId) -> bool {
         let Some(op) = self.ops.get(key.index as usize).filter(|op| op.kind.is_read()) else { return false };
         let (source, mut index) = (Source::of(&op.origin), op.next);
         while let Some(op) = self.ops.get(index as usize) {
@@ -666,9 +666,13 @@ impl Operations {
     }
 
     /// Requests that are under way for too long.
-    pub fn older_than(&self, began_ms: u64) -> Vec<OpKey> {
-        let old = |op: &Op| op.started_ms <= began_ms && !matches!(op.state, OpState::Moved { .. });
-        self.ops.iter().filter(|(_, op)| old(op)).map(|(index, op)| OpKey { index: index as u32, serial: op.serial }).collect()
+    pub fn older_than(&self, began_ms: u64) -> Vec<OperationId> {
+        let old = |op: &Operation| op.started_ms <= began_ms && !matches!(op.state, OpState::Moved { .. });
+        self.ops
+            .iter()
+            .filter(|(_, op)| old(op))
+            .map(|(index, op)| OperationId { index: index as u32, serial: op.serial })
+            .collect()
     }
 }
 

@@ -7,9 +7,9 @@
 //!            (requests wait)                            (requests go to the next in the ranking)
 //! ```
 //!
-//! A *lease* is a node's word that it holds nothing for us but what it has listed, and will not stand in for us for `PEER_LEASE_MS`: with
-//! leases of all that are there, what this core has is the newest, but for the keys that are listed. Liveness lives here and nowhere
-//! else; who owns what never changes by it.
+//! A *lease* is a peer's promise, valid `PEER_LEASE_MS`, that it holds no newer version for us except keys that it has
+//! announced as missing here, and that it will not act in our place. While we hold leases from all live peers, our copy is the newest,
+//! but for those keys. Liveness lives here and nowhere else; who owns what never changes by it.
 //!
 //! A command that goes over a link says what was last heard of the other core's clock, and is executed there for `PEER_LEASE_MS` from then
 //! on: from `PEER_LEASE_MS` after that moment on it can be given to somebody else, whatever became of the link (`may_execute_until`).
@@ -101,21 +101,21 @@ pub struct Link {
     /// When it was last asked because commands wait for its clock.
     asked_ms: u64,
     pinged_ms: u64,
-    /// Until when that core's word holds that it has nothing for us but what it has listed.
+    /// Until when the lease of that core is valid.
     lease_until_ms: u64,
-    /// What that core has for us: routing hash and version.
-    listed_keys: HashMap<u64, u64, ahash::RandomState>,
-    /// When it last listed something.
-    listed_ms: u64,
+    /// Keys that are missing here and that core has for us: routing hash and version.
+    missing_keys: HashMap<u64, u64, ahash::RandomState>,
+    /// When it last announced one.
+    missing_ms: u64,
     backoff_ms: u64,
-    /// It is away, but its node was heard of: until it is up or has failed, nobody stands in for it.
-    courted: bool,
+    /// It is away, but its node has made contact: until it is up or has failed, nobody stands in for it.
+    reconnecting: bool,
     /// When that was.
-    courted_ms: u64,
-    /// Until then, that its node is heard of means nothing: it was tried for that reason, and could not be reached. The next time for
-    /// `deaf_ms`.
-    deaf_until_ms: u64,
-    deaf_ms: u64,
+    reconnecting_since_ms: u64,
+    /// Until this time, contact from the node does not trigger a reconnect: the last attempt failed. The next time, for
+    /// `contact_ignored_ms`.
+    contact_ignored_until_ms: u64,
+    contact_ignored_ms: u64,
 }
 
 /// What is known of a node.
@@ -123,20 +123,20 @@ pub struct Node {
     /// Its cores, once a handshake has told.
     pub cores: Option<u16>,
     /// Drawn at its start; 0 before the first handshake.
-    pub boot: u64,
+    pub incarnation: u64,
     /// Its view, as it last said.
     pub view: u64,
     links: Vec<LinkId>,
     /// One of its links may be away.
     lost: bool,
-    /// When we last gave it our word that we hold nothing for it.
-    pub granted_ms: u64,
+    /// When we last granted it a lease.
+    pub lease_granted_ms: u64,
     /// Why it was last refused or lost.
     pub trouble: String,
 }
 
 /// A request under way.
-pub struct Awaited<T> {
+pub struct InFlight<T> {
     /// Which link it went over.
     pub link: LinkId,
     /// When.
@@ -146,7 +146,7 @@ pub struct Awaited<T> {
     /// How long it is.
     bytes: usize,
     /// What the answer is for.
-    pub what: T,
+    pub purpose: T,
 }
 
 /// A command on its way to the node that executes it.
@@ -158,7 +158,7 @@ pub struct Forward<'a> {
     pub follows: bool,
     /// How long it may be executed.
     pub life_ms: u64,
-    /// See `Op::repeated_since`.
+    /// See `Operation::repeated_since`.
     pub repeated_since: u64,
     /// The node that it came from, if that is another one: the hash of its id.
     pub passed_on: Option<u64>,
@@ -176,7 +176,7 @@ pub struct Peers<T> {
     own_cores: u16,
     links: Vec<Link>,
     nodes: Box<[Node]>,
-    awaited: Slab<Awaited<T>>,
+    in_flight: Slab<InFlight<T>>,
     /// Bytes of these requests, and whether they are too many, until they are half as many.
     outstanding_bytes: usize,
     is_full: bool,
@@ -186,13 +186,13 @@ pub struct Peers<T> {
     pub unwanted: Vec<LinkId>,
     /// Links with output.
     pub ready: Vec<LinkId>,
-    /// Until when no node that is there may hold something newer than we do.
-    calm_until_ms: u64,
-    /// Keys that others have listed, and how many they may be.
-    listed_count: usize,
-    listed_max: usize,
-    /// At the last reckoning, nobody was away.
-    whole: bool,
+    /// Until when the leases of all live peers are valid: until then none of them holds something newer than we do.
+    leases_until_ms: u64,
+    /// Keys that others have announced as missing here, and how many they may be.
+    missing_count: usize,
+    missing_max: usize,
+    /// When leases were last recomputed, no peer was away.
+    all_peers_up: bool,
     /// Requests sent since start.
     pub sent: u64,
     /// Links lost since start.
@@ -200,35 +200,42 @@ pub struct Peers<T> {
 }
 
 impl<T> Peers<T> {
-    /// Links to nobody so far; others may list so many keys.
-    pub fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16, listed_max: usize) -> Self {
-        let node =
-            |_| Node { cores: None, boot: 0, view: 0, links: Vec::new(), lost: false, granted_ms: 0, trouble: String::new() };
+    /// Links to nobody so far; others may announce so many missing keys.
+    pub fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16, missing_max: usize) -> Self {
+        let node = |_| Node {
+            cores: None,
+            incarnation: 0,
+            view: 0,
+            links: Vec::new(),
+            lost: false,
+            lease_granted_ms: 0,
+            trouble: String::new(),
+        };
         let mut peers = Self {
             me,
             own,
             own_cores,
             links: Vec::new(),
             nodes: (0..nodes).map(node).collect(),
-            awaited: Slab::new(),
+            in_flight: Slab::new(),
             outstanding_bytes: 0,
             is_full: false,
             wanted: Vec::new(),
             unwanted: Vec::new(),
             ready: Vec::new(),
-            calm_until_ms: if nodes == 1 { u64::MAX } else { 0 },
-            listed_count: 0,
-            listed_max,
-            whole: nodes == 1,
+            leases_until_ms: if nodes == 1 { u64::MAX } else { 0 },
+            missing_count: 0,
+            missing_max,
+            all_peers_up: nodes == 1,
             sent: 0,
             lost: 0,
         };
-        (0..nodes).filter(|&node| node != usize::from(me.0)).for_each(|node| peers.widen(node, 1));
+        (0..nodes).filter(|&node| node != usize::from(me.0)).for_each(|node| peers.ensure_links(node, 1));
         peers
     }
 
     /// Makes places for the links to the first `cores` cores of a node.
-    fn widen(&mut self, node: usize, cores: u16) {
+    fn ensure_links(&mut self, node: usize, cores: u16) {
         for core in self.nodes[node].links.len() as u16..cores {
             self.nodes[node].links.push(LinkId(self.links.len() as u32));
             self.links.push(Link {
@@ -245,13 +252,13 @@ impl<T> Peers<T> {
                 asked_ms: 0,
                 pinged_ms: 0,
                 lease_until_ms: 0,
-                listed_keys: HashMap::default(),
-                listed_ms: 0,
+                missing_keys: HashMap::default(),
+                missing_ms: 0,
                 backoff_ms: limits::PEER_BACKOFF_MS_MIN,
-                courted: false,
-                courted_ms: 0,
-                deaf_until_ms: 0,
-                deaf_ms: limits::PEER_DEAF_MS_MIN,
+                reconnecting: false,
+                reconnecting_since_ms: 0,
+                contact_ignored_until_ms: 0,
+                contact_ignored_ms: limits::PEER_CONTACT_IGNORED_MS_MIN,
             });
         }
     }
@@ -301,7 +308,7 @@ impl<T> Peers<T> {
             State::Up | State::Connecting(_) => Reach::Unknown,
             State::Down(_) | State::Probing(_) => {
                 self.probe(link, now_ms);
-                if self.link(link).courted { Reach::Unknown } else { Reach::Away }
+                if self.link(link).reconnecting { Reach::Unknown } else { Reach::Away }
             }
         }
     }
@@ -312,7 +319,7 @@ impl<T> Peers<T> {
     }
 
     /// Whether a node that is not away has not told how many cores it has; its first link is made then.
-    pub fn meet_all(&mut self, now_ms: u64) -> bool {
+    pub fn connect_unknown(&mut self, now_ms: u64) -> bool {
         let mut unknown = false;
         for node in self.others() {
             let (cores, link) = (self.node(node).cores, self.node(node).links[0]);
@@ -343,25 +350,25 @@ impl<T> Peers<T> {
         }
     }
 
-    /// A node has been heard of: what is away is tried at once, and nobody stands in for it meanwhile. It may be answering others
+    /// A node has made contact: what is away is tried at once, and nobody stands in for it meanwhile. It may be answering others
     /// already.
     #[inline]
-    pub fn heard_of(&mut self, node: NodeIndex, now_ms: u64) {
+    pub fn on_contact(&mut self, node: NodeIndex, now_ms: u64) {
         if self.node(node).lost {
-            self.court(node, now_ms);
+            self.reconnect_now(node, now_ms);
         }
     }
 
-    fn court(&mut self, node: NodeIndex, now_ms: u64) {
+    fn reconnect_now(&mut self, node: NodeIndex, now_ms: u64) {
         let node = &mut self.nodes[usize::from(node.0)];
         node.lost = false;
         for &link in &node.links {
             let link = &mut self.links[link.0 as usize];
             node.lost |= link.state.is_away();
-            if link.state.is_away() && now_ms >= link.deaf_until_ms && !link.courted {
-                (link.courted, link.courted_ms) = (true, now_ms);
+            if link.state.is_away() && now_ms >= link.contact_ignored_until_ms && !link.reconnecting {
+                (link.reconnecting, link.reconnecting_since_ms) = (true, now_ms);
                 // It may hold something for us, too.
-                self.calm_until_ms = 0;
+                self.leases_until_ms = 0;
                 if let State::Down(until_ms) = &mut link.state {
                     *until_ms = 0;
                 }
@@ -386,9 +393,9 @@ impl<T> Peers<T> {
 
     /// Counts the bytes of a request that was just written behind `before` others.
     fn charge(&mut self, id: u32, before: usize) {
-        let Some(awaited) = self.awaited.get_mut(id as usize) else { return };
-        awaited.bytes = self.links[awaited.link.0 as usize].output.bytes.len() - before;
-        self.outstanding_bytes += awaited.bytes;
+        let Some(in_flight) = self.in_flight.get_mut(id as usize) else { return };
+        in_flight.bytes = self.links[in_flight.link.0 as usize].output.bytes.len() - before;
+        self.outstanding_bytes += in_flight.bytes;
         self.is_full |= self.outstanding_bytes >= limits::PEER_OUTSTANDING_BYTES_MAX;
     }
 
@@ -406,11 +413,11 @@ impl<T> Peers<T> {
         (kind, hops): (Kind, u8),
         stamp: Stamp,
         value: Value<'_>,
-        what: T,
+        purpose: T,
         now_ms: u64,
         meta: impl FnOnce(&mut Vec<u8>),
     ) {
-        let (id, target) = self.expect(link, what, now_ms);
+        let (id, target) = self.expect(link, purpose, now_ms);
         let before = target.output.bytes.len();
         wire::write(&mut target.output, (kind, 0, hops, id), stamp, value, meta);
         self.charge(id, before);
@@ -445,10 +452,10 @@ impl<T> Peers<T> {
     }
 
     /// Sends a command, in one frame with those just before it that go the same way.
-    pub fn execute(&mut self, link: LinkId, command: Forward<'_>, stamp: Stamp, what: T, now_ms: u64) {
+    pub fn execute(&mut self, link: LinkId, command: Forward<'_>, stamp: Stamp, purpose: T, now_ms: u64) {
         let Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value } = command;
         let is_plain = repeated_since == 0 && passed_on.is_none();
-        let (id, target) = self.expect(link, what, now_ms);
+        let (id, target) = self.expect(link, purpose, now_ms);
         let life = (life_ms.min(limits::PEER_LEASE_MS) / wire::LIFE_UNIT_MS) as u8;
         let stamp = Stamp { heard_ms: target.their_ms, life: if target.their_ms_at > 0 { life } else { 0 }, ..stamp };
         let (before, output) = (target.output.bytes.len(), &mut target.output);
@@ -479,9 +486,9 @@ impl<T> Peers<T> {
     }
 
     /// Makes room for a request that is about to be written: its id, and where it goes.
-    fn expect(&mut self, link: LinkId, what: T, now_ms: u64) -> (u32, &mut Link) {
+    fn expect(&mut self, link: LinkId, purpose: T, now_ms: u64) -> (u32, &mut Link) {
         self.need(link, now_ms);
-        let id = self.awaited.insert(Awaited { link, sent_ms: now_ms, number: self.sent, bytes: 0, what }) as u32;
+        let id = self.in_flight.insert(InFlight { link, sent_ms: now_ms, number: self.sent, bytes: 0, purpose }) as u32;
         self.sent += 1;
         let target = &mut self.links[link.0 as usize];
         if target.outstanding == 0 {
@@ -511,34 +518,34 @@ impl<T> Peers<T> {
     }
 
     /// The request that a response answers; `None` if there is none, which no peer of ours does.
-    pub fn answered(&mut self, link: LinkId, id: u32, now_ms: u64) -> Option<Awaited<T>> {
-        let awaited = self.awaited.get(id as usize).filter(|awaited| awaited.link == link)?;
-        debug_assert!(awaited.sent_ms <= now_ms);
+    pub fn answered(&mut self, link: LinkId, id: u32, now_ms: u64) -> Option<InFlight<T>> {
+        let in_flight = self.in_flight.get(id as usize).filter(|in_flight| in_flight.link == link)?;
+        debug_assert!(in_flight.sent_ms <= now_ms);
         let target = &mut self.links[link.0 as usize];
         target.outstanding -= 1;
         target.heard_ms = now_ms;
-        let awaited = self.awaited.remove(id as usize);
-        self.discharge(awaited.bytes);
-        Some(awaited)
+        let in_flight = self.in_flight.remove(id as usize);
+        self.discharge(in_flight.bytes);
+        Some(in_flight)
     }
 
-    /// A node gave its word over this link; it was asked at `sent_ms`, and its word counts from then.
+    /// A node granted a lease over this link; it was asked at `sent_ms`, and the lease counts from then.
     pub fn lease(&mut self, link: LinkId, sent_ms: u64, now_ms: u64) {
         let link = &mut self.links[link.0 as usize];
         link.lease_until_ms = link.lease_until_ms.max(sent_ms + limits::PEER_LEASE_MS);
-        self.reckon(now_ms);
+        self.recompute_leases(now_ms);
     }
 
-    /// A node says that it holds something for us: its word is off.
+    /// A node says that it holds something for us: its lease ends.
     pub fn end_lease(&mut self, link: LinkId) {
         self.links[link.0 as usize].lease_until_ms = 0;
-        self.calm_until_ms = 0;
+        self.leases_until_ms = 0;
     }
 
     /// Whether that node may hold something newer of this hash than we do.
-    pub fn is_doubted(&self, node: NodeIndex, hash: u64, buckets: u32, now_ms: u64) -> bool {
+    pub fn may_be_stale(&self, node: NodeIndex, hash: u64, buckets: u32, now_ms: u64) -> bool {
         let link = self.link(self.link_of(node, hash, buckets));
-        link.lease_until_ms <= now_ms || link.listed_keys.contains_key(&hash)
+        link.lease_until_ms <= now_ms || link.missing_keys.contains_key(&hash)
     }
 
     /// Until when a node's lease counts, as far as this hash is concerned.
@@ -546,78 +553,78 @@ impl<T> Peers<T> {
         self.link(self.link_of(node, hash, buckets)).lease_until_ms
     }
 
-    /// Until when the leases of all that are there count.
-    pub fn calm_until_ms(&self) -> u64 {
-        self.calm_until_ms
+    /// Until when the leases of all live peers are valid.
+    pub fn leases_until_ms(&self) -> u64 {
+        self.leases_until_ms
     }
 
     /// Whether any node has said that it has something newer of this hash.
     #[inline]
-    pub fn is_listed(&self, hash: u64, buckets: u32) -> bool {
-        self.listed_count > 0
-            && self.others().any(|node| self.link(self.link_of(node, hash, buckets)).listed_keys.contains_key(&hash))
+    pub fn is_missing(&self, hash: u64, buckets: u32) -> bool {
+        self.missing_count > 0
+            && self.others().any(|node| self.link(self.link_of(node, hash, buckets)).missing_keys.contains_key(&hash))
     }
 
-    /// Keys that others have listed and that have not come, once for each that has listed them.
-    pub fn listed_count(&self) -> usize {
-        self.listed_count
+    /// Keys that are missing here, once for each peer that has announced them.
+    pub fn missing_count(&self) -> usize {
+        self.missing_count
     }
 
-    /// A node says that it has this version of a hash for us. False if there are too many.
-    pub fn list(&mut self, node: NodeIndex, (hash, version): (u64, u64), buckets: u32, now_ms: u64) -> bool {
+    /// A node announces that this version of a hash is missing here. False if there are too many.
+    pub fn add_missing(&mut self, node: NodeIndex, (hash, version): (u64, u64), buckets: u32, now_ms: u64) -> bool {
         let link = self.link_of(node, hash, buckets);
         let link = &mut self.links[link.0 as usize];
-        link.listed_ms = now_ms;
-        if self.listed_count >= self.listed_max {
+        link.missing_ms = now_ms;
+        if self.missing_count >= self.missing_max {
             return false;
         }
-        let before = link.listed_keys.insert(hash, version);
-        self.listed_count += usize::from(before.is_none());
+        let before = link.missing_keys.insert(hash, version);
+        self.missing_count += usize::from(before.is_none());
         if let Some(before) = before.filter(|&before| before > version) {
-            link.listed_keys.insert(hash, before);
+            link.missing_keys.insert(hash, before);
         }
         true
     }
 
     /// This version of a hash has come from a node.
-    pub fn unlist(&mut self, node: NodeIndex, hash: u64, version: u64, buckets: u32) {
-        if self.listed_count == 0 {
+    pub fn forget_missing(&mut self, node: NodeIndex, hash: u64, version: u64, buckets: u32) {
+        if self.missing_count == 0 {
             return;
         }
         let link = self.link_of(node, hash, buckets);
-        let listed = &mut self.links[link.0 as usize].listed_keys;
-        if listed.get(&hash).is_some_and(|&lacking| lacking <= version) {
-            listed.remove(&hash);
-            self.listed_count -= 1;
-            if listed.is_empty() {
-                *listed = HashMap::default();
+        let missing = &mut self.links[link.0 as usize].missing_keys;
+        if missing.get(&hash).is_some_and(|&lacking| lacking <= version) {
+            missing.remove(&hash);
+            self.missing_count -= 1;
+            if missing.is_empty() {
+                *missing = HashMap::default();
             }
         }
     }
 
     /// Over this link a node was asked at `sent_ms`, and has nothing for us any more.
-    pub fn unlist_all(&mut self, link: LinkId, sent_ms: u64) {
+    pub fn forget_all_missing(&mut self, link: LinkId, sent_ms: u64) {
         let link = &mut self.links[link.0 as usize];
-        // What it has listed since, it has listed later.
-        if sent_ms > link.listed_ms {
-            self.listed_count -= link.listed_keys.len();
-            link.listed_keys = HashMap::default();
+        // What it has announced since, it has announced later.
+        if sent_ms > link.missing_ms {
+            self.missing_count -= link.missing_keys.len();
+            link.missing_keys = HashMap::default();
         }
     }
 
-    /// Whether no node that is there may hold something newer than we do.
+    /// Whether we hold leases of all live peers: none of them has something newer than we do.
     #[inline]
-    pub fn is_calm(&self, now_ms: u64) -> bool {
-        now_ms < self.calm_until_ms
+    pub fn has_all_leases(&self, now_ms: u64) -> bool {
+        now_ms < self.leases_until_ms
     }
 
-    /// Whether no node at all may hold something newer than we do.
-    pub fn is_whole(&self, now_ms: u64) -> bool {
-        self.whole && self.is_calm(now_ms)
+    /// Whether no peer is away and we hold leases of all: no node at all has something newer than we do.
+    pub fn all_peers_up(&self, now_ms: u64) -> bool {
+        self.all_peers_up && self.has_all_leases(now_ms)
     }
 
-    /// The cores of a node whose part of the ring meets ours.
-    fn facing(&self, node: NodeIndex) -> impl Iterator<Item = LinkId> + '_ {
+    /// The links to the cores of a node whose part of the ring overlaps ours.
+    fn overlapping_links(&self, node: NodeIndex) -> impl Iterator<Item = LinkId> + '_ {
         let known = self.node(node);
         let cores = u32::from(known.cores.unwrap_or(1));
         let (own, own_cores) = (u32::from(self.own.0), u32::from(self.own_cores));
@@ -626,61 +633,61 @@ impl<T> Peers<T> {
         (first..=last).map(|core| known.links[core as usize])
     }
 
-    /// Finds out anew until when all that are there have given their word.
-    pub fn reckon(&mut self, now_ms: u64) {
-        let (mut calm_until_ms, mut whole) = (u64::MAX, true);
+    /// Computes again until when the leases of all live peers are valid.
+    pub fn recompute_leases(&mut self, now_ms: u64) {
+        let (mut leases_until_ms, mut all_peers_up) = (u64::MAX, true);
         for node in self.others() {
-            for link in self.facing(node) {
+            for link in self.overlapping_links(node) {
                 let link = self.link(link);
-                match link.state.is_away() && !link.courted {
-                    true => whole = false,
-                    false => calm_until_ms = calm_until_ms.min(link.lease_until_ms),
+                match link.state.is_away() && !link.reconnecting {
+                    true => all_peers_up = false,
+                    false => leases_until_ms = leases_until_ms.min(link.lease_until_ms),
                 }
             }
         }
-        self.whole = whole;
+        self.all_peers_up = all_peers_up;
         // With everybody away there is no lease to end it: look again soon.
-        self.calm_until_ms = calm_until_ms.min(now_ms + limits::PEER_LEASE_MS);
+        self.leases_until_ms = leases_until_ms.min(now_ms + limits::PEER_LEASE_MS);
     }
 
     /// A handshake has succeeded. Returns whether the node has lost its memory since we last heard of it.
     pub fn up(&mut self, link: LinkId, identity: &Identity, now_ms: u64) -> bool {
         let node = self.link(link).node;
-        let reborn = self.meet(node, identity);
+        let lost_memory = self.on_identity(node, identity);
         let target = &mut self.links[link.0 as usize];
         target.state = State::Up;
         (target.heard_ms, target.pinged_ms, target.lease_until_ms) = (now_ms, now_ms, 0);
         (target.their_ms_at, target.asked_ms) = (0, now_ms);
-        (target.backoff_ms, target.courted) = (limits::PEER_BACKOFF_MS_MIN, false);
-        target.deaf_ms = limits::PEER_DEAF_MS_MIN;
-        self.calm_until_ms = 0;
-        // What waited for the link was listed before there was anything to send it over.
+        (target.backoff_ms, target.reconnecting) = (limits::PEER_BACKOFF_MS_MIN, false);
+        target.contact_ignored_ms = limits::PEER_CONTACT_IGNORED_MS_MIN;
+        self.leases_until_ms = 0;
+        // What waited for the link stood in `ready` before there was anything to send it over.
         target.is_ready |= !target.output.bytes.is_empty();
         if target.is_ready && !self.ready.contains(&link) {
             self.ready.push(link);
         }
-        reborn
+        lost_memory
     }
 
     /// What a node says of itself, over a link of ours or of its own. Returns whether it has lost its memory.
-    pub fn meet(&mut self, node: NodeIndex, identity: &Identity) -> bool {
+    pub fn on_identity(&mut self, node: NodeIndex, identity: &Identity) -> bool {
         let known = self.node_mut(node);
-        let reborn = known.boot != 0 && known.boot != identity.boot;
+        let lost_memory = known.incarnation != 0 && known.incarnation != identity.incarnation;
         let recut = known.cores.is_some_and(|cores| cores != identity.cores);
-        (known.boot, known.view, known.cores) = (identity.boot, identity.view, Some(identity.cores));
+        (known.incarnation, known.view, known.cores) = (identity.incarnation, identity.view, Some(identity.cores));
         known.trouble.clear();
-        if reborn {
-            known.granted_ms = 0;
+        if lost_memory {
+            known.lease_granted_ms = 0;
         }
-        self.widen(usize::from(node.0), identity.cores);
-        if reborn || recut {
+        self.ensure_links(usize::from(node.0), identity.cores);
+        if lost_memory || recut {
             for link in self.nodes[usize::from(node.0)].links.clone() {
                 self.links[link.0 as usize].lease_until_ms = 0;
-                self.unlist_all(link, u64::MAX);
+                self.forget_all_missing(link, u64::MAX);
             }
-            self.calm_until_ms = 0;
+            self.leases_until_ms = 0;
         }
-        reborn
+        lost_memory
     }
 
     /// A link is lost or could not be made. What was under way comes back in the order in which it was sent, with whether it can have
@@ -690,12 +697,12 @@ impl<T> Peers<T> {
         let was_up = target.state == State::Up;
         let since_ms = if let State::Probing(since_ms) = target.state { since_ms } else { now_ms };
         target.state = State::Down(now_ms + target.backoff_ms);
-        if target.courted && since_ms < target.courted_ms {
-            // Tried before the node was heard of: that it failed means nothing. It is tried again.
+        if target.reconnecting && since_ms < target.reconnecting_since_ms {
+            // Tried before the node made contact: that it failed means nothing. It is tried again.
             target.state = State::Down(now_ms);
-        } else if std::mem::take(&mut target.courted) {
-            target.deaf_until_ms = now_ms + target.deaf_ms;
-            target.deaf_ms = (2 * target.deaf_ms).min(limits::PEER_DEAF_MS_MAX);
+        } else if std::mem::take(&mut target.reconnecting) {
+            target.contact_ignored_until_ms = now_ms + target.contact_ignored_ms;
+            target.contact_ignored_ms = (2 * target.contact_ignored_ms).min(limits::PEER_CONTACT_IGNORED_MS_MAX);
         }
         target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
         (target.outstanding, target.is_ready, target.lease_until_ms) = (0, false, 0);
@@ -705,33 +712,33 @@ impl<T> Peers<T> {
         self.nodes[usize::from(node.0)].lost = true;
         self.lost += u64::from(was_up);
         self.ready.retain(|&ready| ready != link);
-        self.reckon(now_ms);
-        let of_link = self.awaited.iter().filter(|(_, awaited)| awaited.link == link);
-        let mut ids: Vec<(u64, usize)> = of_link.map(|(id, awaited)| (awaited.number, id)).collect();
+        self.recompute_leases(now_ms);
+        let of_link = self.in_flight.iter().filter(|(_, in_flight)| in_flight.link == link);
+        let mut ids: Vec<(u64, usize)> = of_link.map(|(id, in_flight)| (in_flight.number, id)).collect();
         ids.sort_unstable();
         let mut lost = Vec::with_capacity(ids.len());
         for (_, id) in ids {
-            let awaited = self.awaited.remove(id);
-            self.discharge(awaited.bytes);
-            lost.push((awaited.what, was_up));
+            let in_flight = self.in_flight.remove(id);
+            self.discharge(in_flight.bytes);
+            lost.push((in_flight.purpose, was_up));
         }
         lost
     }
 
-    /// Links that are overdue: silent, or not made in time. Their sockets are to be closed, and `down` called.
-    pub fn overdue(&mut self, now_ms: u64) -> ArrayVec<LinkId, 16> {
-        let is_overdue = |link: &Link| match link.state {
+    /// Links that have timed out: silent, or not made in time. Their sockets are to be closed, and `down` called.
+    pub fn timed_out(&mut self, now_ms: u64) -> ArrayVec<LinkId, 16> {
+        let is_timed_out = |link: &Link| match link.state {
             State::Connecting(since_ms) | State::Probing(since_ms) => {
                 now_ms.saturating_sub(since_ms) > limits::PEER_CONNECT_MS_MAX
             }
             State::Up => link.outstanding > 0 && now_ms.saturating_sub(link.heard_ms) > limits::PEER_SILENCE_MS_MAX,
             State::Idle | State::Down(_) => false,
         };
-        self.links().filter(|&link| is_overdue(self.link(link))).take(16).collect()
+        self.links().filter(|&link| is_timed_out(self.link(link))).take(16).collect()
     }
 
     /// Counts the silence of all links from now on.
-    pub fn forgive(&mut self, now_ms: u64) {
+    pub fn restart_timeouts(&mut self, now_ms: u64) {
         for link in &mut self.links {
             link.heard_ms = now_ms;
             if let State::Connecting(since_ms) | State::Probing(since_ms) = &mut link.state {
@@ -740,31 +747,31 @@ impl<T> Peers<T> {
         }
     }
 
-    /// Links to be asked whether they are there: those that owe an answer and are silent; with `active`, also those that face us.
-    pub fn due(&mut self, active: bool, now_ms: u64) -> Vec<LinkId> {
+    /// Links that are due for a heartbeat: those that owe an answer and are silent; with `active`, also those that overlap with us.
+    pub fn heartbeats_due(&mut self, active: bool, now_ms: u64) -> Vec<LinkId> {
         let mut due = Vec::new();
         if active {
             for node in self.others() {
-                due.extend(self.facing(node).filter(|&link| self.is_due(link, now_ms)));
+                due.extend(self.overlapping_links(node).filter(|&link| self.is_heartbeat_due(link, now_ms)));
             }
         }
         let silent = |link: &Link| link.outstanding > 0 && now_ms >= link.heard_ms + limits::PEER_PING_MS;
-        let silent = self.links().filter(|&link| self.is_due(link, now_ms) && silent(self.link(link)));
+        let silent = self.links().filter(|&link| self.is_heartbeat_due(link, now_ms) && silent(self.link(link)));
         let silent: ArrayVec<LinkId, 16> = silent.filter(|link| !due.contains(link)).take(16).collect();
         due.extend(silent);
         due.iter().for_each(|link| self.links[link.0 as usize].pinged_ms = now_ms);
         due
     }
 
-    fn is_due(&self, link: LinkId, now_ms: u64) -> bool {
+    fn is_heartbeat_due(&self, link: LinkId, now_ms: u64) -> bool {
         self.link(link).state == State::Up && now_ms >= self.link(link).pinged_ms + limits::PEER_PING_MS
     }
 
-    /// Makes the links that face us, where they were never needed: a core that wants to know whether others hold something for it.
-    pub fn seek(&mut self, now_ms: u64) {
+    /// Makes the links that overlap with us, where they were never needed: for a core that wants leases.
+    pub fn connect_overlapping(&mut self, now_ms: u64) {
         for node in self.others() {
-            let facing: Vec<LinkId> = self.facing(node).collect();
-            for link in facing {
+            let overlapping: Vec<LinkId> = self.overlapping_links(node).collect();
+            for link in overlapping {
                 match self.link(link).state {
                     State::Idle => self.connect(link, now_ms),
                     State::Down(_) => self.probe(link, now_ms),
@@ -776,7 +783,7 @@ impl<T> Peers<T> {
 
     /// Requests under way.
     pub fn outstanding(&self) -> usize {
-        self.awaited.len()
+        self.in_flight.len()
     }
 
     /// Whether a link is being made.

@@ -1,7 +1,7 @@
 //! What a core of a ring node has beside its items: the view, the links, requests under way, hints.
 //!
 //! ```text
-//!   Shard { engine, ring: Some(Ringed) }  --desk(now)-->  Desk: everything of one core at one moment; all decisions are its methods
+//!   Shard { engine, ring: Some(Cluster) }  --turn(now)-->  Turn: everything of one core at one moment; all decisions are its methods
 //!
 //!   in:   submit (client, other core)   serve (request of a peer)   response, link_up, link_down (our links)   tick
 //!   out:  finished   to_cores   peers.wanted, unwanted, ready       drained by whoever moves the bytes: the runtime, or the simulator
@@ -12,18 +12,18 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::coordinator::What;
+use super::coordinator::Purpose;
 use super::flush::Flush;
 use super::handoff::Handoff;
-use super::operations::{OpKey, Operations};
+use super::operations::{OperationId, Operations};
 use super::peers::Peers;
-use super::unsettled::{Unsettled, Writes};
+use super::unsettled::{Uncommitted, Writes};
 use super::{Routes, ShardId, Ticket};
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::cluster::hints::Hints;
 use crate::cluster::members::View;
-use crate::cluster::wire::{self, Execute, Garbled, Horizon, Stamp};
+use crate::cluster::wire::{self, Execute, FrameError, Horizon, Stamp};
 use crate::command::{Command, Value};
 use crate::engine::Engine;
 use crate::key;
@@ -46,7 +46,7 @@ pub enum Ack {
 
 /// How a core takes part in a ring.
 #[derive(Clone, Debug)]
-pub struct RingOptions {
+pub struct ClusterOptions {
     /// `--ack`.
     pub ack: Ack,
     /// Memory for what this core keeps for other nodes, in bytes.
@@ -74,14 +74,14 @@ pub enum Mistake {
     FenceSkipped,
     /// Hints go to the node behind the owner.
     ReplayElsewhere,
-    /// What others may hold is never asked for.
-    NoDoubt,
-    /// Whoever is asked for a key takes what it has for the newest.
-    AlwaysSure,
-    /// Keys that others have listed are not asked for.
-    ListIgnored,
-    /// A copy is taken to be where it belongs though its coordinator has not said so.
-    AllSettled,
+    /// Peers that may have something newer are never read.
+    NoPeerReads,
+    /// Every node that is read calls its answer authoritative.
+    AlwaysAuthoritative,
+    /// Keys that others have announced as missing here are not fetched from them.
+    MissingIgnored,
+    /// A copy counts as committed though its coordinator has not said so.
+    AllCommitted,
 }
 
 /// Who asked.
@@ -182,14 +182,14 @@ impl Outbox {
 
 /// A command that outlives its connection's buffer: one vector, used again and again.
 #[derive(Clone, Default)]
-pub struct Held {
+pub struct StoredCommand {
     /// The command as it travels (`wire::write_execute`), then its value if that is small.
     bytes: Vec<u8>,
     meta_bytes: usize,
     body: Option<Arc<Body>>,
 }
 
-impl Held {
+impl StoredCommand {
     /// Keeps a command in place of the one before.
     pub fn keep(&mut self, command: &Command<'_>, framing: Head, words: &[u8]) {
         self.clear();
@@ -229,25 +229,25 @@ impl Held {
     ///
     /// # Errors
     /// None was kept.
-    pub fn execute(&self) -> Result<Execute<'_>, Garbled> {
+    pub fn execute(&self) -> Result<Execute<'_>, FrameError> {
         wire::read_execute(self.meta(), self.value())
     }
 }
 
 /// The part of a core that knows other nodes.
-pub struct Ringed {
+pub struct Cluster {
     /// Who owns what.
     pub view: Arc<View>,
     /// How to take part.
-    pub options: RingOptions,
+    pub options: ClusterOptions,
     /// Links to the others.
-    pub peers: Peers<What>,
+    pub peers: Peers<Purpose>,
     /// What others lack.
     pub hints: Hints,
     /// Answers to be taken away.
     pub outbox: Outbox,
     /// Requests of this core's clients that another core of this node must go on with, in order.
-    pub to_cores: VecDeque<(ShardId, OpKey)>,
+    pub to_cores: VecDeque<(ShardId, OperationId)>,
     pub(super) operations: Operations,
     pub(super) flushes: Vec<Flush>,
     pub(super) flushes_begun: u32,
@@ -255,12 +255,12 @@ pub struct Ringed {
     pub(super) refused: HashMap<(u32, u32), HashSet<u64>, ahash::RandomState>,
     /// Writes of which copies are under way.
     pub(super) writes: Writes,
-    /// Copies of others' writes that may be under way still.
-    pub(super) unsettled: Unsettled,
-    /// Hashes of what requests under way have written on this node though it does not own it, and by how many.
-    pub(super) guests: HashMap<u64, u32, ahash::RandomState>,
+    /// Copies of other coordinators' writes that are not known to be on every owner.
+    pub(super) uncommitted: Uncommitted,
+    /// Items that this node stores without owning, by hash, with the number of operations that still need each.
+    pub(super) fallback_pins: HashMap<u64, u32, ahash::RandomState>,
     pub(super) handoffs: Box<[Handoff]>,
-    pub(super) drops: super::handoff::Drops,
+    pub(super) purges: super::handoff::Purges,
     pub(super) cache: OwnersCache,
     pub(super) scratch: Buffer,
     /// Millisecond of the last request for which leases matter.
@@ -299,14 +299,14 @@ pub struct Figures {
     pub streamed: u64,
 }
 
-impl Ringed {
+impl Cluster {
     /// The part of core `own` in the ring of this view.
-    pub fn new(view: Arc<View>, own: ShardId, options: RingOptions) -> Self {
+    pub fn new(view: Arc<View>, own: ShardId, options: ClusterOptions) -> Self {
         let nodes = view.nodes.len();
-        // Half for what others lack, the rest for what they have said that they have for us, and for what they may lack.
+        // Half for hints, the rest for keys that are missing here, and for copies that are not known to be committed.
         let (hints_bytes, quarter_bytes) = (options.handoff_bytes_max / 2, options.handoff_bytes_max / 4);
         Self {
-            peers: Peers::new(nodes, view.me, own, options.cores, quarter_bytes / limits::PEER_LISTED_BYTES),
+            peers: Peers::new(nodes, view.me, own, options.cores, quarter_bytes / limits::PEER_MISSING_BYTES),
             hints: Hints::new(nodes, hints_bytes, options.handoff_window_ms),
             outbox: Outbox::default(),
             to_cores: VecDeque::new(),
@@ -315,10 +315,10 @@ impl Ringed {
             flushes_begun: 0,
             refused: HashMap::default(),
             writes: Writes::default(),
-            unsettled: Unsettled::new(quarter_bytes),
-            guests: HashMap::default(),
+            uncommitted: Uncommitted::new(quarter_bytes),
+            fallback_pins: HashMap::default(),
             handoffs: (0..nodes).map(|_| Handoff::default()).collect(),
-            drops: super::handoff::Drops::default(),
+            purges: super::handoff::Purges::default(),
             cache: OwnersCache::default(),
             scratch: Buffer::default(),
             active_ms: 0,
@@ -350,9 +350,9 @@ impl Ringed {
 
     /// Whether something that came from other nodes is not done with: copies that may be under way to others, old items to be dropped.
     pub fn is_dropping(&self) -> bool {
-        !self.unsettled.is_empty()
-            || self.drops.is_busy()
-            || self.handoffs.iter().any(|handoff| !handoff.has_told() || !handoff.is_idle())
+        !self.uncommitted.is_empty()
+            || self.purges.is_busy()
+            || self.handoffs.iter().any(|handoff| !handoff.has_announced_purged() || !handoff.is_idle())
     }
 
     /// Requests under way.
@@ -362,7 +362,7 @@ impl Ringed {
 }
 
 /// One core at one moment: what every decision about a request needs.
-pub struct Desk<'a> {
+pub struct Turn<'a> {
     /// Its items.
     pub engine: &'a mut Engine,
     /// Its counters.
@@ -370,7 +370,7 @@ pub struct Desk<'a> {
     /// What is noted of the commands for who asked for it.
     pub observer: &'a mut Observer,
     /// Its part of the ring.
-    pub ring: &'a mut Ringed,
+    pub ring: &'a mut Cluster,
     /// Which core it is.
     pub core: ShardId,
     /// Which core has which hash.
@@ -381,7 +381,7 @@ pub struct Desk<'a> {
     pub ms: u64,
 }
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// What every frame says.
     pub fn stamp(&self) -> Stamp {
         Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32, ..Stamp::default() }
@@ -407,11 +407,11 @@ impl Desk<'_> {
     /// Whether a node is an owner of this hash.
     pub(super) fn owns(&mut self, node: NodeIndex, hash: u64) -> bool {
         let bucket = self.bucket_of(hash);
-        let Ringed { cache, view, .. } = &mut *self.ring;
+        let Cluster { cache, view, .. } = &mut *self.ring;
         cache.owners_of(&view.ring, bucket).contains(&node)
     }
 
-    /// A hash of this core's part of the ring: whoever shares it faces this core.
+    /// A hash of this core's part of the ring: a core of another node with the same hash overlaps this core.
     pub(super) fn own_hash(&self) -> u64 {
         let (core, cores) = (u128::from(self.core.0), u128::from(self.ring.options.cores));
         (((2 * core + 1) << 63) / cores) as u64

@@ -3,8 +3,8 @@
 //! ```text
 //!   EXECUTE --> at once if nobody else has a part in it, else as a request of its own; the answer follows          BATCH --> several
 //!   PUT     --> merge, keep hints for the owners that lack it           FETCH --> what the key has here, or what an owner lacks of it
-//!   SYNC    --> our word, if that node knows of all that we hold for it           LIST --> doubt these keys until they have come
-//!   FENCE   --> flush                BEGIN --> doubt what is old, then say so                LOST --> send what we have of that
+//!   SYNC    --> a lease, if that node knows of all that we hold for it            MISSING --> these keys may be stale until they have come
+//!   FENCE   --> flush                BEGIN --> purge what is old, then say so                PURGED --> send what we have of that
 //! ```
 //!
 //! Lives here: requests of peers. Not here: our own (`coordinator`), how frames come and go (`runtime::peer`).
@@ -15,10 +15,10 @@ use super::Place;
 use super::coordinator::{Passage, kind_of};
 use super::operations::OpKind;
 use super::peers::Reach;
-use super::ringed::{Desk, Mistake, Origin, PeerRequest};
+use super::ringed::{Mistake, Origin, PeerRequest, Turn};
 use crate::buffer::Buffer;
 use crate::cluster::handshake::Identity;
-use crate::cluster::wire::{self, Along, Element, Execute, Frame, Garbled, Kind, PutDone};
+use crate::cluster::wire::{self, Along, Element, Execute, Frame, FrameError, Kind, PutDone};
 use crate::command::{Replica, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
@@ -27,14 +27,14 @@ use crate::observe::Client;
 use crate::protocol::{self, Framing, Head};
 use crate::ring::NodeIndex;
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// A node has shown who it is, over a connection of its own. Returns its place in the view, if it has one.
-    pub fn greeted(&mut self, identity: &Identity) -> Option<NodeIndex> {
+    pub fn on_inbound(&mut self, identity: &Identity) -> Option<NodeIndex> {
         let node = self.ring.view.ring.index_of(&identity.id).filter(|&node| node != self.ring.view.me)?;
-        if self.ring.peers.meet(node, identity) {
-            self.reborn(node);
+        if self.ring.peers.on_identity(node, identity) {
+            self.on_lost_memory(node);
         }
-        self.ring.peers.heard_of(node, self.ms);
+        self.ring.peers.on_contact(node, self.ms);
         Some(node)
     }
 
@@ -42,23 +42,23 @@ impl Desk<'_> {
     ///
     /// # Errors
     /// It cannot be read: the connection must end.
-    pub fn serve(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        self.hear(&frame.head);
+    pub fn serve(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
+        self.observe_head(&frame.head);
         if let Some(node) = from.node {
-            self.ring.peers.heard_of(node, self.ms);
+            self.ring.peers.on_contact(node, self.ms);
         }
         let result = self.serve_request(from, frame, output);
         self.advance_woken();
         result
     }
 
-    fn serve_request(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+    fn serve_request(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
         match frame.head.kind {
             Kind::Execute => {
                 let (repeated_since, passed_on, meta) = wire::read_history(frame.head.flags, frame.meta, self.horizon())?;
                 // Who sent it is there, though perhaps not heard of here so far: it may hold something newer for this node.
-                if let Some(node) = passed_on.and_then(|tag| self.ring.view.index_of_tag(tag)) {
-                    self.ring.peers.heard_of(node, self.ms);
+                if let Some(node) = passed_on.and_then(|node_hash| self.ring.view.index_of_node_hash(node_hash)) {
+                    self.ring.peers.on_contact(node, self.ms);
                 }
                 let execute = wire::read_execute(meta, frame.value)?;
                 let follows = frame.head.flags & wire::FLAG_FOLLOWS != 0;
@@ -69,8 +69,8 @@ impl Desk<'_> {
             Kind::Put => self.serve_put(from, frame, output),
             Kind::Fetch => self.serve_fetch(from, frame, output),
             Kind::Sync => {
-                let settled = wire::read_version(frame.meta, self.horizon())?;
-                self.ring.unsettled.settle(from, settled);
+                let committed_through = wire::read_version(frame.meta, self.horizon())?;
+                self.ring.uncommitted.commit_through(from, committed_through);
                 self.done(from, self.engine.clock(), output);
                 Ok(())
             }
@@ -84,30 +84,30 @@ impl Desk<'_> {
                 Ok(())
             }
             Kind::Begin => self.serve_begin(from, frame, output),
-            Kind::Lost => self.serve_lost(from, frame, output),
-            Kind::List => self.serve_list(from, frame, output),
-            _ => Err(Garbled("an answer where a request was expected")),
+            Kind::Purged => self.serve_purged(from, frame, output),
+            Kind::Missing => self.serve_missing(from, frame, output),
+            _ => Err(FrameError("an answer where a request was expected")),
         }
     }
 
     /// Partitions that a node is about to send whole: answered when what is old there is dropped.
-    fn serve_begin(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        let Value::Bytes(mut list) = frame.value else { return Err(Garbled("a list beyond its bounds")) };
-        if !self.ring.drops.has_room() {
+    fn serve_begin(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
+        let Value::Bytes(mut list) = frame.value else { return Err(FrameError("a list beyond its bounds")) };
+        if !self.ring.purges.has_room() {
             self.refuse(from, output);
             return Ok(());
         }
         while let Some(partition) = wire::read_partition(&mut list, self.horizon())? {
             self.engine.raise_partition_fence(partition.number, partition.fence);
-            self.ring.drops.add(partition.number, partition.stale_through);
+            self.ring.purges.add(partition.number, partition.stale_through);
         }
-        self.ring.drops.answer_later(from);
+        self.ring.purges.answer_later(from);
         Ok(())
     }
 
-    /// Partitions of which a node has dropped what it had.
-    fn serve_lost(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        let Value::Bytes(mut list) = frame.value else { return Err(Garbled("a list beyond its bounds")) };
+    /// Partitions of which a node has purged what it had.
+    fn serve_purged(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
+        let Value::Bytes(mut list) = frame.value else { return Err(FrameError("a list beyond its bounds")) };
         while let Some(partition) = wire::read_partition(&mut list, self.horizon())? {
             if let Some(node) = from.node {
                 self.send_again(node, partition.number);
@@ -117,18 +117,19 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Keys that a node has for us: only these are doubted.
-    fn serve_list(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+    /// Keys that are missing here and that a node has for us: only these may be stale.
+    fn serve_missing(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
         let (Some(node), Value::Bytes(mut list)) = (from.node, frame.value) else {
             self.refuse(from, output);
             return Ok(());
         };
         let (buckets, horizon, mut taken) = (self.buckets(), self.horizon(), true);
         while let Some((hash, version)) = wire::read_lacking(&mut list, horizon)? {
-            if self.ring.options.mistake == Some(Mistake::ListIgnored) {
+            if self.ring.options.mistake == Some(Mistake::MissingIgnored) {
                 continue;
             }
-            taken &= self.routes.core_of(hash) == self.core && self.ring.peers.list(node, (hash, version), buckets, self.ms);
+            taken &=
+                self.routes.core_of(hash) == self.core && self.ring.peers.add_missing(node, (hash, version), buckets, self.ms);
         }
         match taken {
             true => self.done(from, self.engine.clock(), output),
@@ -138,8 +139,8 @@ impl Desk<'_> {
     }
 
     /// Several commands: what they need is fetched for some of them at once, before the first is executed.
-    fn serve_batch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
-        let Value::Bytes(mut batch) = frame.value else { return Err(Garbled("a batch beyond its bounds")) };
+    fn serve_batch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
+        let Value::Bytes(mut batch) = frame.value else { return Err(FrameError("a batch beyond its bounds")) };
         for _ in 0..=wire::BATCH_COUNT_MAX / limits::BATCH_COMMANDS_MAX {
             let mut some = ArrayVec::<Element<'_>, { limits::BATCH_COMMANDS_MAX }>::new();
             while !some.is_full()
@@ -159,7 +160,7 @@ impl Desk<'_> {
                 self.serve_execute(PeerRequest { id, ..from }, passage, execute, output)?;
             }
         }
-        Err(Garbled("a batch beyond its bounds"))
+        Err(FrameError("a batch beyond its bounds"))
     }
 
     fn serve_execute(
@@ -168,8 +169,8 @@ impl Desk<'_> {
         passage: Passage,
         execute: &Execute<'_>,
         output: &mut Buffer,
-    ) -> Result<(), Garbled> {
-        let head = Head::from_bytes(&execute.framing).ok_or(Garbled("a framing of no door"))?;
+    ) -> Result<(), FrameError> {
+        let head = Head::from_bytes(&execute.framing).ok_or(FrameError("a framing of no door"))?;
         let command = &execute.command;
         // Who sent it has given it up by then, and perhaps had it executed elsewhere.
         let is_pure = kind_of(&command.verb) == OpKind::Pure;
@@ -237,7 +238,7 @@ impl Desk<'_> {
         self.ring.refused.remove(&(connection, generation));
     }
 
-    fn serve_put(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+    fn serve_put(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
         let mut put = wire::read_replica(frame.meta, frame.value, self.horizon())?;
         if self.routes.core_of(put.replica.key.hash) != self.core {
             self.refuse(from, output);
@@ -249,8 +250,8 @@ impl Desk<'_> {
         {
             put.replica.version = self.engine.new_version(self.now);
         }
-        if let Some(settled) = put.settled {
-            self.ring.unsettled.settle(from, settled);
+        if let Some(committed_through) = put.committed_through {
+            self.ring.uncommitted.commit_through(from, committed_through);
         }
         let done = match self.merge_past(&put.replica, put.exempt) {
             Merge::Taken => PutDone::Taken,
@@ -259,7 +260,7 @@ impl Desk<'_> {
         };
         if let Some(node) = from.node.filter(|_| done != PutDone::Busy) {
             let buckets = self.buckets();
-            self.ring.peers.unlist(node, put.replica.key.hash, put.replica.version, buckets);
+            self.ring.peers.forget_missing(node, put.replica.key.hash, put.replica.version, buckets);
         }
         if done == PutDone::Taken {
             self.overtaken(&put.replica.key);
@@ -267,10 +268,10 @@ impl Desk<'_> {
             let (me, hash) = (self.me(), put.replica.key.hash);
             match put.missing.is_empty() {
                 true if !self.owns(me, hash) => self.hint_owners(&put.replica),
-                _ => self.hint_tags(&put.replica, &put.missing),
+                _ => self.hint_node_hashes(&put.replica, &put.missing),
             }
-            if put.settled.is_some() && self.ring.options.mistake != Some(Mistake::AllSettled) {
-                self.ring.unsettled.add(from, put.replica.version, put.replica.key.bytes, self.ms);
+            if put.committed_through.is_some() && self.ring.options.mistake != Some(Mistake::AllCommitted) {
+                self.ring.uncommitted.add(from, put.replica.version, put.replica.key.bytes, self.ms);
             }
         }
         wire::write(output, (Kind::PutDone, 0, 0, from.id), self.stamp(), Value::EMPTY, |meta| done.write(meta));
@@ -286,10 +287,10 @@ impl Desk<'_> {
         self.engine.merge_past(incoming, self.now, exempt)
     }
 
-    fn hint_tags(&mut self, replica: &Replica<'_>, tags: &[u64]) {
+    fn hint_node_hashes(&mut self, replica: &Replica<'_>, node_hashes: &[u64]) {
         let partition = self.partition_of(replica.key.hash);
-        for &tag in tags {
-            match self.ring.view.index_of_tag(tag) {
+        for &node_hash in node_hashes {
+            match self.ring.view.index_of_node_hash(node_hash) {
                 Some(node) if node != self.ring.view.me => {
                     self.ring.hints.add(usize::from(node.0), replica.key.bytes, replica.version, partition, self.now);
                 }
@@ -308,13 +309,13 @@ impl Desk<'_> {
         }
     }
 
-    fn serve_fetch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), Garbled> {
+    fn serve_fetch(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
         let key = wire::read_key(frame.meta)?;
         if self.routes.core_of(key.hash) != self.core {
             self.refuse(from, output);
             return Ok(());
         }
-        let (flags, stamp) = (self.word_to(from) | self.surety(&key), self.stamp());
+        let (flags, stamp) = (self.grant_lease(from) | self.authority_flag(&key), self.stamp());
         let head = (Kind::Found, flags, 0, from.id);
         let lacks = from.node.and_then(|node| self.lacked_by(node, &key));
         match self.engine.copy_of(&key, self.now) {
@@ -335,14 +336,18 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// The flag that says that what this node has of a key is the newest there is, if that is known.
-    fn surety(&mut self, key: &Key<'_>) -> u8 {
+    /// The flag that says that this node's answer is authoritative: what it has of a key is the newest there is.
+    fn authority_flag(&mut self, key: &Key<'_>) -> u8 {
         let me = self.me();
-        let sure = self.ring.peers.is_whole(self.ms)
-            && !self.ring.peers.is_listed(key.hash, self.buckets())
+        let authoritative = self.ring.peers.all_peers_up(self.ms)
+            && !self.ring.peers.is_missing(key.hash, self.buckets())
             && self.owns(me, key.hash)
             && (self.has_lost_nothing() || self.engine.copy_of(key, self.now).is_some());
-        if sure || self.ring.options.mistake == Some(Mistake::AlwaysSure) { wire::FLAG_SURE } else { 0 }
+        if authoritative || self.ring.options.mistake == Some(Mistake::AlwaysAuthoritative) {
+            wire::FLAG_AUTHORITATIVE
+        } else {
+            0
+        }
     }
 
     /// Version of this key that a node lacks, or may lack, as far as is known here.
@@ -359,24 +364,24 @@ impl Desk<'_> {
         self.engine.evicted_count() == self.ring.hints.target(usize::from(node.0)).evicted_before
     }
 
-    /// The flags that give our word to a node, if it can be given: nothing is held for it that it does not know of, and it is not
+    /// The flags that grant a lease to a node, if it can be granted: nothing is held for it that it does not know of, and it is not
     /// away for us.
-    fn word_to(&mut self, from: PeerRequest) -> u8 {
+    fn grant_lease(&mut self, from: PeerRequest) -> u8 {
         let Some(node) = from.node else { return 0 };
         let index = usize::from(node.0);
         let (target, handoff) = (self.ring.hints.target(index), &self.ring.handoffs[index]);
         let clean = self.ring.hints.is_clean(index) && handoff.is_idle();
-        let listed = target.is_listed() && target.dirty_count() == 0 && handoff.has_listed();
+        let announced = target.all_announced() && target.dirty_count() == 0 && handoff.has_announced_missing();
         let away = self.ring.peers.reach(node, self.own_hash(), self.buckets(), self.ms) == Reach::Away;
-        if !(clean || listed) || away {
+        if !(clean || announced) || away {
             return 0;
         }
-        self.ring.peers.node_mut(node).granted_ms = self.ms;
+        self.ring.peers.node_mut(node).lease_granted_ms = self.ms;
         wire::FLAG_SYNCED | if clean { wire::FLAG_CLEAN } else { 0 }
     }
 
     fn done(&mut self, from: PeerRequest, version: u64, output: &mut Buffer) {
-        let flags = self.word_to(from);
+        let flags = self.grant_lease(from);
         wire::write(output, (Kind::Done, flags, 0, from.id), self.stamp(), Value::EMPTY, |meta| {
             wire::write_version(version, meta);
         });

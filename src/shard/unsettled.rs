@@ -1,20 +1,21 @@
-//! Copies of which nobody here knows whether all the others have arrived.
+//! Uncommitted copies: it is not known here whether every other owner has them too.
 //!
 //! ```text
-//!   coordinator   writes under way, by version:  | 31 ended | 35 | 36 ended | 40 |        settled: everything below 35
+//!   coordinator   writes under way, by version:  | 31 ended | 35 | 36 ended | 40 |        committed through 34
 //!                                                             goes with every copy, and with every SYNC
-//!   other nodes   copies taken, by link:         | (33, key) | (35, key) | (40, key) |    33 is settled, and goes
+//!   other nodes   copies taken, by link:         | (33, key) | (35, key) | (40, key) |    33 is committed, and goes
 //! ```
 //!
 //! A coordinator that dies while its copies are under way leaves some owners with the new item and some with the old one, and none that
-//! knows. So who has taken such a copy, and does not hear in time that it is settled, keeps hints for the other owners.
+//! knows. So a node that has taken such a copy, and is not told in time that it is committed, keeps hints for the other
+//! owners.
 //!
 //! Lives here: both lists. Not here: copies (`copies`), hints (`cluster::hints`).
 //! After the commit point that Viewstamped Replication (MIT-CSAIL-TR-2012-021, 4.1) sends along with what comes next.
 
 use std::collections::VecDeque;
 
-use super::ringed::{Desk, PeerRequest};
+use super::ringed::{PeerRequest, Turn};
 use crate::key::Key;
 use crate::limits;
 use crate::ring::NodeIndex;
@@ -44,14 +45,14 @@ impl Writes {
     }
 
     /// The version up to which everything has ended, where `clock` is the greatest that was given.
-    pub(super) fn settled(&self, clock: u64) -> u64 {
+    pub(super) fn committed_through(&self, clock: u64) -> u64 {
         self.under_way.front().map_or(clock, |&(version, _)| version - 1)
     }
 }
 
 /// Copies that this core has taken, and of which it has not heard that all others have arrived.
 #[derive(Debug)]
-pub(super) struct Unsettled {
+pub(super) struct Uncommitted {
     links: Vec<Link>,
     bytes: usize,
     bytes_max: usize,
@@ -86,7 +87,7 @@ impl Link {
     }
 }
 
-impl Unsettled {
+impl Uncommitted {
     /// None so far; all together may take so many bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { links: Vec::new(), bytes: 0, bytes_max }
@@ -111,7 +112,7 @@ impl Unsettled {
     }
 
     /// Everything up to this version that came over this connection has arrived everywhere.
-    pub(super) fn settle(&mut self, from: PeerRequest, version: u64) {
+    pub(super) fn commit_through(&mut self, from: PeerRequest, version: u64) {
         let connection = (from.connection, from.generation);
         if let Some(link) = self.links.iter_mut().find(|link| link.connection == connection) {
             while link.copies.front().is_some_and(|copy| copy.version <= version)
@@ -123,9 +124,9 @@ impl Unsettled {
     }
 
     /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
-    fn overdue(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, NodeIndex)> {
+    fn timed_out(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, NodeIndex)> {
         let many = self.bytes > self.bytes_max;
-        let is_over = |copy: &Copy| many || copy.since_ms + limits::PEER_UNSETTLED_MS_MAX <= now_ms;
+        let is_over = |copy: &Copy| many || copy.since_ms + limits::PEER_UNCOMMITTED_MS_MAX <= now_ms;
         let link = self.links.iter_mut().find(|link| link.copies.front().is_some_and(is_over))?;
         let node = link.node;
         let (version, key) = link.pop()?;
@@ -133,7 +134,7 @@ impl Unsettled {
         Some((version, key, node))
     }
 
-    /// Whether all copies are settled.
+    /// Whether all copies are committed.
     pub(super) fn is_empty(&self) -> bool {
         self.links.iter().all(|link| link.copies.is_empty())
     }
@@ -141,21 +142,21 @@ impl Unsettled {
 
 /// What a copy takes.
 fn bytes_of(key: &[u8]) -> usize {
-    limits::PEER_UNSETTLED_BYTES + key.len()
+    limits::PEER_UNCOMMITTED_BYTES + key.len()
 }
 
 /// Room for so many copies is kept where there are none.
 const KEPT_MAX: usize = 1024;
 
-impl Desk<'_> {
+impl Turn<'_> {
     /// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
-    pub(super) fn settled(&self) -> u64 {
-        self.ring.writes.settled(self.engine.clock())
+    pub(super) fn committed_through(&self) -> u64 {
+        self.ring.writes.committed_through(self.engine.clock())
     }
 
-    /// Keeps hints for whoever may lack a copy that nobody has called settled.
-    pub(super) fn settle_overdue(&mut self) {
-        while let Some((version, key, source)) = self.ring.unsettled.overdue(self.ms) {
+    /// Keeps hints for the owners that may lack a copy, where its coordinator has not said in time that it is committed.
+    pub(super) fn hint_timed_out(&mut self) {
+        while let Some((version, key, source)) = self.ring.uncommitted.timed_out(self.ms) {
             let key = Key::new(&key);
             if self.engine.copy_of(&key, self.now).is_none_or(|copy| copy.version != version) {
                 // Something newer has come, with hints of its own where they are needed.
@@ -179,45 +180,45 @@ mod tests {
     }
 
     #[test]
-    fn writes_are_settled_up_to_the_first_that_is_not() {
+    fn writes_are_committed_through_the_first_that_is_not() {
         let mut writes = Writes::default();
-        assert_eq!(writes.settled(50), 50);
+        assert_eq!(writes.committed_through(50), 50);
         [31, 36, 35, 40].into_iter().for_each(|version| writes.begin(version));
         writes.end(36);
-        assert_eq!(writes.settled(50), 30);
+        assert_eq!(writes.committed_through(50), 30);
         writes.end(31);
-        assert_eq!(writes.settled(50), 34);
+        assert_eq!(writes.committed_through(50), 34);
         writes.end(35);
-        assert_eq!(writes.settled(50), 39);
+        assert_eq!(writes.committed_through(50), 39);
         writes.end(40);
         writes.end(40);
-        assert_eq!(writes.settled(50), 50);
+        assert_eq!(writes.committed_through(50), 50);
     }
 
     #[test]
-    fn a_copy_is_overdue_unless_it_is_settled() {
-        let mut unsettled = Unsettled::new(1 << 20);
-        unsettled.add(from(1), 33, b"first", 1000);
-        unsettled.add(from(2), 34, b"other link", 1000);
-        unsettled.add(from(1), 35, b"second", 1001);
-        unsettled.settle(from(1), 34);
-        let late_ms = 1000 + limits::PEER_UNSETTLED_MS_MAX;
-        assert_eq!(unsettled.overdue(late_ms - 1), None);
-        assert_eq!(unsettled.overdue(late_ms), Some((34, b"other link".to_vec(), NodeIndex(3))));
-        assert_eq!(unsettled.overdue(late_ms), None);
-        unsettled.settle(from(1), 35);
-        assert!(unsettled.is_empty() && unsettled.overdue(late_ms + 1).is_none());
+    fn a_copy_times_out_unless_it_is_committed() {
+        let mut uncommitted = Uncommitted::new(1 << 20);
+        uncommitted.add(from(1), 33, b"first", 1000);
+        uncommitted.add(from(2), 34, b"other link", 1000);
+        uncommitted.add(from(1), 35, b"second", 1001);
+        uncommitted.commit_through(from(1), 34);
+        let late_ms = 1000 + limits::PEER_UNCOMMITTED_MS_MAX;
+        assert_eq!(uncommitted.timed_out(late_ms - 1), None);
+        assert_eq!(uncommitted.timed_out(late_ms), Some((34, b"other link".to_vec(), NodeIndex(3))));
+        assert_eq!(uncommitted.timed_out(late_ms), None);
+        uncommitted.commit_through(from(1), 35);
+        assert!(uncommitted.is_empty() && uncommitted.timed_out(late_ms + 1).is_none());
     }
 
     #[test]
     fn they_never_take_too_much() {
-        let mut unsettled = Unsettled::new(100 * bytes_of(b"key"));
-        (0..100).for_each(|version| unsettled.add(from(1 + version as u32 % 2), version, b"key", 0));
-        assert_eq!(unsettled.overdue(0), None);
-        unsettled.add(from(3), 100, b"key", 0);
-        assert_eq!(unsettled.overdue(0).map(|(version, ..)| version), Some(0));
-        assert_eq!(unsettled.overdue(0), None);
-        (1..=3).for_each(|connection| unsettled.settle(from(connection), 100));
-        assert!(unsettled.is_empty() && unsettled.bytes == 0);
+        let mut uncommitted = Uncommitted::new(100 * bytes_of(b"key"));
+        (0..100).for_each(|version| uncommitted.add(from(1 + version as u32 % 2), version, b"key", 0));
+        assert_eq!(uncommitted.timed_out(0), None);
+        uncommitted.add(from(3), 100, b"key", 0);
+        assert_eq!(uncommitted.timed_out(0).map(|(version, ..)| version), Some(0));
+        assert_eq!(uncommitted.timed_out(0), None);
+        (1..=3).for_each(|connection| uncommitted.commit_through(from(connection), 100));
+        assert!(uncommitted.is_empty() && uncommitted.bytes == 0);
     }
 }

@@ -9,7 +9,7 @@ use pbcache::cluster::wire::{Frame, HEAD_BYTES, Head, Horizon};
 use pbcache::command::Value;
 use pbcache::engine::{Engine, Options, Replication};
 use pbcache::ring::NodeId;
-use pbcache::shard::{Ack, RingOptions, Ringed, Routes, Shard, ShardId};
+use pbcache::shard::{Ack, Cluster, ClusterOptions, Routes, Shard, ShardId};
 use pbcache::time::Instant;
 
 pub const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
@@ -26,7 +26,7 @@ pub fn node(index: usize, count: usize, redundancy: usize, memory_bytes: usize) 
     let view = View::new(&entries, &id(index), BUCKETS, redundancy).unwrap();
     let replication = Some(Replication { buckets: BUCKETS, tombstone_s: 4000, node: index as u16 });
     let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
-    let ring = RingOptions {
+    let ring = ClusterOptions {
         ack: Ack::Live,
         handoff_bytes_max: memory_bytes,
         handoff_window_ms: 3_600_000,
@@ -36,7 +36,7 @@ pub fn node(index: usize, count: usize, redundancy: usize, memory_bytes: usize) 
     };
     let arena = Arena::new(memory_bytes, memory_bytes, 1).unwrap();
     let mut shard = Shard::new(ShardId(0), Routes::new(1, BUCKETS), Engine::new(options, arena));
-    shard.ring = Some(Box::new(Ringed::new(Arc::new(view), ShardId(0), ring)));
+    shard.ring = Some(Box::new(Cluster::new(Arc::new(view), ShardId(0), ring)));
     shard
 }
 
@@ -45,7 +45,7 @@ pub fn identity(node: usize) -> Identity {
     Identity {
         cluster: String::new(),
         id: id(node).as_str().into(),
-        boot: 1 + node as u64,
+        incarnation: 1 + node as u64,
         view: 0,
         buckets: BUCKETS,
         redundancy: 1,

@@ -183,7 +183,7 @@ fn call_from(source: IpAddr, target: SocketAddr, change: impl FnOnce(&mut Identi
     let mut identity = Identity {
         cluster: "pbcache".into(),
         id: "stranger".into(),
-        boot: 7,
+        incarnation: 7,
         view: 1,
         buckets: 10_000_000,
         redundancy: 1,

@@ -315,23 +315,23 @@ fn a_tombstone_that_goes_early_is_caught() {
 
 #[test]
 fn doubt_that_is_not_felt_is_caught() {
-    is_caught("versions-rise", |_| {}, |plan| plan.mistake = Some(Mistake::NoDoubt));
+    is_caught("versions-rise", |_| {}, |plan| plan.mistake = Some(Mistake::NoPeerReads));
 }
 
 #[test]
 fn copies_that_nobody_settles_are_caught() {
     let base = |plan: &mut Plan| (plan.redundancy, plan.keys) = (3, 5000);
-    is_caught("owners-agree", base, |plan| plan.mistake = Some(Mistake::AllSettled));
+    is_caught("owners-agree", base, |plan| plan.mistake = Some(Mistake::AllCommitted));
 }
 
 #[test]
 fn lists_that_are_not_heeded_are_caught() {
-    is_caught("versions-rise", |_| {}, |plan| plan.mistake = Some(Mistake::ListIgnored));
+    is_caught("versions-rise", |_| {}, |plan| plan.mistake = Some(Mistake::MissingIgnored));
 }
 
 #[test]
 fn sureness_without_everybodys_word_is_caught() {
-    is_caught("versions-rise", |_| {}, |plan| plan.mistake = Some(Mistake::AlwaysSure));
+    is_caught("versions-rise", |_| {}, |plan| plan.mistake = Some(Mistake::AlwaysAuthoritative));
 }
 
 #[test]

@@ -26,7 +26,7 @@ use pbcache::ring::{NodeId, NodeIndex};
 use pbcache::shard::peers::LinkId;
 use pbcache::shard::ringed::Finished;
 use pbcache::shard::{
-    Ack, Desk, Mistake, OpKey, Origin, PeerRequest, Place, RingOptions, Ringed, Routes, Shard, ShardId, Ticket,
+    Ack, Cluster, ClusterOptions, Mistake, OperationId, Origin, PeerRequest, Place, Routes, Shard, ShardId, Ticket, Turn,
 };
 use pbcache::time::Instant;
 
@@ -65,7 +65,7 @@ pub struct Node {
     pub alive: bool,
     /// Nothing runs before this time.
     pub paused_until: u64,
-    pub boot: u64,
+    pub incarnation: u64,
     pub skew_ms: i64,
     view: Arc<View>,
 }
@@ -91,7 +91,7 @@ struct Connection {
     /// One end lost its power: what was on its way is gone.
     lost: bool,
     /// Of both ends, when it was made.
-    boots: [u64; 2],
+    incarnations: [u64; 2],
 }
 
 enum Event {
@@ -188,7 +188,7 @@ impl World {
                 eviction_disabled: false,
                 replication: Some(Replication { buckets: plan.buckets, tombstone_s, node: node as u16 }),
             };
-            let ring = RingOptions {
+            let ring = ClusterOptions {
                 ack: plan.ack,
                 handoff_bytes_max: plan.handoff_bytes / usize::from(cores),
                 handoff_window_ms: plan.window_ms,
@@ -198,12 +198,12 @@ impl World {
             };
             let engine = Engine::with_secret(options, arena.clone(), [seed, u64::from(core)]);
             let mut shard = Shard::new(ShardId(core), Routes::new(cores, plan.buckets), engine);
-            shard.ring = Some(Box::new(Ringed::new(view.clone(), ShardId(core), ring)));
+            shard.ring = Some(Box::new(Cluster::new(view.clone(), ShardId(core), ring)));
             shard
         };
         let shards = (0..cores).map(core).collect();
-        let boot = self.random.draw() | 1;
-        Node { cores: shards, alive: true, paused_until: 0, boot, skew_ms: self.plan.skew_ms[node], view }
+        let incarnation = self.random.draw() | 1;
+        Node { cores: shards, alive: true, paused_until: 0, incarnation, skew_ms: self.plan.skew_ms[node], view }
     }
 
     fn at(&mut self, time: u64, event: Event) {
@@ -258,9 +258,9 @@ impl World {
             return;
         }
         for core in 0..self.nodes[node].cores.len() {
-            self.with_desk(node, core, |desk| {
-                desk.tick();
-                desk.engine.tick(desk.now, 64);
+            self.with_turn(node, core, |turn| {
+                turn.tick();
+                turn.engine.tick(turn.now, 64);
             });
             let shard = &self.nodes[node].cores[core];
             let ring = shard.ring.as_ref().unwrap();
@@ -279,9 +279,9 @@ impl World {
     }
 
     /// Runs something on one core, and moves what came of it.
-    pub fn with_desk<T>(&mut self, node: usize, core: usize, run: impl FnOnce(&mut Desk<'_>) -> T) -> T {
+    pub fn with_turn<T>(&mut self, node: usize, core: usize, run: impl FnOnce(&mut Turn<'_>) -> T) -> T {
         let (now, ms) = (self.clock(node), self.now + 1000);
-        let result = run(&mut self.nodes[node].cores[core].desk(now, ms).unwrap());
+        let result = run(&mut self.nodes[node].cores[core].turn(now, ms).unwrap());
         self.drain(node, core);
         result
     }
@@ -355,16 +355,16 @@ impl World {
             None => self.answer(ticket, body),
             Some(key) => {
                 let mut reply = Buffer { bytes: body, bodies: Vec::new() };
-                self.with_desk(node, usize::from(core.0), |desk| desk.moved_answered(key, &mut reply));
+                self.with_turn(node, usize::from(core.0), |turn| turn.moved_answered(key, &mut reply));
             }
         }
     }
 
-    fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OpKey) {
+    fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OperationId) {
         let (now, ms) = (self.clock(node), self.now + 1000);
-        let Some(mut desk) = self.nodes[node].cores[core].desk(now, ms) else { return };
-        let Some((ticket, held)) = desk.take_moved(key) else { return };
-        let execute = held.execute().unwrap();
+        let Some(mut turn) = self.nodes[node].cores[core].turn(now, ms) else { return };
+        let Some((ticket, stored)) = turn.take_moved(key) else { return };
+        let execute = stored.execute().unwrap();
         let head = protocol::Head::from_bytes(&execute.framing).unwrap();
         let origin = Origin::Core(ShardId(core as u16), ticket);
         self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
@@ -372,7 +372,7 @@ impl World {
 
     /// Gives a command to a core, as the runtime would.
     pub fn execute(&mut self, node: usize, core: usize, origin: Origin, command: &Command<'_>, framing: &Framing<'_>) {
-        let place = self.with_desk(node, core, |desk| desk.place(command));
+        let place = self.with_turn(node, core, |turn| turn.place(command));
         match place {
             Some(Place::Core(target)) => {
                 let Origin::Connection(ticket) = origin else { panic!("a command came to the wrong core") };
@@ -392,7 +392,7 @@ impl World {
                 }
             }
             None => {
-                let taken = self.with_desk(node, core, |desk| desk.submit(origin, command, framing.head, framing.words));
+                let taken = self.with_turn(node, core, |turn| turn.submit(origin, command, framing.head, framing.words));
                 assert!(taken, "too much under way for so few clients");
             }
         }
@@ -414,7 +414,7 @@ impl World {
     pub fn flush(&mut self, node: usize, (client, generation): (usize, u32), number: u32) {
         let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or(0);
         let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
-        self.with_desk(node, 0, |desk| desk.flush_ring(Origin::Connection(ticket), least));
+        self.with_turn(node, 0, |turn| turn.flush_ring(Origin::Connection(ticket), least));
     }
 
     /// The second half of a flush: all cores of the node hear of the fence.
@@ -426,7 +426,7 @@ impl World {
         Identity {
             cluster: "sim".into(),
             id: self.nodes[node].view.ring.member(self.nodes[node].view.me).id.as_str().into(),
-            boot: self.nodes[node].boot,
+            incarnation: self.nodes[node].incarnation,
             view: self.nodes[node].view.ring.view().0,
             buckets: self.plan.buckets,
             redundancy: self.plan.redundancy as u8,
@@ -455,7 +455,7 @@ impl World {
             back: Pipe::default(),
             node: None,
             lost: false,
-            boots: [self.nodes[node].boot, self.nodes[to.0].boot],
+            incarnations: [self.nodes[node].incarnation, self.nodes[to.0].incarnation],
         });
         self.open_links.insert((node, core, link.0), connection);
         let delay = 2 * self.delay();
@@ -478,9 +478,9 @@ impl World {
             return;
         }
         let (caller, callee) = (self.identity(from.0), self.identity(to.0));
-        let node = self.with_desk(to.0, usize::from(to.1), |desk| desk.greeted(&caller));
+        let node = self.with_turn(to.0, usize::from(to.1), |turn| turn.on_inbound(&caller));
         self.connections[connection].node = node;
-        self.with_desk(from.0, usize::from(from.1), |desk| desk.link_up(link, &callee));
+        self.with_turn(from.0, usize::from(from.1), |turn| turn.link_up(link, &callee));
     }
 
     fn send(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
@@ -498,7 +498,7 @@ impl World {
         let Connection { from, to, link, open, generation, node, .. } = self.connections[connection];
         let (source, target) = if back { (to, from) } else { (from, to) };
         // What was sent before its sender gave up still arrives, as long as that process lived.
-        let dead = self.nodes[target.0].boot != self.connections[connection].boots[usize::from(!back)];
+        let dead = self.nodes[target.0].incarnation != self.connections[connection].incarnations[usize::from(!back)];
         if (back && !open) || dead || self.connections[connection].lost || !self.nodes[target.0].alive {
             return;
         }
@@ -520,12 +520,12 @@ impl World {
             let frame = Frame { head, meta, value: Value::Bytes(value) };
             self.trace(source, target, &frame);
             let result = match back {
-                true => self.with_desk(target.0, usize::from(target.1), |desk| desk.response(link, &frame)),
+                true => self.with_turn(target.0, usize::from(target.1), |turn| turn.response(link, &frame)),
                 false => {
                     self.duplicate(connection, &input[..head.frame_bytes()]);
                     let deadline_ms = head.deadline_ms(self.now + 1000);
                     let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, deadline_ms };
-                    self.with_desk(target.0, usize::from(target.1), |desk| desk.serve(from, &frame, &mut output))
+                    self.with_turn(target.0, usize::from(target.1), |turn| turn.serve(from, &frame, &mut output))
                 }
             };
             if let Err(garbled) = result {
@@ -542,7 +542,7 @@ impl World {
     /// Has a request of a kind that may come twice do so now and then, soon or late.
     fn duplicate(&mut self, connection: usize, frame: &[u8]) {
         use wire::Kind::*;
-        const KINDS: [wire::Kind; 6] = [Put, Fetch, Fence, Sync, Lost, List];
+        const KINDS: [wire::Kind; 6] = [Put, Fetch, Fence, Sync, Purged, Missing];
         // An item of a partition that was announced passes its fence: it comes once, before what is written later.
         const EXEMPT: u8 = 16;
         if frame[8] == Put as u8 && frame[HEAD_BYTES] & EXEMPT != 0 {
@@ -556,8 +556,8 @@ impl World {
     }
 
     fn arrive_again(&mut self, connection: usize, bytes: &[u8]) {
-        let Connection { to, boots, node, .. } = self.connections[connection];
-        if self.nodes[to.0].boot != boots[1] || !self.runs(to.0) {
+        let Connection { to, incarnations, node, .. } = self.connections[connection];
+        if self.nodes[to.0].incarnation != incarnations[1] || !self.runs(to.0) {
             return;
         }
         let horizon = Horizon::at(self.clock(to.0));
@@ -566,7 +566,7 @@ impl World {
         let (meta, value) = bytes[HEAD_BYTES..].split_at(head.meta_bytes);
         let frame = Frame { head, meta, value: Value::Bytes(value) };
         let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, deadline_ms: 0 };
-        let result = self.with_desk(to.0, usize::from(to.1), |desk| desk.serve(from, &frame, &mut Buffer::default()));
+        let result = self.with_turn(to.0, usize::from(to.1), |turn| turn.serve(from, &frame, &mut Buffer::default()));
         if let Err(garbled) = result {
             self.broken.push(format!("node {} cannot read a duplicate: {}", to.0, garbled.0));
         }
@@ -580,7 +580,8 @@ impl World {
         let horizon = Horizon::at(self.clock(target.0));
         let copy =
             wire::read_replica(frame.meta, frame.value, horizon).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
-        if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Lost | wire::Kind::Fence) {
+        if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Purged | wire::Kind::Fence)
+        {
             let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
             let (kind, id) = (frame.head.kind, frame.head.id);
             let done = if kind == wire::Kind::PutDone { wire::PutDone::read(frame.meta, horizon).ok() } else { None };
@@ -603,7 +604,7 @@ impl World {
             self.open_links.remove(&key);
         }
         if self.nodes[from.0].alive {
-            self.with_desk(from.0, usize::from(from.1), |desk| desk.link_down(link, why));
+            self.with_turn(from.0, usize::from(from.1), |turn| turn.link_down(link, why));
         }
     }
 
@@ -651,8 +652,8 @@ impl World {
             node.cores.iter().all(|core| {
                 let ring = core.ring.as_ref().unwrap();
                 let clean = ring.peers.others().all(|other| ring.hints.is_clean(usize::from(other.0)));
-                let sure = ring.peers.is_calm(self.now + 1000) && ring.peers.listed_count() == 0;
-                clean && sure && ring.operations() == 0 && !ring.is_dropping()
+                let leased = ring.peers.has_all_leases(self.now + 1000) && ring.peers.missing_count() == 0;
+                clean && leased && ring.operations() == 0 && !ring.is_dropping()
             })
         })
     }
@@ -670,12 +671,12 @@ impl World {
                         reasons.push(format!("{index}.{core} has {pending} hints, {dirty} dirty for {}", other.0));
                     }
                 }
-                if !ring.peers.is_calm(self.now + 1000) {
+                if !ring.peers.has_all_leases(self.now + 1000) {
                     let links = ring.peers.links().map(|link| ring.peers.link(link));
                     let states: Vec<String> = links
                         .map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding))
                         .collect();
-                    reasons.push(format!("{index}.{core} is not calm: {}", states.join(", ")));
+                    reasons.push(format!("{index}.{core} lacks leases: {}", states.join(", ")));
                 }
                 if ring.operations() > 0 || ring.is_dropping() {
                     reasons.push(format!("{index}.{core} has {} operations", ring.operations()));

@@ -8,7 +8,7 @@
 //!
 //! Lives here: verbs, `Execute`, batches. Not here: the frame around them (`wire`), what is done with them (`shard`).
 
-use super::{Garbled, HEAD_BYTES, Kind, Reader, Stamp, write};
+use super::{FrameError, HEAD_BYTES, Kind, Reader, Stamp, write};
 use crate::buffer::Buffer;
 use crate::command::{Arithmetic, Command, Delete, Get, Store, StoreMode, Value, Verb};
 use crate::key::Key;
@@ -103,7 +103,7 @@ pub struct Element<'a> {
 }
 
 /// Takes the next command out of the value of a `Batch`; `None` at the end.
-pub fn read_element<'a>(batch: &mut &'a [u8]) -> Result<Option<Element<'a>>, Garbled> {
+pub fn read_element<'a>(batch: &mut &'a [u8]) -> Result<Option<Element<'a>>, FrameError> {
     if batch.is_empty() {
         return Ok(None);
     }
@@ -130,7 +130,7 @@ pub fn write_execute(command: &Command<'_>, framing: [u8; FRAMING_BYTES], words:
 }
 
 /// Reads the meta of an `Execute`.
-pub fn read_execute<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Execute<'a>, Garbled> {
+pub fn read_execute<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Execute<'a>, FrameError> {
     let mut reader = Reader(meta);
     let verb = read_verb(&mut reader)?;
     let mut framing = [0; FRAMING_BYTES];
@@ -143,9 +143,9 @@ pub fn read_execute<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Execute<'a>,
     let words = reader.take(words_bytes)?;
     reader.end()?;
     let key = match encoded {
-        true => Key::from_base64(key).ok_or(Garbled("a key that is no base64"))?,
+        true => Key::from_base64(key).ok_or(FrameError("a key that is no base64"))?,
         false if (1..=KEY_BYTES_MAX).contains(&key.len()) => Key::new(key),
-        false => return Err(Garbled("a key of no length that a key has")),
+        false => return Err(FrameError("a key of no length that a key has")),
     };
     let value = match dropped {
         0 => value,
@@ -205,7 +205,7 @@ fn write_verb(verb: &Verb, output: &mut Vec<u8>) {
     }
 }
 
-fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, Garbled> {
+fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, FrameError> {
     Ok(match reader.u8()? {
         0 => Verb::Get(Get::default()),
         1 => {
@@ -225,7 +225,7 @@ fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, Garbled> {
             let modes = [StoreMode::Set, StoreMode::Add, StoreMode::Replace, StoreMode::Append, StoreMode::Prepend];
             let (mode, bits) = (reader.u8()?, reader.u8()?);
             Verb::Store(Store {
-                mode: modes.into_iter().find(|known| *known as u8 == mode).ok_or(Garbled("an unknown kind of store"))?,
+                mode: modes.into_iter().find(|known| *known as u8 == mode).ok_or(FrameError("an unknown kind of store"))?,
                 invalidate: bits & 1 != 0,
                 remove_on_failure: bits & 2 != 0,
                 client_flags: reader.u32()?,
@@ -261,7 +261,7 @@ fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, Garbled> {
         }
         5 => Verb::Touch(reader.exptime()?.unwrap_or_default()),
         6 => Verb::Inspect,
-        _ => return Err(Garbled("an unknown verb")),
+        _ => return Err(FrameError("an unknown verb")),
     })
 }
 

@@ -4,9 +4,9 @@
 //!   0            4             8      9       10     11     12   16     20      28      36      40
 //!   | meta bytes | value bytes | kind | flags | hops | life | id | sent | clock | fence | heard | meta ... | value ... |   little-endian
 //!
-//!   meta of a PUT:      replica (without value) | count of owners that lack it | their tags | version up to which all is settled
-//!   meta of a SYNC:     version up to which all is settled           value of a LIST:  | hash | version | again and again
-//!   value of a BEGIN and of a LOST:  | partition | version up to which its items may be stale | its fence | again and again
+//!   meta of a PUT:      replica (without value) | count of owners that lack it | hashes of their ids | committed through
+//!   meta of a SYNC:     committed through                            value of a MISSING:  | hash | version | again and again
+//!   value of a BEGIN and of a PURGED:  | partition | version up to which its items may be stale | its fence | again and again
 //!   value of a REPLY:   bytes of the client's protocol               EXECUTE and BATCH: see `commands`
 //! ```
 //!
@@ -54,29 +54,29 @@ pub enum Kind {
     Sync = 5,
     /// Partitions follow whole: what is older than a version and does not follow is not to be trusted.
     Begin = 6,
-    /// What the sender had of some partitions is lost: send it again.
-    Lost = 7,
+    /// The sender has purged what it had of some partitions: send it again.
+    Purged = 7,
     /// Several small `Execute`s, each with an id of its own.
     Batch = 8,
-    /// Keys that the receiver lacks; they follow one by one.
-    List = 9,
+    /// Keys that are missing at the receiver; they follow one by one.
+    Missing = 9,
     /// To `Execute`: bytes of the client's protocol.
     Reply = 0x81,
     /// To `Put`.
     PutDone = 0x82,
     /// To `Fetch`.
     Found = 0x83,
-    /// To `Fence`, `Sync`, `Begin`, `Lost` and `List`.
+    /// To `Fence`, `Sync`, `Begin`, `Purged` and `Missing`.
     Done = 0x85,
     /// To any: not here, not now.
     Refused = 0xff,
 }
 
-/// The node that answers holds nothing for the one that asked but what it has listed, and will not stand in for it for a while: see
-/// `lease`.
+/// The node that answers grants a lease: it holds nothing for the one that asked but the missing keys that it has announced,
+/// and will not stand in for it for a while.
 pub const FLAG_SYNCED: u8 = 1;
-/// Of a `Found`: no node has anything newer of this key than what this one says.
-pub const FLAG_SURE: u8 = 2;
+/// Of a `Found`: the answer is authoritative, no node has anything newer of this key.
+pub const FLAG_AUTHORITATIVE: u8 = 2;
 /// The node that answers holds nothing at all for the one that asked.
 pub const FLAG_CLEAN: u8 = 4;
 /// Of an `Execute`: when it was sent, others of its key were under way over the same link. If one of them was refused, so must this be.
@@ -129,8 +129,8 @@ impl Horizon {
         Self((now.unix_ms.saturating_add(2 * PEER_CLOCK_SKEW_MS_MAX) << 16) | 0xffff)
     }
 
-    fn check(self, version: u64) -> Result<u64, Garbled> {
-        if version <= self.0 { Ok(version) } else { Err(Garbled("a version that no clock can have given")) }
+    fn check(self, version: u64) -> Result<u64, FrameError> {
+        if version <= self.0 { Ok(version) } else { Err(FrameError("a version that no clock can have given")) }
     }
 }
 
@@ -147,7 +147,7 @@ pub struct Frame<'a> {
 
 /// Why a link must end: the other side is broken, or no pbcache of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Garbled(pub &'static str);
+pub struct FrameError(pub &'static str);
 
 /// What a `Put` says beside the copy.
 #[derive(Clone, Debug)]
@@ -156,10 +156,10 @@ pub struct Put<'a> {
     pub replica: Replica<'a>,
     /// A fence does not hold it back: the sender has announced its whole partition.
     pub exempt: bool,
-    /// Tags of the owners that lack this copy: who takes it keeps a hint for them.
+    /// Hashes of the ids of the owners that lack this copy: who takes it keeps a hint for them.
     pub missing: arrayvec::ArrayVec<u64, REDUNDANCY_MAX>,
-    /// Other copies of this write are under way; of all writes of this sender up to this version, none is.
-    pub settled: Option<u64>,
+    /// Version through which all writes of this sender are on every owner; `None` if no other copy of this write is in flight.
+    pub committed_through: Option<u64>,
 }
 
 /// What goes along with a copy.
@@ -170,7 +170,7 @@ pub struct Along<'a> {
     /// See `Put::missing`.
     pub missing: &'a [u64],
     /// See `Put::settled`.
-    pub settled: Option<u64>,
+    pub committed_through: Option<u64>,
 }
 
 /// What a `Put` came to.
@@ -186,17 +186,17 @@ pub enum PutDone {
 
 impl Head {
     /// Reads a head. `value_bytes_max` bounds what the sender may announce.
-    pub fn read(bytes: &[u8; HEAD_BYTES], value_bytes_max: usize, horizon: Horizon) -> Result<Self, Garbled> {
+    pub fn read(bytes: &[u8; HEAD_BYTES], value_bytes_max: usize, horizon: Horizon) -> Result<Self, FrameError> {
         let mut reader = Reader(bytes);
         let (meta_bytes, value_bytes) = (reader.u32()? as usize, reader.u32()? as usize);
-        let kind = Kind::of(reader.u8()?).ok_or(Garbled("an unknown kind of frame"))?;
+        let kind = Kind::of(reader.u8()?).ok_or(FrameError("an unknown kind of frame"))?;
         let (flags, hops, life) = (reader.u8()?, reader.u8()?, reader.u8()?);
         let (id, sent_ms) = (reader.u32()?, reader.u32()?);
         let (clock, fence, heard_ms) = (reader.version(horizon)?, reader.version(horizon)?, reader.u32()?);
         let head = Self { meta_bytes, value_bytes, kind, flags, hops, life, id, sent_ms, clock, fence, heard_ms };
         let may_live = matches!(kind, Kind::Execute | Kind::Batch) || life == 0;
         if meta_bytes > PEER_META_BYTES_MAX || value_bytes > value_bytes_max || !may_live {
-            return Err(Garbled("a frame beyond its bounds"));
+            return Err(FrameError("a frame beyond its bounds"));
         }
         Ok(head)
     }
@@ -227,7 +227,7 @@ impl Head {
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
         use Kind::*;
-        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Lost, Batch, List, Reply, PutDone, Found, Done, Refused];
+        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Purged, Batch, Missing, Reply, PutDone, Found, Done, Refused];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
 
@@ -273,7 +273,7 @@ pub fn write(
 
 /// Splits the meta of an `Execute` with these flags: the version of `FLAG_REPEATED`, 0 for none, the node of `FLAG_PASSED_ON`, and the
 /// command.
-pub fn read_history(flags: u8, meta: &[u8], horizon: Horizon) -> Result<(u64, Option<u64>, &[u8]), Garbled> {
+pub fn read_history(flags: u8, meta: &[u8], horizon: Horizon) -> Result<(u64, Option<u64>, &[u8]), FrameError> {
     let mut reader = Reader(meta);
     let since = if flags & FLAG_REPEATED != 0 { reader.version(horizon)? } else { 0 };
     let passed_on = if flags & FLAG_PASSED_ON != 0 { Some(reader.u64()?) } else { None };
@@ -297,7 +297,7 @@ pub fn write_replica(replica: &Replica<'_>, along: Along<'_>, output: &mut Vec<u
         | u8::from(replica.tombstone) << 2
         | u8::from(replica.cas_override.is_some()) << 3
         | u8::from(along.exempt) << 4
-        | u8::from(along.settled.is_some()) << 5;
+        | u8::from(along.committed_through.is_some()) << 5;
     output.push(bits);
     output.extend_from_slice(&replica.version.to_le_bytes());
     output.extend_from_slice(&replica.expiry.0.to_le_bytes());
@@ -306,11 +306,11 @@ pub fn write_replica(replica: &Replica<'_>, along: Along<'_>, output: &mut Vec<u
     output.push(replica.key.bytes.len() as u8);
     output.extend_from_slice(replica.key.bytes);
     output.push(along.missing.len() as u8);
-    along.missing.iter().chain(&along.settled).for_each(|number| output.extend_from_slice(&number.to_le_bytes()));
+    along.missing.iter().chain(&along.committed_through).for_each(|number| output.extend_from_slice(&number.to_le_bytes()));
 }
 
 /// Reads the meta of a `Put` or a `Found`.
-pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>, horizon: Horizon) -> Result<Put<'a>, Garbled> {
+pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>, horizon: Horizon) -> Result<Put<'a>, FrameError> {
     let mut reader = Reader(meta);
     let bits = reader.u8()?;
     let (version, expiry) = (reader.version(horizon)?, Expiry(reader.u32()?));
@@ -318,14 +318,14 @@ pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>, horizon: Horizon) -> R
     let key_bytes = usize::from(reader.u8()?);
     let key = reader.take(key_bytes)?;
     if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
-        return Err(Garbled("a key of no length that a key has"));
+        return Err(FrameError("a key of no length that a key has"));
     }
     let mut missing = arrayvec::ArrayVec::new();
     for _ in 0..reader.u8()? {
-        let tag = reader.u64()?;
-        missing.try_push(tag).map_err(|_| Garbled("more owners than copies"))?;
+        let node_hash = reader.u64()?;
+        missing.try_push(node_hash).map_err(|_| FrameError("more owners than copies"))?;
     }
-    let settled = if bits & 32 != 0 { Some(reader.version(horizon)?) } else { None };
+    let committed_through = if bits & 32 != 0 { Some(reader.version(horizon)?) } else { None };
     reader.end()?;
     let replica = Replica {
         key: Key::new(key),
@@ -339,9 +339,9 @@ pub fn read_replica<'a>(meta: &'a [u8], value: Value<'a>, horizon: Horizon) -> R
         tombstone: bits & 4 != 0,
     };
     if replica.tombstone && !value.is_empty() {
-        return Err(Garbled("a tombstone with a value"));
+        return Err(FrameError("a tombstone with a value"));
     }
-    Ok(Put { replica, exempt: bits & 16 != 0, missing, settled })
+    Ok(Put { replica, exempt: bits & 16 != 0, missing, committed_through })
 }
 
 /// Writes the meta of a `Fetch`.
@@ -350,9 +350,9 @@ pub fn write_key(key: &Key<'_>, output: &mut Vec<u8>) {
 }
 
 /// Reads the meta of a `Fetch`: a plain key.
-pub fn read_key(meta: &[u8]) -> Result<Key<'_>, Garbled> {
+pub fn read_key(meta: &[u8]) -> Result<Key<'_>, FrameError> {
     if !(1..=KEY_BYTES_MAX).contains(&meta.len()) {
-        return Err(Garbled("a key of no length that a key has"));
+        return Err(FrameError("a key of no length that a key has"));
     }
     Ok(Key::new(meta))
 }
@@ -382,7 +382,7 @@ pub fn write_partition(partition: Partition, output: &mut Vec<u8>) {
 }
 
 /// Takes the next entry out of the value of a `Begin` or a `Lost`; `None` at the end.
-pub fn read_partition(list: &mut &[u8], horizon: Horizon) -> Result<Option<Partition>, Garbled> {
+pub fn read_partition(list: &mut &[u8], horizon: Horizon) -> Result<Option<Partition>, FrameError> {
     if list.is_empty() {
         return Ok(None);
     }
@@ -390,7 +390,7 @@ pub fn read_partition(list: &mut &[u8], horizon: Horizon) -> Result<Option<Parti
     let number = reader.u32()?;
     let partition = Partition { number, stale_through: reader.version(horizon)?, fence: reader.version(horizon)? };
     *list = reader.0;
-    if number >= PARTITIONS_COUNT { Err(Garbled("a partition that does not exist")) } else { Ok(Some(partition)) }
+    if number >= PARTITIONS_COUNT { Err(FrameError("a partition that does not exist")) } else { Ok(Some(partition)) }
 }
 
 /// Writes an entry of the value of a `List`: the routing hash of a key, and the version that is lacking.
@@ -400,7 +400,7 @@ pub fn write_lacking((hash, version): (u64, u64), output: &mut Vec<u8>) {
 }
 
 /// Takes the next entry out of the value of a `List`; `None` at the end.
-pub fn read_lacking(list: &mut &[u8], horizon: Horizon) -> Result<Option<(u64, u64)>, Garbled> {
+pub fn read_lacking(list: &mut &[u8], horizon: Horizon) -> Result<Option<(u64, u64)>, FrameError> {
     if list.is_empty() {
         return Ok(None);
     }
@@ -416,7 +416,7 @@ pub fn write_version(version: u64, output: &mut Vec<u8>) {
 }
 
 /// Reads what `write_version` wrote.
-pub fn read_version(meta: &[u8], horizon: Horizon) -> Result<u64, Garbled> {
+pub fn read_version(meta: &[u8], horizon: Horizon) -> Result<u64, FrameError> {
     let mut reader = Reader(meta);
     let version = reader.version(horizon)?;
     reader.end()?;
@@ -436,12 +436,12 @@ impl PutDone {
     }
 
     /// What the response to a `Put` says; one that was refused may come again.
-    pub fn of(response: &Frame<'_>, horizon: Horizon) -> Result<Self, Garbled> {
+    pub fn of(response: &Frame<'_>, horizon: Horizon) -> Result<Self, FrameError> {
         if response.head.kind == Kind::PutDone { Self::read(response.meta, horizon) } else { Ok(PutDone::Busy) }
     }
 
     /// Reads it.
-    pub fn read(meta: &[u8], horizon: Horizon) -> Result<Self, Garbled> {
+    pub fn read(meta: &[u8], horizon: Horizon) -> Result<Self, FrameError> {
         let mut reader = Reader(meta);
         let (code, version) = (reader.u8()?, reader.version(horizon)?);
         reader.end()?;
@@ -449,7 +449,7 @@ impl PutDone {
             0 => Ok(PutDone::Taken),
             1 => Ok(PutDone::Kept(version)),
             2 => Ok(PutDone::Busy),
-            _ => Err(Garbled("an unknown outcome of a copy")),
+            _ => Err(FrameError("an unknown outcome of a copy")),
         }
     }
 }
@@ -458,49 +458,49 @@ impl PutDone {
 pub(super) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Garbled> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Garbled("a frame shorter than what it says"))?;
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], FrameError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(FrameError("a frame shorter than what it says"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const COUNT: usize>(&mut self) -> Result<[u8; COUNT], Garbled> {
+    fn array<const COUNT: usize>(&mut self) -> Result<[u8; COUNT], FrameError> {
         let mut array = [0; COUNT];
         array.copy_from_slice(self.take(COUNT)?);
         Ok(array)
     }
 
-    pub fn u8(&mut self) -> Result<u8, Garbled> {
+    pub fn u8(&mut self) -> Result<u8, FrameError> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub fn u16(&mut self) -> Result<u16, Garbled> {
+    pub fn u16(&mut self) -> Result<u16, FrameError> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    pub fn u32(&mut self) -> Result<u32, Garbled> {
+    pub fn u32(&mut self) -> Result<u32, FrameError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub fn u64(&mut self) -> Result<u64, Garbled> {
+    pub fn u64(&mut self) -> Result<u64, FrameError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn version(&mut self, horizon: Horizon) -> Result<u64, Garbled> {
+    fn version(&mut self, horizon: Horizon) -> Result<u64, FrameError> {
         horizon.check(self.u64()?)
     }
 
-    fn number(&mut self) -> Result<Option<u64>, Garbled> {
+    fn number(&mut self) -> Result<Option<u64>, FrameError> {
         let (present, number) = (self.u8()?, self.u64()?);
         Ok((present != 0).then_some(number))
     }
 
-    fn exptime(&mut self) -> Result<Option<Exptime>, Garbled> {
+    fn exptime(&mut self) -> Result<Option<Exptime>, FrameError> {
         Ok(self.number()?.map(|number| Exptime(number as i64)))
     }
 
-    pub fn end(&self) -> Result<(), Garbled> {
-        if self.0.is_empty() { Ok(()) } else { Err(Garbled("a frame longer than what it says")) }
+    pub fn end(&self) -> Result<(), FrameError> {
+        if self.0.is_empty() { Ok(()) } else { Err(FrameError("a frame longer than what it says")) }
     }
 }
 
@@ -529,10 +529,10 @@ mod tests {
             tombstone: true,
         };
         let mut meta = Vec::new();
-        write_replica(&replica, Along { exempt: true, missing: &[11, 12], settled: Some(13) }, &mut meta);
+        write_replica(&replica, Along { exempt: true, missing: &[11, 12], committed_through: Some(13) }, &mut meta);
         let put = read_replica(&meta, Value::EMPTY, NOW).unwrap();
         assert_eq!((put.replica.version, put.replica.cas_override, put.replica.expiry), (99, Some(5), Expiry(8)));
-        assert_eq!((put.exempt, &put.missing[..], put.settled), (true, &[11, 12][..], Some(13)));
+        assert_eq!((put.exempt, &put.missing[..], put.committed_through), (true, &[11, 12][..], Some(13)));
         assert!(put.replica.tombstone && put.replica.stale && !put.replica.token_sent);
         assert!(read_replica(&meta, Value::Bytes(b"x"), NOW).is_err(), "a tombstone has no value");
         for end in 0..meta.len() {
@@ -594,8 +594,8 @@ mod tests {
             };
             let meta = number(&|meta| write_replica(&replica, Along::default(), meta));
             assert_eq!(read_replica(&meta, Value::EMPTY, horizon).is_ok(), passes);
-            let settled = Along { settled: Some(version), ..Along::default() };
-            let meta = number(&|meta| write_replica(&Replica { version: 1, ..replica }, settled, meta));
+            let committed_through = Along { committed_through: Some(version), ..Along::default() };
+            let meta = number(&|meta| write_replica(&Replica { version: 1, ..replica }, committed_through, meta));
             assert_eq!(read_replica(&meta, Value::EMPTY, horizon).is_ok(), passes);
             for stamp in [Stamp { clock: version, ..Stamp::default() }, Stamp { fence: version, ..Stamp::default() }] {
                 let mut frame = Buffer::default();
