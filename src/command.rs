@@ -360,7 +360,7 @@ pub struct Replica<'a> {
     pub tombstone: bool,
 }
 
-/// Why a command failed. `protocol` knows the words for each door.
+/// Why a command failed. `protocol` has the words of each protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// Value above `--max_item_size`. Client's fault. `SERVER_ERROR object too large for cache`

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pbcache::node::options::{EngineChoice, Options, Refusal, RingNode, table};
-use pbcache::protocol::Doors;
+use pbcache::protocol::Protocols;
 use pbcache::shard::Ack;
 
 const CPUS: usize = 4;
@@ -41,7 +41,7 @@ fn nothing_given_means_the_defaults() {
     assert_eq!((options.buckets, options.redundancy, options.item_bytes_max), (10_000_000, 1, 1 << 20));
     assert_eq!((options.conn_limit, options.idle_timeout_s, options.listen_backlog), (1024, 0, 1024));
     assert_eq!(options.addresses, [socket("0.0.0.0:11211")]);
-    assert_eq!((options.engine, options.doors, options.verbosity), (EngineChoice::Auto, Doors::Any, 0));
+    assert_eq!((options.engine, options.protocols, options.verbosity), (EngineChoice::Auto, Protocols::Any, 0));
     assert_eq!((options.unix_mask, options.requests_per_event, options.delimiter), (0o700, 20, ':'));
     assert_eq!((options.shard_ports, options.unix_socket, options.user), (None, None, None));
     assert!(options.notices.is_empty() && options.ringnodes.is_empty());
@@ -207,8 +207,8 @@ fn short_flags_of_memcached_mean_the_same() {
         (options.daemon, options.lock_memory, options.core_dumps) = (true, true, true);
         (options.pidfile, options.user) = (Some(PathBuf::from("/run/pid")), Some("nobody".into()));
     });
-    means("-B ascii", |options| options.doors = Doors::TextOnly);
-    means("-B binary", |options| options.doors = Doors::BinaryOnly);
+    means("-B ascii", |options| options.protocols = Protocols::TextOnly);
+    means("-B binary", |options| options.protocols = Protocols::BinaryOnly);
     means("-B auto -U 0", |_| ());
     means("--disable_tuning_hint", |options| options.tuning_hint_disabled = true);
     means("-v", |options| options.verbosity = 1);

@@ -90,5 +90,5 @@ pub fn turn(cores: &mut [Core], asker: u32, output: &mut Buffer) {
         }
     }
     cores[0].flush(asker, output);
-    cores[0].dirty.clear();
+    cores[0].to_flush.clear();
 }

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::memcached_compat::{self, Crawl};
 use super::options::Options;
 use super::ring;
 use super::signals;
 use super::sockets;
 use super::stats::{self, CoreFigures, Lines, ProcessFigures};
-use super::tune::{self, Crawl};
 use super::waits::Waits;
 use super::watch::{self, Refused, Watching};
 use crate::arena::Arena;
@@ -203,7 +203,7 @@ impl Control {
             OwnedControl::CacheMemlimit { megabytes } => self.set_limit(*megabytes),
             OwnedControl::LruCrawler { words } => self.crawl(words, request),
             OwnedControl::Watch { words } => self.watch(words, request),
-            OwnedControl::Tune { line } => text_line(tune::tune(line)),
+            OwnedControl::Tune { line } => text_line(memcached_compat::tune(line)),
             OwnedControl::Shutdown { .. } if !self.options.shutdown_enabled => text_line("SERVER_ERROR: shutdown not enabled"),
             OwnedControl::Shutdown { mode } if mode.is_empty() || mode == b"graceful" => {
                 signals::raise();
@@ -259,7 +259,7 @@ impl Control {
         let Some(view) = &self.view else {
             return Answer::Stats(vec![("nodes".into(), "1".into()), ("buckets".into(), self.options.buckets.to_string())]);
         };
-        let mut words = tune::words(rest);
+        let mut words = memcached_compat::words(rest);
         match group {
             "ring" => Answer::Stats(ring::stats_ring(view, &self.options)),
             "peers" => Answer::Stats(ring::stats_peers(view, &self.cores)),
@@ -274,7 +274,8 @@ impl Control {
     /// Answers `stats handoff wait` when everything has gone where it belongs, or the time is over.
     fn wait_handoff(&self, seconds: Option<&str>, request: &ControlRequest) -> Answer {
         let Some(view) = &self.view else { return Answer::Stats(vec![("settled".into(), "yes".into())]) };
-        let seconds = seconds.map_or(Some(WAIT_DEFAULT_S), |text| tune::number(text).filter(|&seconds| seconds <= WAIT_MAX_S));
+        let seconds = seconds
+            .map_or(Some(WAIT_DEFAULT_S), |text| memcached_compat::number(text).filter(|&seconds| seconds <= WAIT_MAX_S));
         let Some(seconds) = seconds else {
             return Answer::Reply(Reply::Error(Error::Line("CLIENT_ERROR usage: stats handoff wait [SECONDS], at most 3600")));
         };
@@ -289,7 +290,7 @@ impl Control {
         if self.options.watch_disabled {
             return text_line("CLIENT_ERROR watch commands not allowed");
         }
-        let Some(kinds) = watch::kinds(tune::words(words)) else { return text_line("ERROR") };
+        let Some(kinds) = watch::kinds(memcached_compat::words(words)) else { return text_line("ERROR") };
         match self.watching.add(request.core, request.ticket, kinds) {
             Ok(()) => Answer::Later,
             Err(Refused::TooMany) => text_line("WATCHER_TOO_MANY log watcher limit reached"),
@@ -302,7 +303,7 @@ impl Control {
     }
 
     fn stats(&mut self, group: &[u8], request: &ControlRequest) -> Answer {
-        let mut words = tune::words(group);
+        let mut words = memcached_compat::words(group);
         match words.next().unwrap_or("") {
             "" => Answer::Stats(stats::general(&self.figures(), &self.process(), &self.options)),
             "settings" => Answer::Stats(self.settings()),
@@ -389,10 +390,10 @@ impl Control {
         let (Some(class), Some(limit)) = (class, limit) else {
             return Answer::Text(b"CLIENT_ERROR bad command line\r\n".to_vec());
         };
-        let (Some(class), Some(limit)) = (tune::number(class), tune::number(limit)) else {
+        let (Some(class), Some(limit)) = (memcached_compat::number(class), memcached_compat::number(limit)) else {
             return Answer::Text(b"CLIENT_ERROR bad command line format\r\n".to_vec());
         };
-        if class > tune::CLASS_MAX {
+        if class > memcached_compat::CLASS_MAX {
             return Answer::Text(b"CLIENT_ERROR Illegal slab id\r\n".to_vec());
         }
         let mut text = Vec::new();
@@ -433,7 +434,7 @@ impl Control {
     }
 
     fn crawl(&self, words: &[u8], request: &ControlRequest) -> Answer {
-        match tune::crawl(words, self.options.dump_disabled) {
+        match memcached_compat::crawl(words, self.options.dump_disabled) {
             Crawl::Line(line) => text_line(line),
             Crawl::Dump { short } => self.dump(short, request),
         }

@@ -11,6 +11,7 @@
 pub mod budget;
 pub mod control;
 pub mod host;
+pub mod memcached_compat;
 pub mod names;
 pub mod options;
 pub mod preflight;
@@ -20,7 +21,6 @@ pub mod secret;
 pub mod signals;
 pub mod sockets;
 pub mod stats;
-pub mod tune;
 pub mod waits;
 pub mod watch;
 
@@ -227,7 +227,7 @@ impl Starter<'_> {
         };
         let protocol = protocol::Options {
             item_bytes_max: options.item_bytes_max,
-            doors: options.doors,
+            protocols: options.protocols,
             flush_disabled: options.flush_disabled,
             dump_disabled: options.dump_disabled,
             cas_disabled: options.cas_disabled,

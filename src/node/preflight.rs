@@ -6,7 +6,7 @@
 use std::io;
 
 use crate::runtime::Engine;
-use crate::runtime::ring::Ring;
+use crate::runtime::uring::Uring;
 
 use super::options::EngineChoice;
 
@@ -46,7 +46,7 @@ pub fn choose_engine(choice: EngineChoice) -> Result<Engine, String> {
 
 /// Makes a ring and throws it away, on a thread of its own because a ring belongs to its thread.
 fn probe_ring() -> io::Result<()> {
-    std::thread::spawn(|| Ring::new().map(drop)).join().unwrap_or_else(|_| Err(io::Error::other("the probe failed")))
+    std::thread::spawn(|| Uring::new().map(drop)).join().unwrap_or_else(|_| Err(io::Error::other("the probe failed")))
 }
 
 fn forbidden() -> String {

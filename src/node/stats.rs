@@ -173,10 +173,10 @@ pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32, tuning_want
         "reqs_per_event" => options.requests_per_event.to_string(),
         "cas_enabled" => on(!options.cas_disabled),
         "tcp_backlog" => options.listen_backlog.to_string(),
-        "binding_protocol" => match options.doors {
-            crate::protocol::Doors::Any => "auto-negotiate".into(),
-            crate::protocol::Doors::TextOnly => "ascii".into(),
-            crate::protocol::Doors::BinaryOnly => "binary".into(),
+        "binding_protocol" => match options.protocols {
+            crate::protocol::Protocols::Any => "auto-negotiate".into(),
+            crate::protocol::Protocols::TextOnly => "ascii".into(),
+            crate::protocol::Protocols::BinaryOnly => "binary".into(),
         },
         "item_size_max" => options.item_bytes_max.to_string(),
         "flush_enabled" => on(!options.flush_disabled),

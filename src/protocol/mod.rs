@@ -42,7 +42,7 @@ pub struct Options {
     /// `--max_item_size`: largest item (key, value and about 50 bytes of header), in bytes.
     pub item_bytes_max: u32,
     /// Which protocols are spoken (`-B`).
-    pub doors: Doors,
+    pub protocols: Protocols,
     /// `-F`: `flush_all` is refused.
     pub flush_disabled: bool,
     /// `-X`: `stats cachedump`, `stats detail` and dumps of keys are refused.
@@ -53,7 +53,7 @@ pub struct Options {
 
 /// Which protocols a listener speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Doors {
+pub enum Protocols {
     /// Told apart by the first byte.
     #[default]
     Any,
@@ -67,7 +67,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             item_bytes_max: crate::limits::ITEM_BYTES_DEFAULT as u32,
-            doors: Doors::Any,
+            protocols: Protocols::Any,
             flush_disabled: false,
             dump_disabled: false,
             cas_disabled: false,
@@ -178,15 +178,15 @@ pub enum Head {
 pub const HEAD_BYTES: usize = 8;
 
 impl Head {
-    /// The head as another node of this version reads it: its door, then what that door keeps.
+    /// The head as another node of this version reads it: its protocol, then what that protocol keeps.
     pub fn to_bytes(self) -> [u8; HEAD_BYTES] {
         let mut bytes = [0; HEAD_BYTES];
-        let (door, rest) = match self {
-            Head::Text(head) => (DOOR_TEXT, head.to_bytes()),
-            Head::Meta(head) => (DOOR_META, head.to_bytes()),
-            Head::Binary(head) => (DOOR_BINARY, head.to_bytes()),
+        let (protocol, rest) = match self {
+            Head::Text(head) => (PROTOCOL_TEXT, head.to_bytes()),
+            Head::Meta(head) => (PROTOCOL_META, head.to_bytes()),
+            Head::Binary(head) => (PROTOCOL_BINARY, head.to_bytes()),
         };
-        bytes[0] = door;
+        bytes[0] = protocol;
         bytes[1..7].copy_from_slice(&rest);
         bytes
     }
@@ -201,25 +201,25 @@ impl Head {
     pub fn from_bytes(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
         let rest = [bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6]];
         match bytes[0] {
-            DOOR_TEXT => text::Head::from_bytes(rest).map(Head::Text),
-            DOOR_META => meta::Head::from_bytes(rest).map(Head::Meta),
-            DOOR_BINARY => Some(Head::Binary(binary::Head::from_bytes(rest))),
+            PROTOCOL_TEXT => text::Head::from_bytes(rest).map(Head::Text),
+            PROTOCOL_META => meta::Head::from_bytes(rest).map(Head::Meta),
+            PROTOCOL_BINARY => Some(Head::Binary(binary::Head::from_bytes(rest))),
             _ => None,
         }
     }
 }
 
-const DOOR_TEXT: u8 = 1;
-const DOOR_META: u8 = 2;
-const DOOR_BINARY: u8 = 3;
+const PROTOCOL_TEXT: u8 = 1;
+const PROTOCOL_META: u8 = 2;
+const PROTOCOL_BINARY: u8 = 3;
 
 impl Session {
     /// The session of a new connection.
     pub fn new(options: Options) -> Self {
-        let state = match options.doors {
-            Doors::Any => State::Fresh,
-            Doors::TextOnly => State::Text,
-            Doors::BinaryOnly => State::Binary,
+        let state = match options.protocols {
+            Protocols::Any => State::Fresh,
+            Protocols::TextOnly => State::Text,
+            Protocols::BinaryOnly => State::Binary,
         };
         Self { options, state }
     }

@@ -62,7 +62,7 @@ pub struct Connection {
     /// Since when a command waits for memory.
     starved_since_ms: Option<u64>,
     /// Nothing was received so far.
-    virgin: bool,
+    unread: bool,
     /// When its last commands were parsed.
     last_command: Instant,
     /// There are as many clients as may be: whoever this is must be a node.
@@ -72,7 +72,7 @@ pub struct Connection {
     /// The other side is a node.
     peer: Option<Box<Peer>>,
     /// The core that the last commands went to, if it is not this one, and how many in a row.
-    foreign: (ShardId, u32),
+    steering: (ShardId, u32),
 }
 
 /// What a conversation is at.
@@ -165,12 +165,12 @@ impl Connection {
             ended: false,
             held: 0,
             starved_since_ms: None,
-            virgin: true,
+            unread: true,
             last_command: now,
             only_peers: false,
             is_stranger: false,
             peer: None,
-            foreign: (ShardId(0), 0),
+            steering: (ShardId(0), 0),
         }
     }
 
@@ -233,7 +233,7 @@ impl Connection {
         if let Some(peer) = &self.peer {
             return peer.belongs_to();
         }
-        let (core, streak) = self.foreign;
+        let (core, streak) = self.steering;
         let settled = streak >= limits::STEERING_STREAK_MIN;
         let movable = self.is_drained() && self.receiving.is_none() && !self.blocked && !self.closing;
         (settled && movable).then_some(core)
@@ -299,7 +299,7 @@ impl Connection {
     }
 
     /// Keeps bytes for later, because the output of earlier ones is not out yet.
-    pub fn hold(&mut self, bytes: &[u8], context: &Context) {
+    pub fn buffer(&mut self, bytes: &[u8], context: &Context) {
         // Exactly: doubling would cost up to as much again, for every connection that waits.
         self.input.reserve_exact(bytes.len());
         self.input.extend_from_slice(bytes);
@@ -351,10 +351,10 @@ impl Connection {
         if self.closing {
             return Flow::Closing;
         }
-        if self.peer.is_some() || (self.virgin && fresh.first() == Some(&MAGIC[0]) && context.peer_setup.is_some()) {
+        if self.peer.is_some() || (self.unread && fresh.first() == Some(&MAGIC[0]) && context.peer_setup.is_some()) {
             return self.receive_peer(id, fresh, context);
         }
-        self.virgin = false;
+        self.unread = false;
         if self.only_peers {
             context.shard.counters.rejected_connections += 1;
             output.put(FULL);
@@ -365,7 +365,7 @@ impl Connection {
             return Flow::Blocked;
         }
         if self.control_pending {
-            self.hold(fresh, context);
+            self.buffer(fresh, context);
             return Flow::Blocked;
         }
         self.blocked = false;
@@ -580,7 +580,7 @@ impl Connection {
         };
         match place {
             Place::Here => {
-                self.foreign.1 = 0;
+                self.steering.1 = 0;
                 let client = Client { descriptor: self.descriptor, meta: framing.head.is_meta() };
                 let reply = context.shard.execute(command, client, context.now);
                 if let Reply::Busy = reply {
@@ -603,7 +603,7 @@ impl Connection {
                 }
                 context.shard.counters.requests_crossed += 1;
                 self.replies.push_waiting();
-                self.foreign = if self.foreign.0 == core { (core, self.foreign.1 + 1) } else { (core, 1) };
+                self.steering = if self.steering.0 == core { (core, self.steering.1 + 1) } else { (core, 1) };
                 Outcome::Done
             }
         }
@@ -617,7 +617,7 @@ impl Connection {
             return Outcome::Blocked;
         }
         self.replies.push_waiting();
-        self.foreign.1 = 0;
+        self.steering.1 = 0;
         Outcome::Done
     }
 

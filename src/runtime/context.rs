@@ -207,8 +207,8 @@ pub struct CoreState {
     pub sleep: sync::AtomicU32,
     /// Client connections of the core.
     pub connections: AtomicU32,
-    /// File descriptor of the core's ring, for wake-up messages, + 1; 0 where there is none.
-    pub ring: AtomicU32,
+    /// File descriptor of the core's io_uring, for wake-up messages, + 1; 0 where there is none.
+    pub uring_fd: AtomicU32,
     /// File descriptor to which eight bytes are written to ring the core's doorbell, + 1.
     pub doorbell: AtomicU32,
 }
@@ -248,7 +248,7 @@ impl CoreState {
     /// Writes the doorbell whether the core sleeps or not.
     pub fn write_doorbell(&self) {
         if let Some(fd) = self.doorbell.load(Ordering::Acquire).checked_sub(1) {
-            super::sys::ring(fd as i32);
+            super::sys::ring_doorbell(fd as i32);
         }
     }
 }

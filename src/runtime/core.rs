@@ -84,7 +84,7 @@ pub struct Core {
     /// Connections that arrived from other cores and wait to be adopted.
     pub adopted: Vec<Handover>,
     /// Connections whose replies may have come due.
-    pub dirty: Vec<u32>,
+    pub to_flush: Vec<u32>,
     /// Connections with a piece of a long answer on its way out, and who waits to hear of it.
     pub parts: Vec<(u32, u32, Sender<()>)>,
     /// Set once the control plane asked to drain.
@@ -126,7 +126,7 @@ impl Core {
             context: Context { shard, links, arena, now, ms, peer_setup, protocol, control, held_bytes: Rc::default() },
             connections: Slab::new(),
             adopted: Vec::new(),
-            dirty: Vec::new(),
+            to_flush: Vec::new(),
             parts: Vec::new(),
             draining: false,
             nodes,
@@ -188,7 +188,7 @@ impl Core {
             Some(connection) => {
                 let flow = connection.receive(id, bytes, &mut self.context, output);
                 if connection.is_peer() {
-                    self.dirty.push(id);
+                    self.to_flush.push(id);
                     if connection.take_stranger() {
                         self.learn_addresses();
                     }
@@ -320,8 +320,8 @@ impl Core {
             return;
         }
         connection.fill(ticket.slot, bytes);
-        if self.dirty.last() != Some(&ticket.connection) {
-            self.dirty.push(ticket.connection);
+        if self.to_flush.last() != Some(&ticket.connection) {
+            self.to_flush.push(ticket.connection);
         }
     }
 
@@ -345,7 +345,7 @@ impl Core {
                         && connection.waits_for_control()
                     {
                         connection.push_part(bytes);
-                        self.dirty.push(ticket.connection);
+                        self.to_flush.push(ticket.connection);
                         self.parts.push((ticket.connection, ticket.generation, taken));
                     }
                 }

@@ -45,9 +45,9 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Counted as what it stands for. It comes from this address, or over a unix socket.
-    Welcome(Option<SocketAddr>, Standing),
+    Admitted(Option<SocketAddr>, Standing),
     /// Its address is not in `--incoming_ip`.
-    Stranger,
+    Denied,
     /// `--conn_limit` is reached; it was told so.
     Full,
 }
@@ -133,23 +133,23 @@ const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
 /// Decides about a new connection. One system call.
-pub fn admit(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
+pub fn check(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
     let mut peer = None;
     if !listener.admitted.is_empty() {
         peer = SockRef::from(fd).peer_addr().ok().and_then(|address| address.as_socket());
         if !peer.is_some_and(|peer| is_admitted(peer.ip(), &listener.admitted)) {
-            return Admission::Stranger;
+            return Admission::Denied;
         }
     }
     let before = shared.connections.fetch_add(1, AcqRel);
     if before < shared.connections_max {
-        return Admission::Welcome(peer, Standing::Client);
+        return Admission::Admitted(peer, Standing::Client);
     }
     shared.connections.fetch_sub(1, AcqRel);
     // It may be a node's, which no number of clients keeps out.
     if let Some(unproven) = &shared.unproven {
         if unproven.fetch_add(1, AcqRel) < limits::PEER_UNPROVEN_MAX {
-            return Admission::Welcome(peer, Standing::Unproven);
+            return Admission::Admitted(peer, Standing::Unproven);
         }
         unproven.fetch_sub(1, AcqRel);
     }

@@ -1,11 +1,11 @@
 //! glommio and io_uring: what turns a pure core into a serving one.
 //!
 //! ```text
-//!   start_core: thread -> glommio executor, pinned -> Pump (own ring) or Streams (stock glommio) -> Core -> Connection -> Shard
+//!   start_core: thread -> glommio executor, pinned -> Pump (own io_uring) or Streams (stock glommio) -> Core -> Connection -> Shard
 //! ```
 //!
 //! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`link`] and [`message`] (between
-//! cores), [`peer`] (other nodes), [`listener`], [`ring`], [`park`].
+//! cores), [`peer`] (other nodes), [`listener`], [`uring`], [`park`].
 //!
 //! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
 #![allow(clippy::disallowed_methods)]
@@ -23,9 +23,9 @@ pub mod park;
 pub mod peer;
 pub mod pump;
 pub mod replies;
-pub mod ring;
 pub mod streams;
 pub mod sys;
+pub mod uring;
 
 use std::io;
 use std::time::Duration;

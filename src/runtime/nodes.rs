@@ -3,7 +3,7 @@
 //! ```text
 //!   turn.tick --> links wanted   --> address known?  yes: pump connects          no: resolver --Run--> the core
 //!             --> answers        --> slot of a connection | link to another core | output of a peer
-//!             --> links with output --> their connections are dirty, and flushed
+//!             --> links with output --> their connections are flushed
 //! ```
 //!
 //! Lives here: the traffic between `Core` and `shard::Turn`, once a turn. Not here: sockets (`pump`), frames (`peer`), decisions (`shard`).
@@ -90,7 +90,7 @@ impl Nodes {
 }
 
 impl Core {
-    /// What other nodes have to do with this turn. Once a turn, before dirty connections are flushed.
+    /// What other nodes have to do with this turn. Once a turn, before connections are flushed.
     pub fn attend_nodes(&mut self) {
         // What waits is executed only if this process has not stood still since its sender was last heard.
         self.context.read_ms();
@@ -110,7 +110,7 @@ impl Core {
         wanted.into_iter().for_each(|link| self.find(link));
         for link in ready {
             if let Some((id, _)) = *self.nodes.socket_of(link) {
-                self.dirty.push(id);
+                self.to_flush.push(id);
             }
         }
         self.deliver(outbox, stamp);
@@ -184,7 +184,7 @@ impl Core {
     /// A conversation for a link that is about to be connected.
     pub fn open_link(&mut self, link: LinkId) -> Option<u32> {
         let setup = self.context.peer_setup.clone()?;
-        let id = self.open(None, Vec::new(), Some(Box::new(Peer::dialing(link, &setup))));
+        let id = self.open(None, Vec::new(), Some(Box::new(Peer::connecting(link, &setup))));
         let generation = self.connections[id as usize].generation;
         *self.nodes.socket_of(link) = Some((id, generation));
         Some(id)
@@ -195,7 +195,7 @@ impl Core {
         let Some(setup) = self.context.peer_setup.clone() else { return };
         if let Some(peer) = self.connections.get_mut(id as usize).and_then(Connection::peer) {
             let _ = peer.connected(&setup, &self.context);
-            self.dirty.push(id);
+            self.to_flush.push(id);
         }
     }
 
@@ -254,7 +254,7 @@ impl Core {
                             wire::write(output, (Kind::Reply, 0, 0, request.id), stamp, Value::Bytes(inline), |_| {});
                         }
                     });
-                    self.dirty.push(request.connection);
+                    self.to_flush.push(request.connection);
                 }
                 Origin::Control(number) => {
                     if let Some(index) = self.nodes.waiters.iter().position(|(waiter, _)| *waiter == number) {

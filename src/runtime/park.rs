@@ -1,7 +1,7 @@
-//! The doorbell of a core: how it is woken while it waits in its own ring, and while it is parked in glommio.
+//! The doorbell of a core: how it is woken while it waits in its own io_uring, and while it is parked in glommio.
 //!
 //! ```text
-//!   other thread --write--> bell (pipe) --read by the own ring--> completion --signals--> signal (eventfd) --glommio--> task
+//!   other thread --write--> bell (pipe) --read by the own io_uring--> completion --signals--> signal (eventfd) --glommio--> task
 //! ```
 //!
 //! A ring with DEFER_TASKRUN cannot be polled, but it signals a registered eventfd, which glommio can read as a file (the
@@ -51,12 +51,12 @@ impl Doorbell {
         self.bell.1.as_raw_fd()
     }
 
-    /// What the ring of the core reads.
+    /// What the io_uring of the core reads.
     pub fn heard_fd(&self) -> RawFd {
         self.bell.0.as_raw_fd()
     }
 
-    /// What the ring signals completions on.
+    /// What the io_uring signals completions on.
     pub fn signal_fd(&self) -> RawFd {
         self.signal.as_raw_fd()
     }
@@ -118,7 +118,7 @@ impl Helpers {
     /// Ends them. The reader is woken by the signal that it waits for: cancelled, it would leave its file to glommio.
     pub async fn end(self) {
         self.doorbell.ended.set(true);
-        sys::ring(self.doorbell.signal_fd());
+        sys::ring_doorbell(self.doorbell.signal_fd());
         self.reader.await;
         self.ticker.cancel().await;
     }

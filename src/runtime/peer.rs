@@ -1,8 +1,8 @@
 //! A conversation with a core of another node: handshake, then frames in both directions.
 //!
 //! ```text
-//!   accepted:  first byte 0xb5 --> Greeting --> In: frames are requests   --> Turn::serve    --> responses, in any order
-//!   made:      connected       --> Calling  --> Out: our requests, frames are responses      --> Turn::response
+//!   accepted:  first byte 0xb5 --> HandshakingInbound  --> Inbound:  frames are requests   --> Turn::serve    --> responses, in any order
+//!   made:      connected       --> HandshakingOutbound --> Outbound: frames are responses  --> Turn::response
 //! ```
 //!
 //! Output of both is collected and sent once a turn. A value above `limits::INLINE_VALUE_BYTES_MAX` is received into memory of its
@@ -87,20 +87,20 @@ pub struct Peer {
 
 enum Side {
     /// Accepted; who it is is not known yet.
-    Greeting(Box<Accepting>),
+    HandshakingInbound(Box<Accepting>),
     /// Accepted, and known.
-    In {
+    Inbound {
         identity: Box<Identity>,
         node: Option<NodeIndex>,
         /// The core that it is for, if that is not this one: until it is there, nothing of it is handled.
         elsewhere: Option<ShardId>,
     },
     /// Being made by this core; not connected yet.
-    Dialing(LinkId),
+    Connecting(LinkId),
     /// Connected; the handshake goes on.
-    Calling(LinkId, Box<Connecting>),
+    HandshakingOutbound(LinkId, Box<Connecting>),
     /// One of our links.
-    Out(LinkId),
+    Outbound(LinkId),
     /// Over.
     Ended,
 }
@@ -113,12 +113,12 @@ impl Peer {
     pub fn accepted(setup: &PeerSetup, context: &Context, caller: Option<IpAddr>) -> Result<Self, String> {
         let is_known = caller.is_some_and(|caller| setup.known.has(caller));
         let accepting = Accepting::new(setup.local(context, context.shard.id.0, is_known)?);
-        Ok(Self::new(Side::Greeting(Box::new(accepting)), setup))
+        Ok(Self::new(Side::HandshakingInbound(Box::new(accepting)), setup))
     }
 
     /// The conversation of a link that is being made.
-    pub fn dialing(link: LinkId, setup: &PeerSetup) -> Self {
-        Self::new(Side::Dialing(link), setup)
+    pub fn connecting(link: LinkId, setup: &PeerSetup) -> Self {
+        Self::new(Side::Connecting(link), setup)
     }
 
     fn new(side: Side, setup: &PeerSetup) -> Self {
@@ -130,30 +130,30 @@ impl Peer {
     /// # Errors
     /// No random numbers.
     pub fn connected(&mut self, setup: &PeerSetup, context: &Context) -> Result<(), String> {
-        let Side::Dialing(link) = self.side else { return Ok(()) };
+        let Side::Connecting(link) = self.side else { return Ok(()) };
         let target = context.shard.ring.as_ref().map_or(0, |ring| ring.peers.link(link).core);
         let connecting = Connecting::new(setup.local(context, target, true)?, &mut self.output.bytes);
-        self.side = Side::Calling(link, Box::new(connecting));
+        self.side = Side::HandshakingOutbound(link, Box::new(connecting));
         Ok(())
     }
 
     /// The link that this conversation is, or is to become.
     pub fn link(&self) -> Option<LinkId> {
         match self.side {
-            Side::Dialing(link) | Side::Calling(link, _) | Side::Out(link) => Some(link),
-            Side::Greeting(_) | Side::In { .. } | Side::Ended => None,
+            Side::Connecting(link) | Side::HandshakingOutbound(link, _) | Side::Outbound(link) => Some(link),
+            Side::HandshakingInbound(_) | Side::Inbound { .. } | Side::Ended => None,
         }
     }
 
     /// Whether a node has made this connection, or is about to.
     pub fn is_inbound(&self) -> bool {
-        matches!(self.side, Side::Greeting(_) | Side::In { .. })
+        matches!(self.side, Side::HandshakingInbound(_) | Side::Inbound { .. })
     }
 
     /// The core that an accepted conversation is for, once it is known.
     pub fn belongs_to(&self) -> Option<ShardId> {
         match self.side {
-            Side::In { elsewhere, .. } if self.output.total_bytes() == 0 => elsewhere,
+            Side::Inbound { elsewhere, .. } if self.output.total_bytes() == 0 => elsewhere,
             _ => None,
         }
     }
@@ -161,7 +161,7 @@ impl Peer {
     /// The conversation has come to another core. If it is for that one, the core hears of the node before anything that it says: how
     /// many cores it has decides which of them a key is the word of.
     pub fn arrive(&mut self, context: &mut Context) {
-        if let Side::In { identity, node, elsewhere } = &mut self.side
+        if let Side::Inbound { identity, node, elsewhere } = &mut self.side
             && *elsewhere == Some(context.shard.id)
         {
             *elsewhere = None;
@@ -181,7 +181,7 @@ impl Peer {
 
     /// Whether the other side owes the rest of what it has begun: a handshake, or a frame.
     pub fn is_midway(&self) -> bool {
-        matches!(self.side, Side::Greeting(_)) || !self.decoder.is_empty()
+        matches!(self.side, Side::HandshakingInbound(_)) || !self.decoder.is_empty()
     }
 
     /// Handles received bytes. What is to be sent waits for `flush`.
@@ -198,7 +198,7 @@ impl Peer {
 
     fn handle(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Result<bool, String> {
         let ended = match &mut self.side {
-            Side::Greeting(accepting) => {
+            Side::HandshakingInbound(accepting) => {
                 self.decoder.pending.extend_from_slice(fresh);
                 let Progress::Done(identity) = accepting.feed(&mut self.decoder.pending, &mut self.output.bytes)? else {
                     return Ok(false);
@@ -207,17 +207,17 @@ impl Peer {
                 self.warn_of_view(&identity, setup);
                 let core = ShardId(identity.target_core);
                 let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
-                self.side = Side::In { identity: Box::new(identity), node, elsewhere };
+                self.side = Side::Inbound { identity: Box::new(identity), node, elsewhere };
                 true
             }
-            Side::Calling(link, connecting) => {
+            Side::HandshakingOutbound(link, connecting) => {
                 self.decoder.pending.extend_from_slice(fresh);
                 let Progress::Done(identity) = connecting.feed(&mut self.decoder.pending, &mut self.output.bytes)? else {
                     return Ok(false);
                 };
                 let link = *link;
                 self.check_callee(link, &identity, context)?;
-                self.side = Side::Out(link);
+                self.side = Side::Outbound(link);
                 if let Some(mut turn) = context.turn() {
                     tell_of_return(&turn, link);
                     turn.link_up(link, &identity);
@@ -225,14 +225,14 @@ impl Peer {
                 true
             }
             // Each core gives its own word, and only for its own keys.
-            Side::In { elsewhere: Some(_), .. } => {
+            Side::Inbound { elsewhere: Some(_), .. } => {
                 self.decoder.pending.extend_from_slice(fresh);
                 return Ok(false);
             }
-            Side::Dialing(_) | Side::Ended => return Ok(false),
-            Side::In { .. } | Side::Out(_) => false,
+            Side::Connecting(_) | Side::Ended => return Ok(false),
+            Side::Inbound { .. } | Side::Outbound(_) => false,
         };
-        if matches!(self.side, Side::In { elsewhere: Some(_), .. }) {
+        if matches!(self.side, Side::Inbound { elsewhere: Some(_), .. }) {
             return Ok(false);
         }
         let fresh = if ended { &[] } else { fresh };
@@ -249,13 +249,13 @@ impl Peer {
             turn.ms = links.shared.clock.ms();
             match side {
                 // A reader that does not take its answers gets no more of them.
-                Side::In { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
-                Side::In { node, .. } => {
+                Side::Inbound { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
+                Side::Inbound { node, .. } => {
                     let deadline_ms = frame.head.deadline_ms(turn.ms);
                     let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
                     turn.serve(from, frame, output).map(|()| true)
                 }
-                Side::Out(link) => turn.response(*link, frame).map(|()| true),
+                Side::Outbound(link) => turn.response(*link, frame).map(|()| true),
                 _ => Err(FrameError("a frame before the handshake")),
             }
         });
@@ -300,7 +300,7 @@ impl Peer {
     /// Moves what is to be sent to `output`.
     pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
         output.append(&mut self.output);
-        if let (Side::Out(link), Some(ring)) = (&self.side, &mut context.shard.ring) {
+        if let (Side::Outbound(link), Some(ring)) = (&self.side, &mut context.shard.ring) {
             ring.peers.take_output(*link, output);
         }
     }

@@ -1,7 +1,7 @@
 //! The fallback: stock glommio streams instead of an io_uring of our own, for kernels before 6.1, and as the baseline of benches.
 //!
 //! ```text
-//!   one task per listener:    accept -> admit -> this core, or hand over
+//!   one task per listener:    accept -> check -> this core, or hand over
 //!   one task per connection:  read -> Core::receive -> write -> (wait until what it asked elsewhere is answered) -> read
 //!   one task per core:        doorbell -> links, inbox, adopted connections -> wakes the connection tasks
 //! ```
@@ -143,7 +143,7 @@ impl Streams {
             let mut core = self.core.borrow_mut();
             core.begin_turn();
             let any = core.pull() | core.pull_inbox();
-            core.dirty.clear();
+            core.to_flush.clear();
             let now = core.context.now;
             if core.draining && self.requests_end_ms.get() == 0 {
                 self.requests_end_ms.set(core.context.ms + limits::DRAIN_LISTEN_MS);
@@ -194,8 +194,8 @@ impl Streams {
             drop(stream);
             let (home, address) = {
                 let core = &mut *self.core.borrow_mut();
-                let address = match listener::admit(&fd, &listener, core.context.links.shared.as_ref()) {
-                    Admission::Stranger => {
+                let address = match listener::check(&fd, &listener, core.context.links.shared.as_ref()) {
+                    Admission::Denied => {
                         core.context.shard.counters.strangers_refused += 1;
                         continue;
                     }
@@ -203,7 +203,7 @@ impl Streams {
                         core.context.shard.counters.rejected_connections += 1;
                         continue;
                     }
-                    Admission::Welcome(address, _) => address,
+                    Admission::Admitted(address, _) => address,
                 };
                 core.context.shard.counters.total_connections += 1;
                 core.note_connection(What::Opened(address), fd.as_raw_fd());

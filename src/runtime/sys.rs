@@ -1,6 +1,6 @@
 //! The few system calls that no crate in use offers.
 //!
-//! Lives here: eventfd, pipe, descriptor helpers. Not here: io_uring (`ring`), sockets with options (`listener`).
+//! Lives here: eventfd, pipe, descriptor helpers. Not here: io_uring (`uring`), sockets with options (`listener`).
 //! Unsafe lives here: foreign calls with plain integers and owned descriptors.
 
 use std::io;
@@ -37,7 +37,7 @@ pub fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Writes eight bytes: adds one to an eventfd, or rings a doorbell that is a pipe. A full pipe has been rung already.
-pub fn ring(fd: RawFd) {
+pub fn ring_doorbell(fd: RawFd) {
     let one = 1u64;
     // SAFETY: reads eight bytes of a live local. A closed descriptor is an error that does not matter here.
     let _ = unsafe { libc::write(fd, (&raw const one).cast(), 8) };

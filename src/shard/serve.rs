@@ -170,7 +170,7 @@ impl Turn<'_> {
         execute: &Execute<'_>,
         output: &mut Buffer,
     ) -> Result<(), FrameError> {
-        let head = Head::from_bytes(&execute.framing).ok_or(FrameError("a framing of no door"))?;
+        let head = Head::from_bytes(&execute.framing).ok_or(FrameError("a framing of no protocol"))?;
         let command = &execute.command;
         // Who sent it has given it up by then, and perhaps had it executed elsewhere.
         let is_pure = kind_of(&command.verb) == OpKind::Pure;

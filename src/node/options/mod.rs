@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use self::table::{Extended, ROWS, Takes};
 use crate::limits;
-use crate::protocol::Doors;
+use crate::protocol::Protocols;
 use crate::shard::Ack;
 
 /// Everything a node is started with.
@@ -74,7 +74,7 @@ pub struct Options {
     /// A full node refuses stores instead of evicting.
     pub evictions_disabled: bool,
     /// Protocols that are spoken.
-    pub doors: Doors,
+    pub protocols: Protocols,
     /// Every CAS value is shown as 0.
     pub cas_disabled: bool,
     /// `flush_all` is refused.
@@ -279,7 +279,7 @@ impl Values<'_> {
             conn_limit: self.number("conn_limit") as u32,
             idle_timeout_s: self.number("idle_timeout") as u32,
             evictions_disabled: self.is_set("disable_evictions"),
-            doors: [Doors::Any, Doors::TextOnly, Doors::BinaryOnly][self.number("protocol") as usize],
+            protocols: [Protocols::Any, Protocols::TextOnly, Protocols::BinaryOnly][self.number("protocol") as usize],
             cas_disabled: self.is_set("disable_cas"),
             flush_disabled: self.is_set("disable_flush_all"),
             dump_disabled: self.is_set("disable_dumping"),

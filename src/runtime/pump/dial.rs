@@ -16,8 +16,8 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::{Pump, Socket};
 use crate::observe::events::CloseReason;
-use crate::runtime::ring::{Kind, Mark};
 use crate::runtime::sys;
+use crate::runtime::uring::{Kind, Mark};
 use crate::shard::peers::LinkId;
 
 impl Pump {
@@ -52,8 +52,8 @@ impl Pump {
         let mark = Mark::new(Kind::Connect, generation, id);
         let entry = opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build().user_data(mark.0);
         // SAFETY: the address is boxed, and kept until the completion has come.
-        unsafe { self.ring.push(&entry) };
-        self.calls.push((mark, address));
+        unsafe { self.uring.push(&entry) };
+        self.connecting.push((mark, address));
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl Pump {
     }
 
     pub(super) fn handle_connect(&mut self, mark: Mark, result: i32) {
-        self.calls.retain(|(called, _)| *called != mark);
+        self.connecting.retain(|(connect, _)| *connect != mark);
         let id = mark.index();
         let live = self.sockets.get(id as usize).and_then(Option::as_ref).is_some_and(|socket| mark.is_of(socket.generation));
         if !live {

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use super::Pump;
 use crate::limits;
 use crate::observe::events::CloseReason;
-use crate::runtime::ring::{Kind, Mark};
+use crate::runtime::uring::{Kind, Mark};
 
 /// Milliseconds that a draining core gives its clients to take their answers.
 const DRAIN_MS_MAX: u64 = 5000;
@@ -82,7 +82,7 @@ impl Pump {
         }
         self.close_idle(takes_requests, out_of_time);
         let shared = self.core.shared();
-        let gone = self.sockets.iter().all(Option::is_none) && self.graveyard.is_empty();
+        let gone = self.sockets.iter().all(Option::is_none) && self.dying_sends.is_empty();
         // In this order: a core counts a connection before it stops to listen.
         let gone = gone && shared.listening.load(Acquire) == 0 && shared.all_connections() == 0;
         gone || lost_patience

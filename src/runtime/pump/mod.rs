@@ -7,10 +7,10 @@
 //!   sends: MSG_DONTWAIT | MSG_WAITALL and CQE_SKIP_SUCCESS: complete during `enter`, and only the ones that did not go out
 //!          whole report. So the turn's output is free again as soon as `enter` returns; what is left over goes to a backlog.
 //!
-//!   idle:  wait in the own ring -> after two ticks of 10 ms without traffic park in glommio, woken by an eventfd
+//!   idle:  wait in the own io_uring -> after two ticks of 10 ms without traffic park in glommio, woken by an eventfd
 //! ```
 //!
-//! Lives here: sockets and the order of a turn. Not here: what bytes mean (`core`, `connection`), the ring itself (`ring`).
+//! Lives here: sockets and the order of a turn. Not here: what bytes mean (`core`, `connection`), the io_uring itself (`uring`).
 //! Unsafe lives here: submissions point into the turn's output, which is not touched between the push and the `enter`.
 
 mod dial;
@@ -37,11 +37,11 @@ use crate::runtime::context::{CoreState, Standing};
 use crate::runtime::core::Core;
 use crate::runtime::listener::{self, Listener};
 use crate::runtime::park::Doorbell;
-use crate::runtime::ring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Ring};
 use crate::runtime::sys;
+use crate::runtime::uring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Uring};
 use crate::shard::ShardId;
 
-/// A timer that runs on while the core waits in its own ring; glommio's tasks are late by as much. A timeout per wait would have to be
+/// A timer that runs on while the core waits in its own io_uring; glommio's tasks are late by as much. A timeout per wait would have to be
 /// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time.
 static TICK: types::Timespec = types::Timespec::new().nsec(10_000_000);
 /// The same while items go to another node, a few each time.
@@ -110,10 +110,10 @@ impl Socket {
     }
 }
 
-/// The sockets of one core and the ring that moves their bytes.
+/// The sockets of one core and the io_uring that moves their bytes.
 pub struct Pump {
     core: Core,
-    ring: Ring,
+    uring: Uring,
     doorbell: Rc<Doorbell>,
     doorbell_value: Box<u64>,
     listeners: Vec<Listener>,
@@ -131,9 +131,9 @@ pub struct Pump {
     /// Connections to be closed when their output is out.
     closers: Vec<u32>,
     /// Backlogs of closed connections whose last send has not ended.
-    graveyard: Vec<(Mark, Box<Backlog>)>,
+    dying_sends: Vec<(Mark, Box<Backlog>)>,
     /// Addresses of links that are being connected: the kernel reads them until it is done.
-    calls: Vec<(Mark, Box<SockAddr>)>,
+    connecting: Vec<(Mark, Box<SockAddr>)>,
     /// Ticks since the last traffic.
     idle_ticks: u32,
     /// A tick is under way.
@@ -149,17 +149,17 @@ impl Pump {
     /// A pump over `listeners`, set up on the thread that will run it.
     ///
     /// # Errors
-    /// When the ring or the doorbell cannot be had.
+    /// When the io_uring or the doorbell cannot be had.
     pub fn new(core: Core, listeners: Vec<Listener>, idle_timeout_s: u32) -> io::Result<Self> {
-        let mut ring = Ring::new()?;
+        let mut uring = Uring::new()?;
         let doorbell = Doorbell::new()?;
-        ring.register_eventfd(doorbell.signal_fd())?;
+        uring.register_eventfd(doorbell.signal_fd())?;
         let state = core.context.links.own_state();
-        state.ring.store(ring.fd() as u32 + 1, Release);
+        state.uring_fd.store(uring.fd() as u32 + 1, Release);
         state.doorbell.store(doorbell.bell_fd() as u32 + 1, Release);
         let mut pump = Self {
             core,
-            ring,
+            uring,
             doorbell,
             doorbell_value: Box::new(0),
             listeners,
@@ -170,8 +170,8 @@ impl Pump {
             senders: Vec::new(),
             blocked: Vec::new(),
             closers: Vec::new(),
-            graveyard: Vec::new(),
-            calls: Vec::new(),
+            dying_sends: Vec::new(),
+            connecting: Vec::new(),
             idle_ticks: 0,
             ticking: false,
             idle_timeout_s,
@@ -181,14 +181,14 @@ impl Pump {
         };
         (0..pump.listeners.len()).for_each(|index| pump.arm_accept(index));
         pump.arm_doorbell();
-        pump.ring.enter(0, None)?;
+        pump.uring.enter(0, None)?;
         Ok(pump)
     }
 
     /// Runs until the control plane asked to drain and the connections are gone.
     ///
     /// # Errors
-    /// A broken ring.
+    /// A broken io_uring.
     pub async fn run(mut self) -> io::Result<()> {
         let helpers = self.doorbell.clone().start();
         while !self.finished() {
@@ -222,7 +222,7 @@ impl Pump {
         self.adopt();
         self.retry_blocked();
         self.attend_nodes();
-        self.flush_dirty();
+        self.flush_connections();
         let now = self.core.context.now;
         let more_upkeep = self.core.context.shard.engine.tick(now, UPKEEP_BUDGET);
         if self.core.context.second() != self.swept_s {
@@ -233,7 +233,7 @@ impl Pump {
         }
         self.push_sends();
         self.wake_others();
-        self.ring.publish_buffers();
+        self.uring.publish_buffers();
         more_upkeep
     }
 
@@ -242,19 +242,19 @@ impl Pump {
         if batch.len() < 2 {
             return;
         }
-        let ring = &self.ring;
+        let uring = &self.uring;
         self.core.foresee(batch.iter().filter_map(|completion| {
             let short = completion.mark.kind() == Kind::Receive && (1..=SINGLE_REQUEST_BYTES).contains(&completion.result);
             let buffer = completion.buffer().filter(|_| short)?;
-            Some((completion.mark.index(), ring.received(buffer, completion.result as usize)))
+            Some((completion.mark.index(), uring.received(buffer, completion.result as usize)))
         }));
     }
 
     /// Sends what the turn has made so far, so that its output stays small.
     fn send_early(&mut self) {
         self.push_sends();
-        // A broken ring shows itself at the end of the turn; until then the output stays, because entries may point to it.
-        if self.ring.enter(0, None).is_ok() {
+        // A broken io_uring shows itself at the end of the turn; until then the output stays, because entries may point to it.
+        if self.uring.enter(0, None).is_ok() {
             self.collect();
         }
     }
@@ -262,22 +262,22 @@ impl Pump {
     /// Submits, waits if there is nothing to do, and collects the completions.
     async fn wait(&mut self, busy: bool) -> io::Result<()> {
         if busy || !self.closers.is_empty() {
-            self.ring.enter(0, None)?;
+            self.uring.enter(0, None)?;
         } else if !self.blocked.is_empty() {
-            self.ring.enter(1, Some(WAIT_BLOCKED))?;
+            self.uring.enter(1, Some(WAIT_BLOCKED))?;
         } else {
             // Sending takes long enough for others to answer: a core that sends is not asleep, and need not be woken.
             if self.core.has_peers() && !self.senders.is_empty() {
-                self.ring.enter(0, None)?;
+                self.uring.enter(0, None)?;
             }
             self.core.context.links.own_state().prepare_to_wait();
-            if self.core.has_inbound() || self.ring.has_completions() {
-                self.ring.enter(0, None)?;
+            if self.core.has_inbound() || self.uring.has_completions() {
+                self.uring.enter(0, None)?;
             } else if self.core.draining {
-                self.ring.enter(1, Some(WAIT_DRAINING))?;
+                self.uring.enter(1, Some(WAIT_DRAINING))?;
             } else if self.idle_ticks < IDLE_TICKS_BEFORE_PARK || self.core.has_deadlines() {
                 self.arm_tick();
-                self.ring.enter(1, None)?;
+                self.uring.enter(1, None)?;
             } else {
                 self.park().await?;
             }
@@ -289,13 +289,13 @@ impl Pump {
 
     /// Sleeps in glommio until a completion or the doorbell, or the tick of a second.
     async fn park(&mut self) -> io::Result<()> {
-        self.ring.signal_completions(true);
-        self.ring.enter(0, None)?;
-        if !self.ring.has_completions() && !self.core.has_inbound() {
+        self.uring.signal_completions(true);
+        self.uring.enter(0, None)?;
+        if !self.uring.has_completions() && !self.core.has_inbound() {
             self.doorbell.wait().await;
-            self.ring.enter(0, None)?;
+            self.uring.enter(0, None)?;
         }
-        self.ring.signal_completions(false);
+        self.uring.signal_completions(false);
         Ok(())
     }
 
@@ -304,7 +304,7 @@ impl Pump {
         let (completions, sockets) = (&mut self.completions, &mut self.sockets);
         let (output, held) = (&self.output, &self.core.context.held_bytes);
         let (mut leftovers, mut broken) = (false, Vec::new());
-        self.ring.completions(|_, completion| {
+        self.uring.completions(|_, completion| {
             if completion.mark.kind() != Kind::Send {
                 completions.push(completion);
                 return;
@@ -384,21 +384,21 @@ impl Pump {
             if live && result > 0 {
                 let bodies_start = self.output.bodies.len();
                 let start = self.output.bytes.len();
-                let received = self.ring.received(buffer, result as usize);
+                let received = self.uring.received(buffer, result as usize);
                 self.core.context.shard.counters.bytes_read += result as u64;
                 let flow = match self.core.connections.get_mut(id as usize) {
                     Some(connection) if holds => {
-                        connection.hold(received, &self.core.context);
+                        connection.buffer(received, &self.core.context);
                         Flow::Blocked
                     }
                     _ => self.core.receive(id, received, &mut self.output),
                 };
-                self.ring.recycle(buffer);
+                self.uring.recycle(buffer);
                 self.emit(id, start, bodies_start);
                 self.follow(id, flow);
                 return;
             }
-            self.ring.recycle(buffer);
+            self.uring.recycle(buffer);
         }
         if !live {
             return;
@@ -526,7 +526,7 @@ impl Pump {
                 .flags(squeue::Flags::SKIP_SUCCESS)
                 .user_data(Mark::new(Kind::Send, socket.generation, id).0);
             // SAFETY: DONTWAIT sends end within the next `enter`; the output is cleared only in `collect`, behind it.
-            unsafe { self.ring.push(&entry) };
+            unsafe { self.uring.push(&entry) };
         }
     }
 
@@ -542,15 +542,15 @@ impl Pump {
             .flags(libc::MSG_NOSIGNAL as u32)
             .build()
             .user_data(mark.0);
-        // SAFETY: the backlog is boxed and lives until this send has ended, in the socket or in the graveyard.
-        unsafe { self.ring.push(&entry) };
+        // SAFETY: the backlog is boxed and lives until this send has ended, in the socket or in `dying_sends`.
+        unsafe { self.uring.push(&entry) };
     }
 
     fn handle_backlog(&mut self, mark: Mark, result: i32) {
         let id = mark.index();
         let socket = self.sockets.get_mut(id as usize).and_then(Option::as_mut);
         let Some(socket) = socket.filter(|socket| mark.is_of(socket.generation)) else {
-            self.graveyard.retain(|(buried, _)| *buried != mark);
+            self.dying_sends.retain(|(send, _)| *send != mark);
             return;
         };
         let Some(backlog) = &mut socket.backlog else { return };
@@ -602,9 +602,9 @@ impl Pump {
         }
     }
 
-    fn flush_dirty(&mut self) {
-        let mut dirty = std::mem::take(&mut self.core.dirty);
-        for id in dirty.drain(..) {
+    fn flush_connections(&mut self) {
+        let mut to_flush = std::mem::take(&mut self.core.to_flush);
+        for id in to_flush.drain(..) {
             let Some(connection) = self.core.connections.get(id as usize) else { continue };
             if connection.is_blocked() && self.sockets[id as usize].as_ref().is_some_and(|s| s.backlog.is_none()) {
                 self.resume(id);
@@ -621,7 +621,7 @@ impl Pump {
                 _ => {}
             }
         }
-        self.core.dirty = dirty;
+        self.core.to_flush = to_flush;
     }
 
     fn seat(&mut self, id: u32, socket: Socket) {
@@ -633,10 +633,10 @@ impl Pump {
     }
 
     fn wake_others(&mut self) {
-        let ring = &mut self.ring;
-        self.core.context.links.publish(|state| wake(ring, state));
+        let uring = &mut self.uring;
+        self.core.context.links.publish(|state| wake(uring, state));
         if self.core.context.arena.wanted_bytes() > 0 {
-            self.core.context.links.nudge(|state| wake(ring, state));
+            self.core.context.links.nudge(|state| wake(uring, state));
         }
     }
 
@@ -656,10 +656,10 @@ impl Pump {
         let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
         let Some(listener) = self.listeners.get(index) else { return };
         let counters = &mut self.core.context.shard.counters;
-        match listener::admit(&fd, listener, self.core.context.links.shared.as_ref()) {
-            listener::Admission::Stranger => counters.strangers_refused += 1,
+        match listener::check(&fd, listener, self.core.context.links.shared.as_ref()) {
+            listener::Admission::Denied => counters.strangers_refused += 1,
             listener::Admission::Full => counters.rejected_connections += 1,
-            listener::Admission::Welcome(address, standing) => {
+            listener::Admission::Admitted(address, standing) => {
                 counters.total_connections += 1;
                 let home = if listener.balanced && !self.core.draining { self.core.better_home() } else { None };
                 self.settle(fd, (address, standing), home);
@@ -683,7 +683,7 @@ impl Pump {
         };
         let entry = entry.user_data(Mark::new(Kind::Receive, socket.generation, id).0);
         // SAFETY: the entry points nowhere; the buffers are the ring's.
-        unsafe { self.ring.push(&entry) };
+        unsafe { self.uring.push(&entry) };
     }
 
     fn arm_accept(&mut self, index: usize) {
@@ -694,7 +694,7 @@ impl Pump {
             .build()
             .user_data(Mark::new(Kind::Accept, 0, index as u32).0);
         // SAFETY: the entry points nowhere.
-        unsafe { self.ring.push(&entry) };
+        unsafe { self.uring.push(&entry) };
     }
 
     fn arm_doorbell(&mut self) {
@@ -703,10 +703,10 @@ impl Pump {
             .build()
             .user_data(Mark::new(Kind::Doorbell, 0, 0).0);
         // SAFETY: the value is boxed and lives as long as the pump, which drops its ring first (field order).
-        unsafe { self.ring.push(&entry) };
+        unsafe { self.uring.push(&entry) };
     }
 
-    /// Keeps one tick under way while the core waits in its ring.
+    /// Keeps one tick under way while the core waits in its io_uring.
     fn arm_tick(&mut self) {
         if self.ticking {
             return;
@@ -715,7 +715,7 @@ impl Pump {
         let tick = if self.core.is_paced() { &raw const SHORT_TICK } else { &raw const TICK };
         let entry = opcode::Timeout::new(tick).build().user_data(Mark::new(Kind::Tick, 0, 0).0);
         // SAFETY: both times are static.
-        unsafe { self.ring.push(&entry) };
+        unsafe { self.uring.push(&entry) };
     }
 
     fn cancel(&mut self, mark: Mark) {
@@ -724,7 +724,7 @@ impl Pump {
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(Mark::new(Kind::Cancel, 0, 0).0);
         // SAFETY: the entry points nowhere.
-        unsafe { self.ring.push(&entry) };
+        unsafe { self.uring.push(&entry) };
     }
 
     /// Closes the connections that have nothing more to send.
@@ -769,7 +769,7 @@ impl Pump {
             sys::shutdown(socket.fd.as_raw_fd());
         }
         if let Some(backlog) = socket.backlog.take().filter(|_| sending) {
-            self.graveyard.push((Mark::new(Kind::Backlog, socket.generation, id), backlog));
+            self.dying_sends.push((Mark::new(Kind::Backlog, socket.generation, id), backlog));
         }
     }
 
@@ -792,15 +792,15 @@ impl Pump {
     }
 }
 
-/// Wakes a core that sleeps: through its ring, or by its doorbell where it has none.
-fn wake(ring: &mut Ring, state: &CoreState) {
-    let Some(fd) = state.ring.load(Relaxed).checked_sub(1) else { return state.write_doorbell() };
+/// Wakes a core that sleeps: through its io_uring, or by its doorbell where it has none.
+fn wake(uring: &mut Uring, state: &CoreState) {
+    let Some(fd) = state.uring_fd.load(Relaxed).checked_sub(1) else { return state.write_doorbell() };
     let entry = opcode::MsgRingData::new(types::Fd(fd as RawFd), 0, Mark::new(Kind::Wake, 0, 0).0, None)
         .build()
         .flags(squeue::Flags::SKIP_SUCCESS)
         .user_data(Mark::new(Kind::Cancel, 0, 0).0);
     // SAFETY: the entry points nowhere.
-    unsafe { ring.push(&entry) };
+    unsafe { uring.push(&entry) };
 }
 
 fn close_later(socket: &mut Socket, id: u32, closers: &mut Vec<u32>) {

@@ -18,7 +18,7 @@ use crate::observe::events::What;
 use crate::protocol::Session;
 use crate::runtime::context::Standing;
 use crate::runtime::message::Handover;
-use crate::runtime::ring::{Kind, Mark};
+use crate::runtime::uring::{Kind, Mark};
 use crate::shard::ShardId;
 
 impl Pump {
@@ -72,7 +72,7 @@ impl Pump {
             self.arm_receive(id);
         }
         if goes_on {
-            self.core.dirty.push(id);
+            self.core.to_flush.push(id);
         }
     }
 

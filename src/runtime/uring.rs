@@ -10,7 +10,7 @@
 //! Flags: SINGLE_ISSUER and DEFER_TASKRUN (completions are produced when this thread enters, never by interrupting it),
 //! COOP_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL. Needs Linux 6.1.
 //!
-//! Lives here: the ring, its buffers, the marks of completions. Not here: what a completion means (`pump`).
+//! Lives here: the io_uring, its buffers, the marks of completions. Not here: what a completion means (`pump`).
 //! Unsafe lives here: submission entries carry raw pointers, and the kernel writes into the buffers.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -31,9 +31,9 @@ pub const BUFFER_BYTES: usize = 8 << 10;
 pub const BUFFER_GROUP: u16 = 0;
 /// Submission entries: one turn's sends and re-arms; a full queue is submitted at once.
 const SUBMISSIONS_COUNT: u32 = 1024;
-/// Times that what the kernel has not taken is submitted again before the ring counts as broken.
+/// Times that what the kernel has not taken is submitted again before the io_uring counts as broken.
 const SUBMIT_TRIES_MAX: u32 = 10_000;
-/// Time that a ring which is dropped waits for what it cancels.
+/// Time that an io_uring which is dropped waits for what it cancels.
 const CANCEL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Completion entries: above the number of events of one turn; beyond it the kernel keeps a list.
 const COMPLETIONS_COUNT: u32 = 8192;
@@ -120,16 +120,16 @@ impl Completion {
     }
 }
 
-/// A ring and its receive buffers. Belongs to the thread that made it.
-pub struct Ring {
-    uring: IoUring,
+/// An io_uring and its receive buffers. Belongs to the thread that made it.
+pub struct Uring {
+    io_uring: IoUring,
     buffers: Buffers,
     /// Why nothing is submitted any more.
     broken: Option<String>,
 }
 
-impl Ring {
-    /// Sets the ring up.
+impl Uring {
+    /// Sets the io_uring up.
     ///
     /// # Errors
     /// The kernel's: not allowed, too old, or out of memory. `node::preflight` has words for them.
@@ -153,38 +153,39 @@ impl Ring {
         let buffers = Buffers::new();
         // SAFETY: the ring of entries is page aligned, as long as announced, and lives until the uring is dropped (field order).
         unsafe { uring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS_COUNT, BUFFER_GROUP, 0)? };
-        let mut ring = Self { uring, buffers, broken: None };
-        (0..BUFFERS_COUNT).for_each(|id| ring.recycle(id));
-        ring.publish_buffers();
-        Ok(ring)
+        let mut uring = Self { io_uring: uring, buffers, broken: None };
+        (0..BUFFERS_COUNT).for_each(|id| uring.recycle(id));
+        uring.publish_buffers();
+        Ok(uring)
     }
 
-    /// The descriptor of the ring, for wake-up messages from other cores.
+    /// The descriptor of the io_uring, for wake-up messages from other cores.
     pub fn fd(&self) -> RawFd {
-        self.uring.as_raw_fd()
+        self.io_uring.as_raw_fd()
     }
 
     /// Signals completions on an eventfd, while enabled by `signal_completions`.
     pub fn register_eventfd(&mut self, fd: RawFd) -> io::Result<()> {
-        self.uring.submitter().register_eventfd(fd)?;
+        self.io_uring.submitter().register_eventfd(fd)?;
         self.signal_completions(false);
         Ok(())
     }
 
     /// Turns the eventfd signal on (before parking) or off.
     pub fn signal_completions(&mut self, on: bool) {
-        let completions = self.uring.completion();
+        let completions = self.io_uring.completion();
         if on { completions.enable_eventfd() } else { completions.disable_eventfd() }
     }
 
-    /// Queues a request; submits what is queued first if the queue is full. On a broken ring nothing happens, and the next `enter` says so.
+    /// Queues a request; submits what is queued first if the queue is full. On a broken io_uring nothing happens, and the next `enter`
+    /// says so.
     ///
     /// # Safety
     /// - whatever the entry points to stays valid until its completion (or, for sends marked DONTWAIT, until the next `enter`
-    ///   returned), or until the ring is dropped.
+    ///   returned), or until the io_uring is dropped.
     pub unsafe fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: the caller's promise.
-        while unsafe { self.uring.submission().push(entry) }.is_err() {
+        while unsafe { self.io_uring.submission().push(entry) }.is_err() {
             if self.enter(0, None).is_err() {
                 return;
             }
@@ -195,8 +196,8 @@ impl Ring {
     /// has returned without an error: what the entries pointed to may be used for something else then, as far as they said so.
     ///
     /// # Errors
-    /// Never for time-outs and interruptions; others mean a broken ring, whose entries may still be queued: it submits nothing any more, for
-    /// what they point to may have gone.
+    /// Never for time-outs and interruptions; others mean a broken io_uring, whose entries may still be queued: it submits nothing any more,
+    /// for what they point to may have gone.
     pub fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         if let Some(reason) = &self.broken {
             return Err(io::Error::other(reason.clone()));
@@ -223,7 +224,7 @@ impl Ring {
 
     /// Entries that the kernel has not taken.
     fn queued(&mut self) -> u32 {
-        let mut submission = self.uring.submission();
+        let mut submission = self.io_uring.submission();
         submission.sync();
         submission.len() as u32
     }
@@ -232,7 +233,7 @@ impl Ring {
         const GETEVENTS: u32 = 1;
         const EXT_ARG: u32 = 8;
         let timespec = timeout.map(Timespec::from);
-        let submitter = self.uring.submitter();
+        let submitter = self.io_uring.submitter();
         let result = match &timespec {
             Some(timespec) if want > 0 => {
                 let args = SubmitArgs::new().timespec(timespec);
@@ -256,7 +257,7 @@ impl Ring {
     /// Takes all completions that are there.
     pub fn completions(&mut self, mut each: impl FnMut(&mut Buffers, Completion)) -> usize {
         let mut count = 0;
-        for entry in self.uring.completion() {
+        for entry in self.io_uring.completion() {
             count += 1;
             let completion = Completion { mark: Mark(entry.user_data()), result: entry.result(), flags: entry.flags() };
             each(&mut self.buffers, completion);
@@ -266,7 +267,7 @@ impl Ring {
 
     /// Whether completions wait to be taken.
     pub fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty()
+        !self.io_uring.completion().is_empty()
     }
 
     /// The bytes that a receive put into a buffer.
@@ -285,11 +286,11 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl Drop for Uring {
     /// Ends what is under way, so that the memory that it points to may be used for something else. The kernel alone would end it too, but
-    /// some time after the ring was closed.
+    /// some time after the io_uring was closed.
     fn drop(&mut self) {
-        let _ = self.uring.submitter().register_sync_cancel(Some(Timespec::from(CANCEL_TIME_MAX)), CancelBuilder::any());
+        let _ = self.io_uring.submitter().register_sync_cancel(Some(Timespec::from(CANCEL_TIME_MAX)), CancelBuilder::any());
         // What was cancelled ends in deferred work. Nothing that is still queued is submitted.
         let _ = self.enter_once(0, 0, None);
     }
@@ -367,50 +368,50 @@ mod tests {
     #[test]
     fn nothing_is_queued_when_the_kernel_has_taken_only_a_part() {
         // Without SUBMIT_ALL, the kernel stops behind an entry that it refuses.
-        let Ok(mut ring) = Ring::build(&Ring::builder()) else { return };
+        let Ok(mut uring) = Uring::build(&Uring::builder()) else { return };
         for round in 0..3 {
             for index in 0..4 {
                 let nop = opcode::Nop::new().build().user_data(Mark::new(Kind::Tick, round, index).0);
                 let refused = opcode::Close::new(types::Fd(-1)).build().flags(squeue::Flags::BUFFER_SELECT);
                 // SAFETY: neither entry points anywhere; the close is refused for its flags.
-                unsafe { ring.push(if index == 1 { &refused } else { &nop }) };
+                unsafe { uring.push(if index == 1 { &refused } else { &nop }) };
             }
-            ring.enter(0, None).unwrap();
-            assert_eq!(ring.queued(), 0);
-            assert_eq!(ring.completions(|_, _| {}), 4, "round {round}");
+            uring.enter(0, None).unwrap();
+            assert_eq!(uring.queued(), 0);
+            assert_eq!(uring.completions(|_, _| {}), 4, "round {round}");
         }
     }
 
-    /// A ring that was set up disabled refuses every `enter`.
+    /// An io_uring that was set up disabled refuses every `enter`.
     #[test]
     fn a_broken_ring_says_so_and_never_hangs_or_submits() {
-        let Ok(mut ring) = Ring::build(Ring::builder().setup_r_disabled()) else { return };
+        let Ok(mut uring) = Uring::build(Uring::builder().setup_r_disabled()) else { return };
         let nop = opcode::Nop::new().build();
         for _ in 0..2 * SUBMISSIONS_COUNT {
             // SAFETY: the entry points nowhere.
-            unsafe { ring.push(&nop) };
+            unsafe { uring.push(&nop) };
         }
-        let first = ring.enter(0, None).unwrap_err().to_string();
-        ring.uring.submitter().register_enable_rings().unwrap();
-        assert_eq!(ring.enter(0, None).unwrap_err().to_string(), first, "its entries may point to what has gone");
-        assert_eq!(ring.completions(|_, _| {}), 0);
+        let first = uring.enter(0, None).unwrap_err().to_string();
+        uring.io_uring.submitter().register_enable_rings().unwrap();
+        assert_eq!(uring.enter(0, None).unwrap_err().to_string(), first, "its entries may point to what has gone");
+        assert_eq!(uring.completions(|_, _| {}), 0);
     }
 
-    /// Symptom: the kernel may write to receive buffers that were given to something else. Cause: a ring that is closed ends its requests
-    /// some time later. Cure: they are cancelled, and waited for, before the buffers go.
+    /// Symptom: the kernel may write to receive buffers that were given to something else. Cause: an io_uring that is closed ends its
+    /// requests some time later. Cure: they are cancelled, and waited for, before the buffers go.
     #[test]
     fn nothing_is_under_way_when_a_ring_is_dropped() {
-        let Ok(mut ring) = Ring::new() else { return };
+        let Ok(mut uring) = Uring::new() else { return };
         let (mut near, far) = UnixStream::pair().unwrap();
         let receive = opcode::RecvMulti::new(types::Fd(far.as_raw_fd()), BUFFER_GROUP).build();
-        // SAFETY: the entry points nowhere; the buffers are the ring's.
-        unsafe { ring.push(&receive) };
-        ring.enter(0, None).unwrap();
+        // SAFETY: the entry points nowhere; the buffers are the io_uring's.
+        unsafe { uring.push(&receive) };
+        uring.enter(0, None).unwrap();
         drop(far);
         near.set_nonblocking(true).unwrap();
         let held = near.read(&mut [0]).unwrap_err();
         assert_eq!(held.kind(), io::ErrorKind::WouldBlock, "the receive holds the socket open");
-        drop(ring);
+        drop(uring);
         assert_eq!(near.read(&mut [0]).unwrap(), 0, "the receive has ended");
     }
 }
