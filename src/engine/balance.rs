@@ -23,16 +23,16 @@
 //! Lives here: counts and the share. Not here: who is evicted (`eviction`), ghosts (`index`).
 //! A relative of ARC (FAST'03), and of the dynamic variant of S3-FIFO (SOSP'23), which count ghosts hit but not how many were made.
 
-use super::segment::Pool;
+use super::segment::Queue;
 
 /// Counts of what was evicted and asked for again, and what follows from them.
 #[derive(Debug)]
-pub(super) struct Balance {
+pub(super) struct QueueSize {
     /// Part of the memory that the small queue should have.
     share: f64,
-    /// Bytes evicted, by pool, older ones counting less.
+    /// Bytes evicted, by queue, older ones counting less.
     evicted_bytes: [f64; 2],
-    /// Items asked for again, by the pool that they were evicted from.
+    /// Items asked for again, by the queue that they were evicted from.
     returned: [f64; 2],
     /// Bytes evicted since the share was last looked at.
     since_bytes: usize,
@@ -40,13 +40,13 @@ pub(super) struct Balance {
     streak: u32,
 }
 
-impl Default for Balance {
+impl Default for QueueSize {
     fn default() -> Self {
         Self { share: SHARE_START, evicted_bytes: [0.0; 2], returned: [0.0; 2], since_bytes: 0, streak: 0 }
     }
 }
 
-impl Balance {
+impl QueueSize {
     /// Whether the small queue is longer than it should be.
     #[inline]
     pub fn is_over(&self, small_bytes: usize, main_bytes: usize) -> bool {
@@ -54,13 +54,13 @@ impl Balance {
     }
 
     /// Which queue gives the next segment. Main gives one now and then whatever the share, or nobody would learn that it is stale.
-    pub fn next(&mut self, small_bytes: usize, main_bytes: usize) -> Pool {
+    pub fn next(&mut self, small_bytes: usize, main_bytes: usize) -> Queue {
         if self.is_over(small_bytes, main_bytes) && self.streak < STREAK_MAX {
             self.streak += 1;
-            return Pool::Small;
+            return Queue::Small;
         }
         self.streak = 0;
-        Pool::Main
+        Queue::Main
     }
 
     /// Whether main seems to hold much that nobody asks for: what was used in it before may not be used again.
@@ -69,22 +69,22 @@ impl Balance {
         self.share > SHARE_STALE
     }
 
-    /// An item was evicted from this pool of a shard that holds `held_bytes`.
+    /// An item was evicted from this queue of a shard that holds `held_bytes`.
     #[inline]
-    pub fn evicted(&mut self, pool: Pool, bytes: usize, held_bytes: usize) {
-        self.evicted_bytes[pool as usize] += bytes as f64;
+    pub fn evicted(&mut self, queue: Queue, bytes: usize, held_bytes: usize) {
+        self.evicted_bytes[queue as usize] += bytes as f64;
         self.since_bytes += bytes;
         if self.since_bytes * LOOKS >= held_bytes {
             self.look(held_bytes as f64);
         }
     }
 
-    /// An item that was evicted from this pool was stored again, `age` ghosts later, in a shard of `items`. What returns late would
+    /// An item that was evicted from this queue was stored again, `age` ghosts later, in a shard of `items`. What returns late would
     /// not have been kept by a little more room, and would be held against evictions that are no longer counted.
     #[inline]
-    pub fn returned(&mut self, pool: Pool, age: u64, items: usize) {
+    pub fn returned(&mut self, queue: Queue, age: u64, items: usize) {
         if age <= (items / YOUNG_PART) as u64 {
-            self.returned[pool as usize] += 1.0;
+            self.returned[queue as usize] += 1.0;
         }
     }
 
@@ -131,7 +131,7 @@ const LOOKS: usize = 128;
 const STEP: f64 = 0.004;
 /// Change in one look without evidence.
 const DRIFT: f64 = 0.0015;
-/// Both pools must have lost one part in this many of the bytes held before they are compared.
+/// Both queues must have lost one part in this many of the bytes held before they are compared.
 const BYTES_PART_MIN: f64 = 64.0;
 /// A return is young within one part in this many of the items held, in ghosts made since.
 const YOUNG_PART: usize = 4;
@@ -145,35 +145,35 @@ mod tests {
 
     const HELD_BYTES: usize = 1 << 20;
 
-    /// The share after `rounds` times 64 evictions of 1 KiB from each pool, of which so many return.
-    fn share_after(balance: &mut Balance, rounds: usize, small: usize, main: usize) -> f64 {
+    /// The share after `rounds` times 64 evictions of 1 KiB from each queue, of which so many return.
+    fn share_after(queue_size: &mut QueueSize, rounds: usize, small: usize, main: usize) -> f64 {
         for _ in 0..rounds {
             for number in 0..64 {
-                for (pool, returns) in [(Pool::Small, small), (Pool::Main, main)] {
-                    balance.evicted(pool, 1024, HELD_BYTES);
+                for (queue, returns) in [(Queue::Small, small), (Queue::Main, main)] {
+                    queue_size.evicted(queue, 1024, HELD_BYTES);
                     if number < returns {
-                        balance.returned(pool, 0, 1000);
+                        queue_size.returned(queue, 0, 1000);
                     }
                 }
             }
         }
-        balance.share
+        queue_size.share
     }
 
     #[test]
     fn the_queue_whose_items_return_more_often_grows_and_shrinks_again() {
-        let mut balance = Balance::default();
-        assert_eq!(share_after(&mut balance, 50, 8, 8), SHARE_DEFAULT);
-        assert!(share_after(&mut balance, 50, 32, 8) > 0.3);
-        assert!(balance.main_is_stale() && !balance.is_over(30, 70));
-        assert_eq!(share_after(&mut balance, 500, 8, 32), SHARE_DEFAULT);
+        let mut queue_size = QueueSize::default();
+        assert_eq!(share_after(&mut queue_size, 50, 8, 8), SHARE_DEFAULT);
+        assert!(share_after(&mut queue_size, 50, 32, 8) > 0.3);
+        assert!(queue_size.main_is_stale() && !queue_size.is_over(30, 70));
+        assert_eq!(share_after(&mut queue_size, 500, 8, 32), SHARE_DEFAULT);
     }
 
     #[test]
     fn without_evidence_the_share_drifts_back() {
-        let mut balance = Balance::default();
-        assert_eq!(share_after(&mut balance, 500, 64, 0), SHARE_MAX);
-        assert_eq!(share_after(&mut balance, 500, 8, 7), SHARE_DEFAULT);
-        assert_eq!(share_after(&mut balance, 500, 0, 0), SHARE_DEFAULT);
+        let mut queue_size = QueueSize::default();
+        assert_eq!(share_after(&mut queue_size, 500, 64, 0), SHARE_MAX);
+        assert_eq!(share_after(&mut queue_size, 500, 8, 7), SHARE_DEFAULT);
+        assert_eq!(share_after(&mut queue_size, 500, 0, 0), SHARE_DEFAULT);
     }
 }

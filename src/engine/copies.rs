@@ -354,14 +354,14 @@ impl Engine {
             false => self.tombstone_expiry(Instant::from_seconds(now.0)),
         };
         let bytes = shape.record_bytes();
-        let (pool, group) = (self.queue_of(found.location), self.log.group_of(expiry, now));
-        if !self.log.has_room(pool, group, bytes, 0) && !self.lease_free() {
+        let (queue, group) = (self.queue_of(found.location), self.log.group_of(expiry, now));
+        if !self.log.has_room(queue, group, bytes, 0) && !self.lease_free() {
             // The fence keeps the older item away as well, and some others.
             let partition = self.partition_of(&Key::new(key));
             self.raise_partition_fence(partition, version);
             return false;
         }
-        let target = self.log.append(pool, group, bytes, expiry, version);
+        let target = self.log.append(queue, group, bytes, expiry, version);
         let stamp = Stamp { version, expiry, stale: false, token_sent: false };
         shape.write(self.log.bytes_mut(target, bytes), key, stamp);
         if extended {

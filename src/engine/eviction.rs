@@ -10,7 +10,7 @@
 //! ```text
 //!   draining a segment:   | kept | dead | gone | kept | not looked at yet |       in slices, or at once when a store waits
 //!                           v                    v
-//!                        copied behind the open segment of its pool and group
+//!                        copied behind the open segment of its queue and group
 //! ```
 //!
 //! Memory is taken, in this order, from segments with much that is dead (compaction, `sparse`), from expired ones, from the small
@@ -35,7 +35,7 @@
 
 use super::execute::{Found, Refusal};
 use super::index::{Ghost, Place};
-use super::segment::{Location, Pool};
+use super::segment::{Location, Queue};
 use super::{Engine, segment};
 use crate::arena::{Arena, PAGE_BYTES};
 use crate::command::Error;
@@ -45,7 +45,7 @@ use crate::time::{Expiry, Instant, Seconds};
 /// What a store needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Need {
-    pub pool: Pool,
+    pub queue: Queue,
     pub group: u8,
     pub record_bytes: usize,
     pub pages: usize,
@@ -91,7 +91,7 @@ impl Engine {
 
     /// Whether a store of this kind can be done now. Takes pages that the arena has.
     pub(super) fn has_room(&mut self, need: &Need) -> bool {
-        self.log.has_room(need.pool, need.group, need.record_bytes, self.spare()) && self.has_pages(need.pages)
+        self.log.has_room(need.queue, need.group, need.record_bytes, self.spare()) && self.has_pages(need.pages)
     }
 
     fn has_pages(&mut self, pages: usize) -> bool {
@@ -140,7 +140,7 @@ impl Engine {
     pub(super) fn lease_free(&mut self) -> bool {
         let leased = self.may_lease() && self.log.lease();
         if leased {
-            self.pass_on();
+            self.promote();
         }
         leased
     }
@@ -148,17 +148,17 @@ impl Engine {
     /// Leases what is missing, or gives free memory of one kind back to lease the other. False when neither can be done.
     fn exchange(&mut self, need: &Need) -> bool {
         let spare = self.spare();
-        if !self.log.has_room(need.pool, need.group, need.record_bytes, spare) {
+        if !self.log.has_room(need.queue, need.group, need.record_bytes, spare) {
             let unneeded = self.log.free_pages_count().saturating_sub(need.pages) * PAGE_BYTES;
             let given = unneeded >= self.log.segment_bytes() && self.log.give_pages_back(need.pages) > 0;
             if (given || self.may_lease()) && self.log.lease() {
-                self.pass_on();
+                self.promote();
                 return true;
             }
             return false;
         }
         // What a record needs of the free segments stays.
-        let kept = spare + usize::from(!self.log.fits_open(need.pool, need.group, need.record_bytes));
+        let kept = spare + usize::from(!self.log.fits_open(need.queue, need.group, need.record_bytes));
         self.log.give_back(kept) > 0 && self.log.lease_pages(need.pages)
     }
 
@@ -193,9 +193,9 @@ impl Engine {
     }
 
     /// While nothing is evicted, the small queue keeps to its share by passing its oldest extents on as they are.
-    fn pass_on(&mut self) {
-        while self.balance.is_over(self.log.queue_bytes(Pool::Small), self.log.queue_bytes(Pool::Main))
-            && let Some(id) = self.log.oldest(Pool::Small)
+    fn promote(&mut self) {
+        while self.queue_size.is_over(self.log.queue_bytes(Queue::Small), self.log.queue_bytes(Queue::Main))
+            && let Some(id) = self.log.oldest(Queue::Small)
         {
             let extent = self.log.extent(id);
             if extent.state == segment::State::Open {
@@ -285,14 +285,14 @@ impl Engine {
                     return true;
                 }
                 Some(location) => {
-                    if self.judge_value(id, location, now) {
+                    if self.keep_or_evict_value(id, location, now) {
                         return true;
                     }
                 }
             }
         }
         // Every long value was asked for lately: the oldest extent goes all the same.
-        let Some(id) = self.log.oldest(Pool::Main).or_else(|| self.log.oldest(Pool::Small)) else { return false };
+        let Some(id) = self.log.oldest(Queue::Main).or_else(|| self.log.oldest(Queue::Small)) else { return false };
         match self.log.extent(id).value_record() {
             None => self.start(id, Reason::Eviction),
             Some(location) => self.evict_at(location),
@@ -302,19 +302,19 @@ impl Engine {
 
     /// The extent that comes next.
     fn next_victim(&mut self) -> Option<u32> {
-        let first = self.balance.next(self.log.queue_bytes(Pool::Small), self.log.queue_bytes(Pool::Main));
-        let second = if first == Pool::Small { Pool::Main } else { Pool::Small };
+        let first = self.queue_size.next(self.log.queue_bytes(Queue::Small), self.log.queue_bytes(Queue::Main));
+        let second = if first == Queue::Small { Queue::Main } else { Queue::Small };
         self.log.oldest(first).or_else(|| self.log.oldest(second))
     }
 
     /// Lets an extent go to the end of main.
     fn pass(&mut self, id: u32) {
         self.log.unlink(id);
-        self.log.push(Pool::Main, id);
+        self.log.push(Queue::Main, id);
     }
 
     /// Evicts a long value, or lets it pass to the end of main. True if memory came of it.
-    fn judge_value(&mut self, id: u32, location: Location, now: Seconds) -> bool {
+    fn keep_or_evict_value(&mut self, id: u32, location: Location, now: Seconds) -> bool {
         self.statistics.judged += 1;
         let hash = self.hash_at(location);
         let Some(place) = self.place_of(location, hash) else { unreachable!("a long value without a slot") };
@@ -323,12 +323,12 @@ impl Engine {
             return true;
         }
         let slot = self.index.slot(place);
-        let pool = self.log.extent(id).pool;
-        if slot.frequency() < self.uses_needed(pool, self.log.extent_bytes(self.log.record(location))) {
+        let queue = self.log.extent(id).queue;
+        if slot.frequency() < self.uses_needed(queue, self.log.extent_bytes(self.log.record(location))) {
             self.evict(place, hash, true);
             return true;
         }
-        let frequency = self.frequency_after(pool, slot.frequency());
+        let frequency = self.frequency_after(queue, slot.frequency());
         self.index.update(place, super::index::Slot::live(location, frequency, slot.fetched()));
         self.pass(id);
         false
@@ -368,10 +368,10 @@ impl Engine {
         self.statistics.evicted_unfetched += u64::from(!slot.fetched());
         self.statistics.evicted_nonzero += u64::from(record.expiry() != Expiry::NEVER);
         self.statistics.evicted_time_s = u64::from(record.idle_s(self.now.seconds()));
-        let (bytes, pool) = (record.record_bytes() + self.log.extent_bytes(record), self.queue_of(location));
+        let (bytes, queue) = (record.record_bytes() + self.log.extent_bytes(record), self.queue_of(location));
         self.reap(location);
-        self.balance.evicted(pool, bytes, self.log.held_bytes());
-        self.remove_as(Found { place, location }, hash, ghost.then_some(Ghost::Evicted(pool)));
+        self.queue_size.evicted(queue, bytes, self.log.held_bytes());
+        self.remove_as(Found { place, location }, hash, ghost.then_some(Ghost::Evicted(queue)));
     }
 
     /// Removes an item with this hash; perhaps a ghost stays.
@@ -393,8 +393,8 @@ impl Engine {
 
     /// Uses that an item of this many bytes must have had to stay. What takes the place of several others must be worth several. Not in a
     /// main that seems stale, whose counters start again at each lap: nothing would be used so often in one.
-    fn uses_needed(&self, pool: Pool, bytes: usize) -> u32 {
-        if pool == Pool::Main && self.balance.main_is_stale() {
+    fn uses_needed(&self, queue: Queue, bytes: usize) -> u32 {
+        if queue == Queue::Main && self.queue_size.main_is_stale() {
             return 1;
         }
         let (items, all_bytes) = (self.index.live, self.log.live_bytes + self.log.values_bytes());
@@ -406,15 +406,15 @@ impl Engine {
     }
 
     /// The queue in which an item waits: a long value has a place of its own there.
-    pub(super) fn queue_of(&self, location: Location) -> Pool {
+    pub(super) fn queue_of(&self, location: Location) -> Queue {
         let record = self.log.record(location);
         let id = if record.is_extended() { record.extent_id() } else { self.log.extent_of(location) };
-        self.log.extent(id).pool
+        self.log.extent(id).queue
     }
 
-    /// The counter of an item that stays when its segment of `pool` is drained.
-    fn frequency_after(&self, pool: Pool, frequency: u32) -> u32 {
-        if pool == Pool::Small || self.balance.main_is_stale() { 0 } else { frequency.saturating_sub(1) }
+    /// The counter of an item that stays when its segment of `queue` is drained.
+    fn frequency_after(&self, queue: Queue, frequency: u32) -> u32 {
+        if queue == Queue::Small || self.queue_size.main_is_stale() { 0 } else { frequency.saturating_sub(1) }
     }
 
     /// Looks at up to `budget` records of the segment being drained; frees it when all are done.
@@ -434,7 +434,7 @@ impl Engine {
             (next, offset) = self.look_ahead(drain.id, offset, left.min(BATCH));
             self.index.prefetch_behind(batch.iter().map(|&(_, hash)| hash));
             for &(location, hash) in &batch {
-                self.judge(location, hash, drain.reason, now);
+                self.keep_or_evict(location, hash, drain.reason, now);
             }
         }
         if self.log.extent(drain.id).live_items == 0 {
@@ -452,7 +452,7 @@ impl Engine {
             && let Some((location, next)) = self.log.next_record(id, offset)
         {
             let hash = self.hash_at(location);
-            self.index.prefetch(&self.index.ahead(hash));
+            self.index.prefetch(&self.index.start_probe(hash));
             batch.push((location, hash));
             offset = next;
         }
@@ -460,7 +460,7 @@ impl Engine {
     }
 
     /// Decides about one record of a segment that is drained.
-    fn judge(&mut self, location: Location, hash: u64, reason: Reason, now: Seconds) {
+    fn keep_or_evict(&mut self, location: Location, hash: u64, reason: Reason, now: Seconds) {
         self.statistics.judged += 1;
         let Some(place) = self.place_of(location, hash) else { return };
         let record = self.log.record(location);
@@ -468,7 +468,7 @@ impl Engine {
             return self.remove_unreadable(Found { place, location }, hash, now);
         }
         let slot = self.index.slot(place);
-        let pool = self.log.extent(self.log.extent_of(location)).pool;
+        let queue = self.log.extent(self.log.extent_of(location)).queue;
         let extended = record.is_extended();
         // By the time that is left now, which may be much less than when it was written.
         let group = self.log.group_of(record.expiry(), now);
@@ -478,16 +478,16 @@ impl Engine {
             _ if extended => true,
             Reason::Purge => false,
             Reason::Eviction if record.is_tombstone() && !self.has_many_tombstones() => true,
-            Reason::Eviction => slot.frequency() >= self.uses_needed(pool, record.record_bytes()) + self.uses_more,
+            Reason::Eviction => slot.frequency() >= self.uses_needed(queue, record.record_bytes()) + self.uses_more,
         };
-        let target = if reason == Reason::Eviction { Pool::Main } else { pool };
+        let target = if reason == Reason::Eviction { Queue::Main } else { queue };
         if !stays || !self.relocate(Found { place, location }, target, group, 0) {
             return self.evict(place, hash, true);
         }
         // Of a long value only the head was moved: its own turn counts.
         if reason == Reason::Eviction && !extended {
             let slot = self.index.slot(place);
-            let frequency = self.frequency_after(pool, slot.frequency());
+            let frequency = self.frequency_after(queue, slot.frequency());
             self.index.update(place, super::index::Slot::live(slot.location(), frequency, slot.fetched()));
         }
     }

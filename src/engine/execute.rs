@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   find -> decide -> put -+-- same length, same TTL group: over the old bytes
-//!                          +-- else: behind the last record of its pool and group; the old one is dead
+//!                          +-- else: behind the last record of its queue and group; the old one is dead
 //! ```
 //!
 //! A write first makes sure of its room, because making room may evict the very item that it looks at: then it looks again.
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::eviction::Need;
 use super::index::{Ghost, Place, Slot};
 use super::item::{self, EXTENT_ID_BYTES, Record, Shape, Stamp};
-use super::segment::{self, Location, Pool};
+use super::segment::{self, Location, Queue};
 use super::{Engine, number};
 use crate::arena::{Body, PAGE_BYTES, pages_bytes};
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
@@ -142,7 +142,7 @@ impl Engine {
             return;
         }
         self.reap(found.location);
-        let used = self.index.slot(found.place).frequency() > 0 || self.queue_of(found.location) == Pool::Main;
+        let used = self.index.slot(found.place).frequency() > 0 || self.queue_of(found.location) == Queue::Main;
         let returns = expired && used && !self.log.record(found.location).is_tombstone();
         self.remove_as(found, hash, returns.then_some(Ghost::Expired));
     }
@@ -276,8 +276,8 @@ impl Engine {
         let group = self.log.group_of(expiry, now);
         let id = self.log.extent_of(found.location);
         let extent = self.log.extent(id);
-        let (pool, latest_s) = (extent.pool, segment::expiry_max_of(expiry));
-        if latest_s > extent.expiry_max_s && group != extent.group && self.relocate(found, pool, group, self.spare()) {
+        let (queue, latest_s) = (extent.queue, segment::expiry_max_of(expiry));
+        if latest_s > extent.expiry_max_s && group != extent.group && self.relocate(found, queue, group, self.spare()) {
             return self.index.slot(found.place).location();
         }
         let extent = self.log.extent_mut(id);
@@ -285,15 +285,15 @@ impl Engine {
         found.location
     }
 
-    /// Copies a record behind the last one of another pool or group. False if there is no room, and then nothing changed.
-    pub(super) fn relocate(&mut self, found: Found, pool: Pool, group: u8, spare: usize) -> bool {
+    /// Copies a record behind the last one of another queue or group. False if there is no room, and then nothing changed.
+    pub(super) fn relocate(&mut self, found: Found, queue: Queue, group: u8, spare: usize) -> bool {
         let record = self.log.record(found.location);
         let (bytes, stamp) = (record.record_bytes(), record.stamp());
         let extent = record.is_extended().then(|| record.extent_id());
-        if !self.log.has_room(pool, group, bytes, spare) {
+        if !self.log.has_room(queue, group, bytes, spare) {
             return false;
         }
-        let target = self.log.append(pool, group, bytes, stamp.expiry, stamp.version);
+        let target = self.log.append(queue, group, bytes, stamp.expiry, stamp.version);
         self.log.copy(found.location, 0, target, 0, bytes);
         self.log.kill(found.location);
         self.statistics.moved_bytes += bytes as u64;
@@ -432,7 +432,7 @@ impl Engine {
             return Ok(self.put_over(write, &shape, now));
         }
         let pages = if let Form::Pages(count) = form { count } else { 0 };
-        let need = Need { pool: self.pool_of(write), group, record_bytes: shape.record_bytes(), pages };
+        let need = Need { queue: self.queue_for(write), group, record_bytes: shape.record_bytes(), pages };
         if !self.has_room(&need) {
             self.make_room(&need, now)?;
             return Err(Refusal::Again);
@@ -443,9 +443,9 @@ impl Engine {
         self.count_tombstone(write, &shape);
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
-        let target = self.log.append(need.pool, group, shape.record_bytes(), write.expiry, version);
+        let target = self.log.append(need.queue, group, shape.record_bytes(), write.expiry, version);
         shape.write(self.log.bytes_mut(target, shape.record_bytes()), write.key, stamp);
-        self.write_value(write, form, &shape, (target, need.pool));
+        self.write_value(write, form, &shape, (target, need.queue));
         self.link(write, target);
         Ok(version)
     }
@@ -491,16 +491,16 @@ impl Engine {
     }
 
     /// Writes the value of a record just appended.
-    fn write_value(&mut self, write: &Write<'_>, form: Form, shape: &Shape, (target, pool): (Location, Pool)) {
+    fn write_value(&mut self, write: &Write<'_>, form: Form, shape: &Shape, (target, queue): (Location, Queue)) {
         match (form, write.source) {
             (Form::Record, _) => self.fill(write, shape, target),
             (Form::Pages(count), Source::New(value)) => {
-                let id = self.log.add_pages(count as u32, pool, target);
+                let id = self.log.add_pages(count as u32, queue, target);
                 self.log.write_pages(value, id, target, shape.value_offset());
             }
             (Form::Pages(_), _) => unreachable!("joined before"),
             (Form::Body(body), _) => {
-                let id = self.log.add_body(body, pool, target);
+                let id = self.log.add_body(body, queue, target);
                 let record = self.log.bytes_mut(target, shape.record_bytes());
                 record[shape.value_offset()..][..EXTENT_ID_BYTES].copy_from_slice(&id.to_le_bytes());
             }
@@ -630,20 +630,20 @@ impl Engine {
     }
 
     /// Which queue a write goes to: the old record's, or main if the key was evicted lately.
-    fn pool_of(&mut self, write: &Write<'_>) -> Pool {
+    fn queue_for(&mut self, write: &Write<'_>) -> Queue {
         match write.found {
-            Some(found) => self.log.extent(self.log.extent_of(found.location)).pool,
+            Some(found) => self.log.extent(self.log.extent_of(found.location)).queue,
             None => {
                 if self.returning == Some(write.hash) {
-                    return Pool::Main;
+                    return Queue::Main;
                 }
-                let Some((ghost, age)) = self.index.take_ghost(write.hash, self.index.live) else { return Pool::Small };
-                if let Ghost::Evicted(pool) = ghost {
-                    self.balance.returned(pool, age, self.index.live);
+                let Some((ghost, age)) = self.index.take_ghost(write.hash, self.index.live) else { return Queue::Small };
+                if let Ghost::Evicted(queue) = ghost {
+                    self.queue_size.returned(queue, age, self.index.live);
                 }
                 // Taken once: should the write be tried again, it is remembered.
                 self.returning = Some(write.hash);
-                Pool::Main
+                Queue::Main
             }
         }
     }

@@ -26,7 +26,7 @@
 
 use std::sync::Arc;
 
-use super::segment::{LOCATION_BITS, Location, Pool};
+use super::segment::{LOCATION_BITS, Location, Queue};
 use crate::arena::{Arena, Line, Lines};
 use crate::key::Key;
 
@@ -63,21 +63,21 @@ pub(super) struct Place {
     slot: u32,
 }
 
-/// A search that has come to a line.
+/// A probe: the search for a hash, at the line that it has come to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ahead {
+pub(super) struct Probe {
     line: u32,
     /// Upper half of the slots that it wants.
     wanted: u32,
 }
 
-/// What a line tells about a search.
+/// What a probe has found in a line.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Look {
+pub(super) enum Probed {
     /// Perhaps the item.
     Item(Location),
     /// The line behind it.
-    Line(Ahead),
+    Line(Probe),
     /// It ends here.
     Nothing,
 }
@@ -128,7 +128,7 @@ impl Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ghost {
     /// It was evicted from this queue.
-    Evicted(Pool),
+    Evicted(Queue),
     /// It was in use and expired.
     Expired,
 }
@@ -136,13 +136,13 @@ pub(super) enum Ghost {
 impl Ghost {
     fn to_bits(self) -> u64 {
         match self {
-            Self::Evicted(pool) => pool as u64,
+            Self::Evicted(queue) => queue as u64,
             Self::Expired => 2,
         }
     }
 
     fn from_bits(bits: u64) -> Self {
-        [Self::Evicted(Pool::Small), Self::Evicted(Pool::Main)].get(bits as usize).copied().unwrap_or(Self::Expired)
+        [Self::Evicted(Queue::Small), Self::Evicted(Queue::Main)].get(bits as usize).copied().unwrap_or(Self::Expired)
     }
 }
 
@@ -213,37 +213,37 @@ impl Index {
 
     /// Where the search for a hash starts.
     #[inline]
-    pub fn ahead(&self, hash: u64) -> Ahead {
+    pub fn start_probe(&self, hash: u64) -> Probe {
         let (line, depth) = self.line_of(hash);
-        Ahead { line, wanted: (wanted(hash, depth) >> 32) as u32 }
+        Probe { line, wanted: (wanted(hash, depth) >> 32) as u32 }
     }
 
-    /// Asks the cache for the line that comes next in a search.
+    /// Asks the cache for the line that comes next in a probe.
     #[inline]
-    pub fn prefetch(&self, ahead: &Ahead) {
-        if ahead.line < OVERFLOW_BASE {
-            self.lines.prefetch(ahead.line as usize);
+    pub fn prefetch(&self, probe: &Probe) {
+        if probe.line < OVERFLOW_BASE {
+            self.lines.prefetch(probe.line as usize);
         } else {
-            self.overflow.prefetch(!ahead.line as usize);
+            self.overflow.prefetch(!probe.line as usize);
         }
     }
 
-    /// What the next line of a search tells: for fetching ahead, so only the first item that may be the one.
+    /// What the next line of a probe holds: for fetching ahead, so only the first item that may be the one.
     #[inline]
-    pub fn look(&self, ahead: &Ahead) -> Look {
-        let line = self.line(ahead.line);
-        let found = matches(line, u64::from(ahead.wanted) << 32);
+    pub fn probe(&self, probe: &Probe) -> Probed {
+        let line = self.line(probe.line);
+        let found = matches(line, u64::from(probe.wanted) << 32);
         if found != 0 {
-            return Look::Item(Slot(line.0[found.trailing_zeros() as usize]).location());
+            return Probed::Item(Slot(line.0[found.trailing_zeros() as usize]).location());
         }
-        link_of(line).map_or(Look::Nothing, |line| Look::Line(Ahead { line, ..*ahead }))
+        link_of(line).map_or(Probed::Nothing, |line| Probed::Line(Probe { line, ..*probe }))
     }
 
     /// Asks the cache for the overflow lines of hashes whose first lines hold nothing that they want.
     #[inline]
     pub fn prefetch_behind(&self, hashes: impl Iterator<Item = u64>) {
         for hash in hashes {
-            if let Look::Line(next) = self.look(&self.ahead(hash)) {
+            if let Probed::Line(next) = self.probe(&self.start_probe(hash)) {
                 self.prefetch(&next);
             }
         }
@@ -837,7 +837,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_ahead_comes_to_what_is_found() {
+    fn probing_comes_to_what_is_found() {
         let mut index = index();
         let count = if cfg!(miri) { 600 } else { 20_000 };
         for number in 0..count {
@@ -846,12 +846,12 @@ mod tests {
         }
         let mut behind = 0;
         for number in 0..count {
-            let mut ahead = index.ahead(hash_of(number));
+            let mut probe = index.start_probe(hash_of(number));
             let seen = loop {
-                match index.look(&ahead) {
-                    Look::Item(location) => break location,
-                    Look::Line(next) => ahead = next,
-                    Look::Nothing => panic!("{number} was lost on the way"),
+                match index.probe(&probe) {
+                    Probed::Item(location) => break location,
+                    Probed::Line(next) => probe = next,
+                    Probed::Nothing => panic!("{number} was lost on the way"),
                 }
                 behind += 1;
             };
@@ -884,7 +884,7 @@ mod tests {
                 let number = held.pop_first().unwrap();
                 let place = locate(&index, number).unwrap();
                 match number % 3 {
-                    0 => index.remove_to_ghost(place, hash_of(number), Ghost::Evicted(Pool::Small)),
+                    0 => index.remove_to_ghost(place, hash_of(number), Ghost::Evicted(Queue::Small)),
                     _ => index.remove(place, hash_of(number)),
                 }
                 while index.is_sparse() && index.shrink(|location| hash_of(location.0)) {}

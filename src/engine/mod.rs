@@ -7,7 +7,7 @@
 //!   small queue: |seg|seg|seg*|  --asked for again-->  main queue: |seg|body|seg|...|seg*|          free: |seg|seg|
 //! ```
 //!
-//! An item is appended to the open segment of its pool and TTL group, and stays until it is overwritten, expires, or its
+//! An item is appended to the open segment of its queue and TTL group, and stays until it is overwritten, expires, or its
 //! segment's turn comes (S3-FIFO by segment). No size classes: a shift of sizes moves nothing. Nothing is pinned: a reply borrows
 //! from the engine until it is encoded, and a large value is an `Arc` that its reader keeps,
 //! and one in pages is copied.
@@ -63,9 +63,9 @@ mod sparse;
 mod upkeep;
 mod watch;
 
-use balance::Balance;
+use balance::QueueSize;
 use eviction::Drain;
-use index::{Ahead, Index, Look};
+use index::{Index, Probe, Probed};
 use segment::Log;
 use upkeep::Sweep;
 
@@ -119,7 +119,7 @@ pub struct Engine {
     drain: Option<Drain>,
     /// Uses that an item must have had beyond the usual to stay, while a store waits for room.
     uses_more: u32,
-    balance: Balance,
+    queue_size: QueueSize,
     sweep: Sweep,
     /// When a walk last made a step.
     walked: Option<Instant>,
@@ -233,7 +233,7 @@ impl Engine {
             now: Instant::default(),
             drain: None,
             uses_more: 0,
-            balance: Balance::default(),
+            queue_size: QueueSize::default(),
             sweep: Sweep::default(),
             walked: None,
             returning: None,
@@ -252,28 +252,28 @@ impl Engine {
     /// the items that those point to.
     #[inline]
     pub fn prepare<'k>(&mut self, keys: impl Iterator<Item = &'k Key<'k>>) {
-        let mut ahead = arrayvec::ArrayVec::<Ahead, { limits::BATCH_COMMANDS_MAX }>::new();
+        let mut probes = arrayvec::ArrayVec::<Probe, { limits::BATCH_COMMANDS_MAX }>::new();
         for key in keys.take(limits::BATCH_COMMANDS_MAX) {
-            let next = self.index.ahead(self.index.hash(key));
+            let next = self.index.start_probe(self.index.hash(key));
             self.index.prefetch(&next);
-            ahead.push(next);
+            probes.push(next);
         }
         for _ in 0..LINES_AHEAD {
             let mut behind = arrayvec::ArrayVec::new();
-            for next in &ahead {
-                match self.index.look(next) {
-                    Look::Item(location) => self.log.prefetch(location),
-                    Look::Line(next) => {
+            for next in &probes {
+                match self.index.probe(next) {
+                    Probed::Item(location) => self.log.prefetch(location),
+                    Probed::Line(next) => {
                         self.index.prefetch(&next);
                         behind.push(next);
                     }
-                    Look::Nothing => {}
+                    Probed::Nothing => {}
                 }
             }
             if behind.is_empty() {
                 return;
             }
-            ahead = behind;
+            probes = behind;
         }
     }
 

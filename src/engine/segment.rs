@@ -28,7 +28,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::item::{self, EXTENT_ID_BYTES, Record, UNIT_BYTES};
-use super::sparse::{EIGHTHS_MAX, Sparse};
+use super::sparse::{CompactionCandidates, EIGHTHS_MAX, Threshold};
 use crate::arena::{self, Arena, Body, PAGE_BYTES, PAGE_NUMBER_BYTES, PAGES_HEAD_BYTES, Pages, Segment};
 use crate::command::Value;
 use crate::limits;
@@ -40,7 +40,7 @@ pub(super) struct Location(pub u64);
 
 /// Which queue an extent waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pool {
+pub(super) enum Queue {
     /// For items that were not asked for again yet.
     Small,
     /// For items that were.
@@ -61,7 +61,7 @@ pub(super) enum State {
 /// One segment of the log, or one long value.
 pub(super) struct Extent {
     content: Content,
-    pub pool: Pool,
+    pub queue: Queue,
     pub group: u8,
     pub state: State,
     /// Bytes from the start that hold records, dead ones included.
@@ -113,7 +113,7 @@ impl Extent {
 
 /// One queue of extents.
 #[derive(Clone, Copy, Debug)]
-struct Queue {
+struct QueueEnds {
     head: u32,
     tail: u32,
     bytes: usize,
@@ -132,7 +132,7 @@ pub(super) struct Log {
     /// Extent + 1 of each segment of the arena that is ours, 0 for others: most are never ours, and zeros take no memory until they
     /// are written.
     owner: Vec<u32>,
-    queues: [Queue; 2],
+    queues: [QueueEnds; 2],
     open: [[u32; GROUPS_MAX]; 2],
     free: Vec<Segment>,
     free_pages: Vec<u32>,
@@ -140,7 +140,7 @@ pub(super) struct Log {
     sealed_count: usize,
     sealed_live_bytes: usize,
     /// Segments with much that is dead.
-    sparse: Sparse,
+    candidates: CompactionCandidates,
     /// Segments that hold records.
     segments_count: usize,
     /// TTL groups in use.
@@ -158,7 +158,7 @@ unsafe impl Send for Log {}
 
 impl Log {
     pub fn new(arena: &Arc<Arena>, cores: u16) -> Self {
-        let queue = Queue { head: NONE, tail: NONE, bytes: 0 };
+        let ends = QueueEnds { head: NONE, tail: NONE, bytes: 0 };
         Self {
             base: arena.base(),
             segment_shift: arena.segment_bytes().trailing_zeros(),
@@ -166,13 +166,13 @@ impl Log {
             end_bytes: arena.ceiling_bytes(),
             extents: Slab::new(),
             owner: vec![0; arena.segments_count() as usize],
-            queues: [queue; 2],
+            queues: [ends; 2],
             open: [[NONE; GROUPS_MAX]; 2],
             free: Vec::new(),
             free_pages: Vec::new(),
             sealed_count: 0,
             sealed_live_bytes: 0,
-            sparse: Sparse::default(),
+            candidates: CompactionCandidates::default(),
             segments_count: 0,
             groups: 1,
             cores: usize::from(cores.max(1)),
@@ -217,8 +217,8 @@ impl Log {
     }
 
     /// Bytes in a queue.
-    pub fn queue_bytes(&self, pool: Pool) -> usize {
-        self.queues[pool as usize].bytes
+    pub fn queue_bytes(&self, queue: Queue) -> usize {
+        self.queues[queue as usize].bytes
     }
 
     pub fn extent(&self, id: u32) -> &Extent {
@@ -359,24 +359,24 @@ impl Log {
 
     /// Whether `append` will succeed. `spare` free segments are not to be touched.
     #[inline]
-    pub fn has_room(&self, pool: Pool, group: u8, bytes: usize, spare: usize) -> bool {
-        self.fits_open(pool, group, bytes) || self.free.len() > spare
+    pub fn has_room(&self, queue: Queue, group: u8, bytes: usize, spare: usize) -> bool {
+        self.fits_open(queue, group, bytes) || self.free.len() > spare
     }
 
     #[inline]
-    pub fn fits_open(&self, pool: Pool, group: u8, bytes: usize) -> bool {
-        let id = self.open[pool as usize][group as usize];
+    pub fn fits_open(&self, queue: Queue, group: u8, bytes: usize) -> bool {
+        let id = self.open[queue as usize][group as usize];
         id != NONE && self.extents[id as usize].used_bytes as usize + bytes <= self.segment_bytes()
     }
 
-    /// Room for a record behind the last one of its pool and group. `has_room` must hold. The caller writes it at once.
-    pub fn append(&mut self, pool: Pool, group: u8, bytes: usize, expiry: Expiry, version: u64) -> Location {
+    /// Room for a record behind the last one of its queue and group. `has_room` must hold. The caller writes it at once.
+    pub fn append(&mut self, queue: Queue, group: u8, bytes: usize, expiry: Expiry, version: u64) -> Location {
         debug_assert_eq!(bytes % UNIT_BYTES, 0);
-        if !self.fits_open(pool, group, bytes) {
-            self.seal(pool, group);
-            self.open(pool, group);
+        if !self.fits_open(queue, group, bytes) {
+            self.seal(queue, group);
+            self.open(queue, group);
         }
-        let id = self.open[pool as usize][group as usize];
+        let id = self.open[queue as usize][group as usize];
         let segment_bytes = self.segment_bytes();
         let extent = &mut self.extents[id as usize];
         let Content::Segment(segment) = &extent.content else { unreachable!("an open extent is a segment") };
@@ -390,9 +390,9 @@ impl Log {
         Location((offset / UNIT_BYTES) as u64)
     }
 
-    /// Lets no more records into the open segment of a pool and group.
-    pub fn seal(&mut self, pool: Pool, group: u8) {
-        let id = std::mem::replace(&mut self.open[pool as usize][group as usize], NONE);
+    /// Lets no more records into the open segment of a queue and group.
+    pub fn seal(&mut self, queue: Queue, group: u8) {
+        let id = std::mem::replace(&mut self.open[queue as usize][group as usize], NONE);
         if id == NONE {
             return;
         }
@@ -400,25 +400,25 @@ impl Log {
         extent.state = State::Sealed;
         self.sealed_count += 1;
         self.sealed_live_bytes += extent.live_bytes as usize;
-        self.sparse.put(id, eighths(extent.live_bytes, self.segment_shift));
+        self.candidates.put(id, eighths(extent.live_bytes, self.segment_shift));
     }
 
-    fn open(&mut self, pool: Pool, group: u8) {
+    fn open(&mut self, queue: Queue, group: u8) {
         let Some(segment) = self.free.pop() else { unreachable!("append without room") };
         let index = segment.index() as usize;
-        let id = self.add(Content::Segment(segment), pool, group, State::Open);
+        let id = self.add(Content::Segment(segment), queue, group, State::Open);
         self.owner[index] = id + 1;
-        self.open[pool as usize][group as usize] = id;
+        self.open[queue as usize][group as usize] = id;
         self.segments_count += 1;
         // As many groups as the segments that are here, or that would be this shard's share, can keep open.
         let share = self.arena.limit_bytes() / self.cores / self.segment_bytes();
         self.groups = (share.max(self.segments_count) / SEGMENTS_PER_GROUP).clamp(1, GROUPS_MAX) as u32;
     }
 
-    fn add(&mut self, content: Content, pool: Pool, group: u8, state: State) -> u32 {
+    fn add(&mut self, content: Content, queue: Queue, group: u8, state: State) -> u32 {
         let id = self.extents.insert(Extent {
             content,
-            pool,
+            queue,
             group,
             state,
             used_bytes: 0,
@@ -430,44 +430,44 @@ impl Log {
             previous: NONE,
             next: NONE,
         }) as u32;
-        self.sparse.expect(id);
-        self.push(pool, id);
+        self.candidates.expect(id);
+        self.push(queue, id);
         id
     }
 
     /// Puts an extent at the end of a queue.
-    pub fn push(&mut self, pool: Pool, id: u32) {
+    pub fn push(&mut self, queue: Queue, id: u32) {
         let bytes = self.extents[id as usize].footprint_bytes(self.segment_bytes());
-        let queue = &mut self.queues[pool as usize];
-        let previous = std::mem::replace(&mut queue.tail, id);
-        queue.bytes += bytes;
+        let ends = &mut self.queues[queue as usize];
+        let previous = std::mem::replace(&mut ends.tail, id);
+        ends.bytes += bytes;
         if previous == NONE {
-            queue.head = id;
+            ends.head = id;
         } else {
             self.extents[previous as usize].next = id;
         }
         let extent = &mut self.extents[id as usize];
-        (extent.previous, extent.next, extent.pool) = (previous, NONE, pool);
+        (extent.previous, extent.next, extent.queue) = (previous, NONE, queue);
     }
 
     /// Takes an extent out of its queue.
     pub fn unlink(&mut self, id: u32) {
         let extent = &self.extents[id as usize];
-        let (previous, next, pool) = (extent.previous, extent.next, extent.pool);
+        let (previous, next, queue) = (extent.previous, extent.next, extent.queue);
         let bytes = extent.footprint_bytes(self.segment_bytes());
-        let queue = &mut self.queues[pool as usize];
-        queue.bytes -= bytes;
+        let ends = &mut self.queues[queue as usize];
+        ends.bytes -= bytes;
         if previous == NONE {
-            queue.head = next
+            ends.head = next
         } else {
             self.extents[previous as usize].next = next
         }
-        if next == NONE { queue.tail = previous } else { self.extents[next as usize].previous = previous }
+        if next == NONE { ends.tail = previous } else { self.extents[next as usize].previous = previous }
     }
 
     /// The oldest extent of a queue, open ones passed over: they still fill, slowly. The oldest of all if all are open.
-    pub fn oldest(&self, pool: Pool) -> Option<u32> {
-        let head = self.queues[pool as usize].head;
+    pub fn oldest(&self, queue: Queue) -> Option<u32> {
+        let head = self.queues[queue as usize].head;
         let mut id = head;
         for _ in 0..=GROUPS_MAX {
             if id == NONE {
@@ -484,12 +484,12 @@ impl Log {
 
     /// Takes a segment out of its queue, to be emptied record by record.
     pub fn start_draining(&mut self, id: u32) {
-        let (pool, group) = (self.extents[id as usize].pool, self.extents[id as usize].group);
-        if self.open[pool as usize][group as usize] == id {
-            self.seal(pool, group);
+        let (queue, group) = (self.extents[id as usize].queue, self.extents[id as usize].group);
+        if self.open[queue as usize][group as usize] == id {
+            self.seal(queue, group);
         }
         self.unlink(id);
-        self.sparse.take(id);
+        self.candidates.take(id);
         let extent = &mut self.extents[id as usize];
         extent.state = State::Draining;
         self.sealed_count -= 1;
@@ -535,7 +535,7 @@ impl Log {
         self.sealed_live_bytes -= bytes as usize;
         let after = eighths(extent.live_bytes, self.segment_shift);
         if after < before || extent.live_items == 0 {
-            self.sparse.put(id, after);
+            self.candidates.put(id, after);
         }
     }
 
@@ -544,22 +544,23 @@ impl Log {
         let sealed_bytes = self.sealed_count << self.segment_shift;
         let dead_bytes = sealed_bytes - self.sealed_live_bytes;
         // Less than two segments would be copied without end, and none come free.
-        let hungry = !all_dead && dead_bytes > (sealed_bytes / DEAD_PART).max(2 << self.segment_shift);
-        self.sparse.first(hungry).filter(|&id| !all_dead || self.extents[id as usize].live_items == 0)
+        let much_is_dead = !all_dead && dead_bytes > (sealed_bytes / DEAD_PART).max(2 << self.segment_shift);
+        let threshold = if much_is_dead { Threshold::SevenEighths } else { Threshold::Half };
+        self.candidates.first(threshold).filter(|&id| !all_dead || self.extents[id as usize].live_items == 0)
     }
 
     /// Keeps a large value whose record lies at `location`.
-    pub fn add_body(&mut self, body: Arc<Body>, pool: Pool, location: Location) -> u32 {
+    pub fn add_body(&mut self, body: Arc<Body>, queue: Queue, location: Location) -> u32 {
         self.values_bytes += body.footprint_bytes();
         self.count_head(location);
-        self.add(Content::Body(body, location), pool, 0, State::Sealed)
+        self.add(Content::Body(body, location), queue, 0, State::Sealed)
     }
 
     /// Keeps a value of `count` pages whose record lies at `location`.
-    pub fn add_pages(&mut self, count: u32, pool: Pool, location: Location) -> u32 {
+    pub fn add_pages(&mut self, count: u32, queue: Queue, location: Location) -> u32 {
         self.values_bytes += count as usize * PAGE_BYTES;
         self.count_head(location);
-        self.add(Content::Pages(count, location), pool, 0, State::Sealed)
+        self.add(Content::Pages(count, location), queue, 0, State::Sealed)
     }
 
     fn count_head(&mut self, location: Location) {
@@ -658,17 +659,17 @@ impl Log {
     /// Checks lists and sums. Live counts are compared with `live(location)`, which tells whether the index knows a record.
     pub fn verify(&self, mut live: impl FnMut(Location) -> bool) {
         let mut queued = 0;
-        for pool in [Pool::Small, Pool::Main] {
-            let (mut id, mut previous, mut bytes) = (self.queues[pool as usize].head, NONE, 0);
+        for queue in [Queue::Small, Queue::Main] {
+            let (mut id, mut previous, mut bytes) = (self.queues[queue as usize].head, NONE, 0);
             while id != NONE {
                 let extent = &self.extents[id as usize];
-                assert_eq!((extent.pool, extent.previous), (pool, previous));
+                assert_eq!((extent.queue, extent.previous), (queue, previous));
                 assert_ne!(extent.state, State::Draining);
                 bytes += extent.footprint_bytes(self.segment_bytes());
                 queued += 1;
                 (previous, id) = (id, extent.next);
             }
-            assert_eq!((previous, bytes), (self.queues[pool as usize].tail, self.queues[pool as usize].bytes));
+            assert_eq!((previous, bytes), (self.queues[queue as usize].tail, self.queues[queue as usize].bytes));
         }
         let (mut segments, mut values_bytes, mut live_bytes) = (0, 0, 0);
         let mut numbers = self.free_pages.clone();
@@ -686,7 +687,7 @@ impl Log {
             segments += 1;
             let alive = eighths(extent.live_bytes, self.segment_shift);
             let listed = (extent.state == State::Sealed && alive < EIGHTHS_MAX).then_some(alive);
-            assert_eq!(self.sparse.eighths(id as u32), listed);
+            assert_eq!(self.candidates.eighths(id as u32), listed);
             if extent.state == State::Sealed {
                 sealed = (sealed.0 + 1, sealed.1 + extent.live_bytes as usize);
             }

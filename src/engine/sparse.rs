@@ -17,10 +17,19 @@
 use super::segment::NONE;
 
 /// Lists of extents, by eighths of a segment that are alive.
-pub(super) struct Sparse {
+pub(super) struct CompactionCandidates {
     heads: [u32; EIGHTHS_MAX],
     /// By number of the extent.
     links: Vec<Link>,
+}
+
+/// Below which part alive a segment is compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threshold {
+    /// A half: always worth it.
+    Half,
+    /// Seven eighths: where much of all segments is dead.
+    SevenEighths,
 }
 
 /// Where an extent is listed.
@@ -32,13 +41,13 @@ struct Link {
     eighths: u8,
 }
 
-impl Default for Sparse {
+impl Default for CompactionCandidates {
     fn default() -> Self {
         Self { heads: [NONE; EIGHTHS_MAX], links: Vec::new() }
     }
 }
 
-impl Sparse {
+impl CompactionCandidates {
     /// An extent of this number may come.
     pub fn expect(&mut self, id: u32) {
         if self.links.len() <= id as usize {
@@ -74,9 +83,12 @@ impl Sparse {
         }
     }
 
-    /// The segment with the least alive. `hungry`: also one that is alive by half and more.
-    pub fn first(&self, hungry: bool) -> Option<u32> {
-        let end = if hungry { EIGHTHS_MAX } else { EIGHTHS_HALF };
+    /// The segment with the least alive, if that is below the threshold.
+    pub fn first(&self, threshold: Threshold) -> Option<u32> {
+        let end = match threshold {
+            Threshold::Half => EIGHTHS_HALF,
+            Threshold::SevenEighths => EIGHTHS_MAX,
+        };
         self.heads[..end].iter().copied().find(|&id| id != NONE)
     }
 
@@ -98,19 +110,19 @@ mod tests {
 
     #[test]
     fn the_least_alive_comes_first_and_each_is_listed_once() {
-        let mut sparse = Sparse::default();
-        sparse.expect(9);
+        let mut candidates = CompactionCandidates::default();
+        candidates.expect(9);
         for (id, eighths) in [(1, 6), (2, 3), (3, 8), (4, 3), (2, 2), (5, 5), (2, 6)] {
-            sparse.put(id, eighths);
+            candidates.put(id, eighths);
         }
         let mut order = Vec::new();
-        while let Some(id) = sparse.first(true) {
-            sparse.take(id);
+        while let Some(id) = candidates.first(Threshold::SevenEighths) {
+            candidates.take(id);
             order.push(id);
         }
         assert_eq!(order, [4, 5, 2, 1]);
-        sparse.put(7, 4);
-        assert_eq!((sparse.first(false), sparse.first(true)), (None, Some(7)));
-        assert_eq!((sparse.eighths(7), sparse.eighths(4)), (Some(4), None));
+        candidates.put(7, 4);
+        assert_eq!((candidates.first(Threshold::Half), candidates.first(Threshold::SevenEighths)), (None, Some(7)));
+        assert_eq!((candidates.eighths(7), candidates.eighths(4)), (Some(4), None));
     }
 }
