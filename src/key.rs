@@ -44,7 +44,7 @@ pub struct Key<'a> {
     /// `bytes` is the base64 text of the key: see [`Key::decode`].
     pub encoded: bool,
     /// A hash tag hides a part of the key from `hash`: see [`routing_part`].
-    pub tagged: bool,
+    pub has_hash_tag: bool,
 }
 
 impl<'a> Key<'a> {
@@ -53,25 +53,25 @@ impl<'a> Key<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         let part = routing_part(bytes);
         let hash = xxh3_64_with_seed(part, ROUTING_SEED);
-        Self { bytes, hash, encoded: false, tagged: part.len() != bytes.len() }
+        Self { bytes, hash, encoded: false, has_hash_tag: part.len() != bytes.len() }
     }
 
     /// The key that this base64 text stands for. `None` if it is empty, longer than a key, or not the one way to write it
     /// (RFC 4648 section 4, with padding).
     pub fn from_base64(text: &'a [u8]) -> Option<Self> {
-        let key = Self { bytes: text, hash: 0, encoded: true, tagged: false };
+        let key = Self { bytes: text, hash: 0, encoded: true, has_hash_tag: false };
         if text.len() > KEY_BYTES_MAX {
             return None;
         }
         let mut buffer = [0; KEY_BYTES_MAX];
-        let Key { hash, tagged, .. } = key.decode(&mut buffer)?;
-        Some(Self { hash, tagged, ..key })
+        let Key { hash, has_hash_tag, .. } = key.decode(&mut buffer)?;
+        Some(Self { hash, has_hash_tag, ..key })
     }
 
     /// Hash of the whole key, decoded: tells keys apart that a hash tag gives the same `hash`.
     #[inline]
     pub fn whole_hash(&self) -> u64 {
-        if !self.tagged {
+        if !self.has_hash_tag {
             return self.hash;
         }
         let mut buffer = [0; KEY_BYTES_MAX];
@@ -199,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_key_tells_whether_a_tag_hides_a_part_of_it() {
-        assert!(Key::new(b"{user:7}:name").tagged && Key::new(b"{a}").tagged);
-        assert!(!Key::new(b"user:7").tagged && !Key::new(b"{}name").tagged && !Key::new(b"{name").tagged);
-        assert!(Key::from_base64(b"e2F9Yg==").expect("{a}b").tagged);
+        assert!(Key::new(b"{user:7}:name").has_hash_tag && Key::new(b"{a}").has_hash_tag);
+        assert!(!Key::new(b"user:7").has_hash_tag && !Key::new(b"{}name").has_hash_tag && !Key::new(b"{name").has_hash_tag);
+        assert!(Key::from_base64(b"e2F9Yg==").expect("{a}b").has_hash_tag);
     }
 
     #[test]

@@ -643,7 +643,7 @@ impl Hasher {
     /// of all bytes would cost every command 5 ns and save them a search of nine lines.
     #[inline]
     pub fn hash(&self, key: &Key<'_>) -> u64 {
-        if key.tagged {
+        if key.has_hash_tag {
             return self.hash_whole(key.bytes);
         }
         let product = u128::from(key.hash ^ self.secret[0]) * u128::from(self.secret[1] | 1);

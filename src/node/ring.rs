@@ -209,8 +209,8 @@ pub fn flush(cores: &Cores) -> bool {
     cores.tell_all(move |core| core.context.shard.engine.raise_fence(fence))
 }
 
-/// What one core tells of the ring.
-struct Told {
+/// What one core knows of the ring.
+struct Snapshot {
     accounts: Vec<Account>,
     dirty: Vec<u32>,
     oldest_ms: Vec<u64>,
@@ -218,15 +218,15 @@ struct Told {
     all_leases: bool,
     missing: usize,
     figures: Figures,
-    nodes: Vec<ToldNode>,
+    nodes: Vec<NodeSnapshot>,
     operations: usize,
     sent: u64,
     lost: u64,
 }
 
-/// What one core tells of another node.
+/// What one core knows of another node.
 #[derive(Clone, Default)]
-struct ToldNode {
+struct NodeSnapshot {
     up: u32,
     away: u32,
     waiting: u32,
@@ -235,14 +235,14 @@ struct ToldNode {
     trouble: String,
 }
 
-fn tell(core: &mut Core) -> Option<Told> {
+fn snapshot(core: &mut Core) -> Option<Snapshot> {
     let (now, ms) = (core.context.now, core.context.ms);
     let ring = core.context.shard.ring.as_ref()?;
     let count = ring.view.nodes.len();
     let mut nodes: Vec<_> = (0..count as u16)
         .map(|index| {
             let node = ring.peers.node(NodeIndex(index));
-            ToldNode { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..ToldNode::default() }
+            NodeSnapshot { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..NodeSnapshot::default() }
         })
         .collect();
     for link in ring.peers.links() {
@@ -252,7 +252,7 @@ fn tell(core: &mut Core) -> Option<Told> {
         node.away += u32::from(link.state.is_away());
         node.waiting += link.outstanding;
     }
-    Some(Told {
+    Some(Snapshot {
         accounts: (0..count).map(|node| ring.hints.target(node).account()).collect(),
         dirty: (0..count).map(|node| ring.hints.target(node).dirty_count()).collect(),
         oldest_ms: (0..count).map(|node| ring.hints.oldest_ms(node, now)).collect(),
@@ -290,10 +290,10 @@ pub fn stats_ring(view: &View, options: &Options) -> Lines {
 
 /// `stats peers`: the links to the other nodes, all cores together.
 pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
-    let told: Vec<Told> = cores.ask(tell).into_iter().flatten().collect();
+    let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
     for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
-        let sum = |part: fn(&ToldNode) -> u32| told.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
+        let sum = |part: fn(&NodeSnapshot) -> u32| snapshots.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
         let (up, away, waiting) = (sum(|node| node.up), sum(|node| node.away), sum(|node| node.waiting));
         let state = match (up, away) {
             (0, 0) => "not needed yet",
@@ -307,15 +307,15 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
         put("links_up", up.to_string());
         put("links_away", away.to_string());
         put("requests_waiting", waiting.to_string());
-        let known = told.iter().map(|core| &core.nodes[index]).find(|node| node.cores.is_some());
+        let known = snapshots.iter().map(|core| &core.nodes[index]).find(|node| node.cores.is_some());
         put("cores", known.and_then(|node| node.cores).map_or("unknown".into(), |cores| cores.to_string()));
         let same = known.map_or("unknown", |known| if known.view == view.ring.view().0 { "yes" } else { "no" });
         put("same_view", same.into());
-        let trouble = told.iter().map(|core| &core.nodes[index].trouble).find(|trouble| !trouble.is_empty());
+        let trouble = snapshots.iter().map(|core| &core.nodes[index].trouble).find(|trouble| !trouble.is_empty());
         put("trouble", trouble.map_or("none".into(), |trouble| trouble.clone()));
     }
     let mut sum =
-        |name: &str, part: fn(&Told) -> u64| lines.push((name.into(), told.iter().map(part).sum::<u64>().to_string()));
+        |name: &str, part: fn(&Snapshot) -> u64| lines.push((name.into(), snapshots.iter().map(part).sum::<u64>().to_string()));
     sum("commands_forwarded", |core| core.figures.forwarded);
     sum("commands_served", |core| core.figures.served);
     sum("copies_sent", |core| core.figures.copies_sent);
@@ -332,11 +332,11 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
 
 /// `stats handoff`: what others lack, by node, all cores together.
 pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
-    let told: Vec<Told> = cores.ask(tell).into_iter().flatten().collect();
+    let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
     for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
         let mut account = Account::default();
-        told.iter().for_each(|core| account.add(&core.accounts[index]));
+        snapshots.iter().for_each(|core| account.add(&core.accounts[index]));
         let mut put = |name: &str, value: String| lines.push((format!("{index}:{name}"), value));
         put("id", node.entry.id.as_str().into());
         put("pending", account.pending.to_string());
@@ -346,13 +346,13 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
         put("expired", account.expired.to_string());
         put("degraded", account.degraded.to_string());
         put("rerouted", account.rerouted.to_string());
-        put("dirty_partitions", told.iter().map(|core| core.dirty[index]).max().unwrap_or(0).to_string());
-        put("oldest_ms", told.iter().map(|core| core.oldest_ms[index]).max().unwrap_or(0).to_string());
+        put("dirty_partitions", snapshots.iter().map(|core| core.dirty[index]).max().unwrap_or(0).to_string());
+        put("oldest_ms", snapshots.iter().map(|core| core.oldest_ms[index]).max().unwrap_or(0).to_string());
     }
-    lines.push(("hint_bytes".into(), told.iter().map(|core| core.hint_bytes).sum::<usize>().to_string()));
-    lines.push(("items_streamed".into(), told.iter().map(|core| core.figures.streamed).sum::<u64>().to_string()));
-    lines.push(("listed_by_others".into(), told.iter().map(|core| core.missing).sum::<usize>().to_string()));
-    lines.push(("synced".into(), if told.iter().all(|core| core.all_leases) { "yes" } else { "no" }.into()));
+    lines.push(("hint_bytes".into(), snapshots.iter().map(|core| core.hint_bytes).sum::<usize>().to_string()));
+    lines.push(("items_streamed".into(), snapshots.iter().map(|core| core.figures.streamed).sum::<u64>().to_string()));
+    lines.push(("listed_by_others".into(), snapshots.iter().map(|core| core.missing).sum::<usize>().to_string()));
+    lines.push(("synced".into(), if snapshots.iter().all(|core| core.all_leases) { "yes" } else { "no" }.into()));
     lines
 }
 

@@ -158,7 +158,7 @@ impl Writer {
             framing: framing.head,
             key_bytes: key.len() as u16,
             key_encoded: command.key.encoded,
-            key_tagged: command.key.tagged,
+            key_tagged: command.key.has_hash_tag,
             words_bytes: words.len() as u16,
             value_bytes: inline.len() as u32,
             carried,
@@ -301,7 +301,7 @@ fn read_request<'a>(head: &'a RequestHead, rest: &'a [u8]) -> Request<'a> {
         Carried::Body(body) => Value::Body(body),
         &Carried::Dropped(bytes) => Value::Dropped { bytes },
     };
-    let key = Key { bytes: key, hash: head.hash, encoded: head.key_encoded, tagged: head.key_tagged };
+    let key = Key { bytes: key, hash: head.hash, encoded: head.key_encoded, has_hash_tag: head.key_tagged };
     Request {
         ticket: head.ticket,
         command: Command { key, verb: head.verb, value },

@@ -141,7 +141,7 @@ impl Turn<'_> {
 
     /// Whether what is not here is nowhere: with leases of all peers, and nothing evicted or purged.
     pub(super) fn has_lost_nothing(&self) -> bool {
-        self.engine.evicted_count() == 0 && !self.ring.purges.has_dropped() && self.ring.peers.has_all_leases(self.ms)
+        self.engine.evicted_count() == 0 && !self.ring.purges.has_purged() && self.ring.peers.has_all_leases(self.ms)
     }
 
     /// Takes over a request of a client; its answer will be in the outbox. False if too much is under way: ask again later.

@@ -3,12 +3,12 @@
 //! ```text
 //!   owner is there --> keys that are missing there: only these may be stale there, and it fetches them when it is asked
 //!                  --> hints, oldest first, at most `window` under way --> delivered: gone here too, where this node does not own it
-//!                  --> then dirty partitions:  BEGIN (drop what is older than ..)  -->  walk: every item it owns  -->  clean
+//!                  --> then dirty partitions:  BEGIN (purge what is older than ..)  -->  walk: every item it owns  -->  clean
 //!
 //!   window: doubled while the owner answers quickly, halved when it is slow        rate: tokens, so that clients do not feel it
 //! ```
 //!
-//! A node that has lost its memory gets everything again: all its partitions are dirty. A receiver that must drop does so in slices,
+//! A node that has lost its memory gets everything again: all its partitions are dirty. A receiver that must purge does so in slices,
 //! and says when it is done.
 //!
 //! Lives here: replay, transfer, purges. Not here: the store of hints (`cluster::hints`), links (`peers`).
@@ -71,7 +71,7 @@ struct Transfer {
     failed: bool,
 }
 
-/// Partitions of which old items are to be dropped, because a node that knows better has announced them.
+/// Partitions of which old items are to be purged, because a node that knows better has announced them.
 #[derive(Debug, Default)]
 pub struct Purges {
     /// Not begun.
@@ -79,24 +79,24 @@ pub struct Purges {
     /// The walk under way.
     cursor: Option<Cursor>,
     current: Purge,
-    dropped: u64,
+    purged: u64,
     /// Partitions that were sent to their owners, and in which this node may hold what it does not own.
     unowned: BTreeSet<u32>,
     unowned_cursor: Option<Cursor>,
 }
 
-/// What one walk drops, and who waits for it.
+/// What one walk purges, and who waits for it.
 #[derive(Debug, Default)]
 struct Purge {
-    /// By partition: 0 for nothing to drop, else 1 + the version up to which its items are stale. Empty for no partition at all.
+    /// By partition: 0 for nothing to purge, else 1 + the version up to which its items are stale. Empty for no partition at all.
     stale: Box<[u64]>,
-    /// Partitions in which something was dropped.
-    dropped: BTreeSet<u32>,
+    /// Partitions in which something was purged.
+    purged: BTreeSet<u32>,
     waiting: Vec<PeerRequest>,
 }
 
 impl Purge {
-    /// The version up to which items of this partition are dropped.
+    /// The version up to which items of this partition are purged.
     fn stale_through(&self, partition: u32) -> Option<u64> {
         self.stale.get(partition as usize).and_then(|stale| stale.checked_sub(1))
     }
@@ -139,14 +139,14 @@ impl Purges {
         self.queued.waiting.push(from);
     }
 
-    /// Whether something is to be dropped.
+    /// Whether something is to be purged.
     pub fn is_busy(&self) -> bool {
         !self.queued.waiting.is_empty() || self.cursor.is_some() || !self.unowned.is_empty()
     }
 
-    /// Whether anything was ever dropped: what is not here may be elsewhere.
-    pub fn has_dropped(&self) -> bool {
-        self.dropped > 0 || self.is_busy()
+    /// Whether anything was ever purged: what is not here may be elsewhere.
+    pub fn has_purged(&self) -> bool {
+        self.purged > 0 || self.is_busy()
     }
 }
 
@@ -481,7 +481,7 @@ impl Turn<'_> {
             }
             // A node that has lost its memory has lost its fences, too: what lies below may have come back to it meanwhile.
             let stale_through = match version {
-                DROPPED => 0,
+                PURGED => 0,
                 _ if keeps_all => fence,
                 version => (version - 1).max(fence),
             };
@@ -582,15 +582,15 @@ impl Turn<'_> {
         next
     }
 
-    /// A node has dropped old items of a partition, and lacks what was dropped. It is not told to drop again: others may have sent by then
+    /// A node has purged old items of a partition, and lacks what was purged. It is not told to purge again: others may have sent by then
     /// what an announcement of ours takes for old, and the two would go on for ever.
     pub(super) fn send_again(&mut self, node: NodeIndex, partition: u32) {
         let index = usize::from(node.0);
         let transfer = self.ring.handoffs[index].transfer.as_mut().filter(|transfer| transfer.announced == 0);
         match transfer.and_then(|transfer| transfer.marks.remove(&partition)) {
-            // It may have dropped what this transfer has sent already.
-            Some(version) => self.ring.hints.lower(index, partition, version, DROPPED),
-            None => self.ring.hints.mark(index, partition, DROPPED),
+            // It may have purged what this transfer has sent already.
+            Some(version) => self.ring.hints.lower(index, partition, version, PURGED),
+            None => self.ring.hints.mark(index, partition, PURGED),
         }
     }
 
@@ -656,7 +656,7 @@ impl Turn<'_> {
         let (view, buckets) = (self.ring.view.clone(), self.buckets());
         let unowned = std::mem::take(&mut self.ring.purges.unowned);
         let mut cursor = Some(self.ring.purges.unowned_cursor.unwrap_or_default());
-        for _ in 0..DROP_LINES / WALK_BUDGET {
+        for _ in 0..PURGE_LINES / WALK_BUDGET {
             let Some(from) = cursor else { break };
             let mut keys: Vec<Box<[u8]>> = Vec::new();
             cursor = self.engine.walk_copies(from, self.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
@@ -692,7 +692,7 @@ impl Turn<'_> {
             purges.current = std::mem::take(&mut purges.queued);
             purges.cursor = Some(Cursor::default());
         }
-        let mut budget = DROP_LINES / WALK_BUDGET;
+        let mut budget = PURGE_LINES / WALK_BUDGET;
         while let Some(cursor) = self.ring.purges.cursor.filter(|_| budget > 0) {
             budget -= 1;
             let (buckets, current) = (self.buckets(), &self.ring.purges.current);
@@ -709,8 +709,8 @@ impl Turn<'_> {
             for (key, through) in keys {
                 let key = Key::new(&key);
                 if self.engine.invalidate_through(&key, through, self.now) {
-                    self.ring.purges.dropped += 1;
-                    self.ring.purges.current.dropped.insert(partition_of_hash(key.hash, buckets));
+                    self.ring.purges.purged += 1;
+                    self.ring.purges.current.purged.insert(partition_of_hash(key.hash, buckets));
                 }
             }
             self.ring.purges.cursor = next;
@@ -718,7 +718,7 @@ impl Turn<'_> {
         if self.ring.purges.cursor.is_none() {
             let current = std::mem::take(&mut self.ring.purges.current);
             for node in self.ring.peers.others() {
-                self.ring.handoffs[usize::from(node.0)].purged.extend(&current.dropped);
+                self.ring.handoffs[usize::from(node.0)].purged.extend(&current.purged);
             }
             for from in current.waiting {
                 let mut response = Buffer::default();
@@ -732,8 +732,8 @@ impl Turn<'_> {
     }
 }
 
-/// Marks of partitions that stand for no write: a node has dropped what was old there, or has lost its memory.
-const DROPPED: u64 = 0;
+/// Marks of partitions that stand for no write: a node has purged what was old there, or has lost its memory.
+const PURGED: u64 = 0;
 const ALL: u64 = 1;
 
 /// Adds a partition to what goes over a link, in lists of bounded length.
@@ -763,4 +763,4 @@ const TOKEN: u64 = 1000;
 const BURST_MS: u64 = 2;
 
 /// Lines of the index that one tick looks at for purges: about 100 us.
-const DROP_LINES: u32 = 1024;
+const PURGE_LINES: u32 = 1024;

@@ -348,7 +348,7 @@ impl Cluster {
         self.active_ms = ms;
     }
 
-    /// Whether something that came from other nodes is not done with: copies that may be under way to others, old items to be dropped.
+    /// Whether something that came from other nodes is not done with: copies that may be under way to others, old items to be purged.
     pub fn is_dropping(&self) -> bool {
         !self.uncommitted.is_empty()
             || self.purges.is_busy()

@@ -56,7 +56,7 @@ impl Turn<'_> {
         match frame.head.kind {
             Kind::Execute => {
                 let (repeated_since, passed_on, meta) = wire::read_history(frame.head.flags, frame.meta, self.horizon())?;
-                // Who sent it is there, though perhaps not heard of here so far: it may hold something newer for this node.
+                // Who sent it is there, though it may not have made contact so far: it may hold something newer for this node.
                 if let Some(node) = passed_on.and_then(|node_hash| self.ring.view.index_of_node_hash(node_hash)) {
                     self.ring.peers.on_contact(node, self.ms);
                 }
@@ -90,7 +90,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Partitions that a node is about to send whole: answered when what is old there is dropped.
+    /// Partitions that a node is about to send whole: answered when what is old there is purged.
     fn serve_begin(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
         let Value::Bytes(mut list) = frame.value else { return Err(FrameError("a list beyond its bounds")) };
         if !self.ring.purges.has_room() {

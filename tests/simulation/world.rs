@@ -646,7 +646,7 @@ impl World {
         }
     }
 
-    /// Whether nobody holds anything for anybody, and everybody has everybody's word.
+    /// Whether nobody holds anything for anybody, and everybody has a lease of everybody.
     pub fn is_settled(&self) -> bool {
         self.nodes.iter().filter(|node| node.alive).all(|node| {
             node.cores.iter().all(|core| {

@@ -169,7 +169,7 @@ pub struct Along<'a> {
     pub exempt: bool,
     /// See `Put::missing`.
     pub missing: &'a [u64],
-    /// See `Put::settled`.
+    /// See `Put::committed_through`.
     pub committed_through: Option<u64>,
 }
 
