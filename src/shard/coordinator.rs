@@ -107,6 +107,8 @@ enum Direction {
 enum Outcome {
     Done,
     Busy,
+    /// It was not executed: see `may_repeat`.
+    Overtaken,
     Copy,
 }
 
@@ -316,24 +318,21 @@ impl Turn<'_> {
 
     /// Asks the nodes that may hold something newer, or what is not here. True if there are none.
     fn read_others(&mut self, key: OperationId) -> bool {
-        let stored = self.take_command(key);
-        let links = match stored.execute() {
-            Ok(execute) => self.choose_read_peers(key, &execute.command),
-            Err(_) => Some(ArrayVec::new()),
-        };
-        match (&links, stored.execute()) {
-            (None, _) => self.ask_later(key),
-            (Some(links), Ok(execute)) if !links.is_empty() => {
-                self.ring.operations.enter(key, OpState::Reading { waiting: links.len() as u32 });
-                let attempt = self.ring.operations.attempt(key);
-                for &(node, link) in links {
-                    self.fetch(link, &execute.command, Purpose::Read(attempt, node));
+        let links = self.with_command(key, |turn, execute| {
+            let links = turn.choose_read_peers(key, &execute.command)?;
+            if !links.is_empty() {
+                turn.ring.operations.enter(key, OpState::Reading { waiting: links.len() as u32 });
+                let attempt = turn.ring.operations.attempt(key);
+                for &(node, link) in &links {
+                    turn.fetch(link, &execute.command, Purpose::Read(attempt, node));
                 }
             }
-            _ => {}
+            Some(links)
+        });
+        if let Some(None) = links {
+            self.try_at_next_tick(key);
         }
-        self.restore_command(key, stored);
-        links.is_some_and(|links| links.is_empty())
+        links.is_none_or(|links| links.is_some_and(|links| links.is_empty()))
     }
 
     /// The peers that must be read; `None` if one of them is not known yet.
@@ -401,8 +400,8 @@ impl Turn<'_> {
         });
     }
 
-    /// A request keeps its place, and asks others later what they have of its key.
-    fn ask_later(&mut self, key: OperationId) {
+    /// A request keeps its place, and is tried again at the next tick.
+    fn try_at_next_tick(&mut self, key: OperationId) {
         self.ring.operations.enter(key, OpState::Queued);
         self.ring.operations.park(key);
     }
@@ -414,7 +413,7 @@ impl Turn<'_> {
             Some(ReadScope::One) => self.coordinate(key),
             Some(ReadScope::Nobody) => {
                 // Something newer was told and there was no memory for it: asked again, when there is.
-                self.ask_later(key);
+                self.try_at_next_tick(key);
             }
             None => {}
         }
@@ -438,29 +437,20 @@ impl Turn<'_> {
         if ms >= op.known_until_ms {
             // Asked again: this process may have stood still since.
             (op.scope, op.known_until_ms) = (ReadScope::Nobody, u64::MAX);
-            return self.ask_later(key);
+            return self.try_at_next_tick(key);
         }
         // What is written must be copied: later, where too much is on its way already.
         if !op.kind.is_read() && self.ring.peers.is_full() {
-            self.ring.operations.enter(key, OpState::Queued);
-            return self.ring.operations.park(key);
+            return self.try_at_next_tick(key);
         }
-        let stored = self.take_command(key);
-        if !self.may_repeat(key, &stored) {
-            self.restore_command(key, stored);
-            return self.fail(key, Error::Interrupted);
-        }
-        let outcome = match stored.execute() {
-            Ok(execute) => self.execute(key, &execute),
-            Err(_) => Outcome::Done,
-        };
-        self.restore_command(key, stored);
-        match outcome {
-            Outcome::Busy => {
-                self.ring.operations.enter(key, OpState::Queued);
-                self.ring.operations.park(key);
-            }
+        let outcome = self.with_command(key, |turn, execute| match turn.may_repeat(key, &execute.command) {
+            true => turn.execute(key, execute),
+            false => Outcome::Overtaken,
+        });
+        match outcome.unwrap_or(Outcome::Done) {
+            Outcome::Busy => self.try_at_next_tick(key),
             Outcome::Done => self.finish(key),
+            Outcome::Overtaken => self.fail(key, Error::Interrupted),
             Outcome::Copy => {
                 self.ring.operations.enter(key, OpState::Writing { waiting: 0 });
                 self.copy(key);
@@ -470,10 +460,9 @@ impl Turn<'_> {
 
     /// Whether a command that a node may have executed that has gone away may be executed again. Not if its key was written since by
     /// others: what they wrote would be overwritten by what came before it.
-    fn may_repeat(&mut self, key: OperationId, stored: &StoredCommand) -> bool {
+    fn may_repeat(&mut self, key: OperationId, command: &Command<'_>) -> bool {
         let Some(since) = self.op(key).map(|op| op.repeated_since).filter(|&since| since > 0) else { return true };
-        let Ok(wire::Execute { command, .. }) = stored.execute() else { return true };
-        with_plain_key(&command, |plain| match (self.engine.copy_of(plain, self.now), command.verb) {
+        with_plain_key(command, |plain| match (self.engine.copy_of(plain, self.now), command.verb) {
             (None, _) => true,
             (Some(replica), _) if replica.version <= since => true,
             (Some(replica), Verb::Delete(_)) => replica.tombstone,
@@ -586,27 +575,22 @@ impl Turn<'_> {
                 count.remove();
             }
         }
-        let stored = self.take_command(key);
-        if let Ok(execute) = stored.execute() {
-            with_plain_key(&execute.command, |plain| self.release_unowned(plain.bytes));
-        }
-        self.restore_command(key, stored);
+        self.with_command(key, |turn, execute| {
+            with_plain_key(&execute.command, |plain| turn.release_unowned(plain.bytes));
+        });
     }
 
     /// Ends a request with an error.
     pub(super) fn fail(&mut self, key: OperationId, error: Error) {
-        let stored = self.take_command(key);
-        if let Ok(execute) = stored.execute()
-            && let Some(head) = Head::from_bytes(&execute.framing)
-            && let Some(op) = self.op(key)
-        {
+        self.with_command(key, |turn, execute| {
+            let Some(head) = Head::from_bytes(&execute.framing) else { return };
+            let Some(op) = turn.op(key) else { return };
             let reply = &mut op.write_state().reply;
             reply.clear();
             let framing = Framing { head, words: execute.words };
             protocol::encode(&framing, execute.command.key.bytes, &Reply::Error(error), reply);
-            self.ring.figures.failed += 1;
-        }
-        self.restore_command(key, stored);
+            turn.ring.figures.failed += 1;
+        });
         self.finish(key);
     }
 
@@ -630,13 +614,20 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes the command out, so that the rest can be used meanwhile; `restore_command` returns it.
-    pub(super) fn take_command(&mut self, key: OperationId) -> StoredCommand {
-        self.op(key).map(|op| std::mem::take(&mut op.stored)).unwrap_or_default()
+    /// Calls `with` with the command of a request, which is taken out meanwhile, so that the rest can be used. `None` if the request has
+    /// ended, or its command is elsewhere.
+    pub(super) fn with_command<T>(
+        &mut self,
+        key: OperationId,
+        with: impl FnOnce(&mut Self, &wire::Execute<'_>) -> T,
+    ) -> Option<T> {
+        let stored = std::mem::take(&mut self.op(key)?.stored);
+        let result = stored.execute().ok().map(|execute| with(self, &execute));
+        self.restore_command(key, stored);
+        result
     }
 
-    /// See `take_command`.
-    pub(super) fn restore_command(&mut self, key: OperationId, stored: StoredCommand) {
+    fn restore_command(&mut self, key: OperationId, stored: StoredCommand) {
         if let Some(op) = self.op(key) {
             op.stored = stored;
         }

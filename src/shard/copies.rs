@@ -28,10 +28,8 @@ impl Turn<'_> {
         let hash = op.hash;
         let (failed, before) = (op.write_state().failed.clone(), op.write_state().missing.len());
         let (chosen, missing) = self.choose(hash, &failed);
-        let stored = self.take_command(key);
-        if let Ok(execute) = stored.execute()
-            && let Some(op) = self.op(key)
-        {
+        self.with_command(key, |turn, execute| {
+            let Some(op) = turn.op(key) else { return };
             let write = op.write_state();
             // Who has a copy already hears of the owners that have gone since.
             if missing.len() != before {
@@ -39,15 +37,14 @@ impl Turn<'_> {
             }
             write.missing = missing.clone();
             let (version, placed) = (write.version, write.placed.clone());
-            self.hint(&execute.command, version, &missing);
+            turn.hint(&execute.command, version, &missing);
             if chosen.len() > 1 {
-                self.track_uncommitted(key, version);
+                turn.track_uncommitted(key, version);
             }
             for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node)) {
-                self.put(key, node, link, &execute.command, &missing);
+                turn.put(key, node, link, &execute.command, &missing);
             }
-        }
-        self.restore_command(key, stored);
+        });
         let early = self.ring.options.ack == Ack::One || self.ring.options.mistake == Some(Mistake::AckBeforeCopies);
         match self.op(key).map(|op| op.state()) {
             Some(OpState::Writing { waiting: 0 }) => self.end_writing(key),
@@ -80,11 +77,7 @@ impl Turn<'_> {
         let owners = self.ring.cache.owners_of(&self.ring.view.ring, bucket);
         let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
             owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
-        let stored = self.take_command(key);
-        if let Ok(execute) = stored.execute() {
-            self.hint(&execute.command, version, &lacking);
-        }
-        self.restore_command(key, stored);
+        self.with_command(key, |turn, execute| turn.hint(&execute.command, version, &lacking));
         self.finish(key);
     }
 
@@ -219,14 +212,12 @@ impl Turn<'_> {
     /// A node has something newer of this key than what the command wrote.
     fn lost_to(&mut self, attempt: Attempt, node: NodeIndex, other: u64) {
         self.engine.observe(other);
-        let stored = self.take_command(attempt.key);
-        let here = stored.execute().map_or(0, |execute| {
-            with_plain_key(&execute.command, |key| self.engine.copy_of(key, self.now).map_or(0, |replica| replica.version))
+        let here = self.with_command(attempt.key, |turn, execute| {
+            with_plain_key(&execute.command, |key| turn.engine.copy_of(key, turn.now).map_or(0, |replica| replica.version))
         });
-        self.restore_command(attempt.key, stored);
         let Some(op) = self.ring.operations.at(attempt) else { return };
         // A later write of ours is there already.
-        if here >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
+        if here.unwrap_or(0) >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
             return self.placed(attempt, node);
         }
         op.write_state().conflict = Some(Conflict::Node(node));
@@ -262,30 +253,21 @@ impl Turn<'_> {
         let Reach::There(link) = self.ring.peers.reach(node, hash, self.buckets(), self.ms) else {
             return self.lost(Purpose::Refetch(attempt, node), false, 0);
         };
-        let stored = self.take_command(key);
-        if let Ok(execute) = stored.execute() {
-            self.fetch(link, &execute.command, Purpose::Refetch(attempt, node));
-        }
-        self.restore_command(key, stored);
+        self.with_command(key, |turn, execute| turn.fetch(link, &execute.command, Purpose::Refetch(attempt, node)));
     }
 
     /// A node has told the version that it has. If that is here now, the command is executed on it. If it is none, the command lost to a
     /// fence: what is here gets a newer version.
     pub(super) fn begin_anew(&mut self, key: OperationId, found: u64) {
-        let (now, stored) = (self.now, self.take_command(key));
-        let Some(version) = self.op(key).map(|op| op.write_state().version) else { return };
-        let mut renewed = None;
-        if let Ok(execute) = stored.execute() {
+        let Some((version, hash)) = self.op(key).map(|op| (op.write_state().version, op.key_hash)) else { return };
+        let renewed = self.with_command(key, |turn, execute| {
             with_plain_key(&execute.command, |plain| {
-                let here = self.engine.copy_of(plain, now).map(|replica| replica.version);
-                if found <= version && here.is_some_and(|here| here >= version) {
-                    renewed = self.engine.bump_version_of(plain, now);
-                }
-            });
-        }
-        self.restore_command(key, stored);
-        let Some(hash) = self.op(key).map(|op| op.key_hash) else { return };
-        let Some(renewed) = renewed else {
+                let here = turn.engine.copy_of(plain, turn.now).map(|replica| replica.version);
+                let is_here = found <= version && here.is_some_and(|here| here >= version);
+                if is_here { turn.engine.bump_version_of(plain, turn.now) } else { None }
+            })
+        });
+        let Some(renewed) = renewed.flatten() else {
             // All that was executed here on this key is, in its order: what came behind this one was executed on what it wrote.
             self.ring.operations.enter(key, OpState::Queued);
             for other in self.ring.operations.executed(hash) {
