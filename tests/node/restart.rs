@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -99,17 +99,25 @@ fn converse<S: Read + Write>(connected: std::io::Result<S>, requests: u32, seen:
 /// Far below the time that a node gives to clients that do not take their answers: nobody here does so.
 const END_MAX: Duration = Duration::from_secs(3);
 
-/// A free port that no client gets for its own end: one that did would hold it while no node listens, or even answer itself.
+/// A free port that no client gets for its own end: one that did would hold it while no node listens, or even answer itself. Each test has
+/// its own: between two nodes of one test the port looks free to the others.
 fn lasting_port() -> u16 {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
     let start = 10_000 + (std::process::id() % 10_000) as u16;
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    (start..first).find(is_free).expect("a free port below the range of clients")
+    loop {
+        let taken = TAKEN.load(Relaxed);
+        let port = (start.max(taken + 1)..first).find(is_free).expect("a free port below the range of clients");
+        if TAKEN.compare_exchange(taken, port, Relaxed, Relaxed).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Starts and ends nodes under clients; every start succeeds, nobody connects to one that has ended, and no client is reset.
-fn restart(rounds: usize, options: &[&str], resets_max: usize) {
+fn restart(rounds: usize, options: &[&str]) {
     let port = lasting_port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let clients = Clients::start(move || {
@@ -127,18 +135,18 @@ fn restart(rounds: usize, options: &[&str], resets_max: usize) {
     }
     let seen = clients.stop();
 
-    assert!(seen.reset.load(Relaxed) as usize <= resets_max, "of {seen:?}");
+    assert_eq!(seen.reset.load(Relaxed), 0, "of {seen:?}");
     assert!(seen.refused.load(Relaxed) > 0, "the clients were there all the time: {seen:?}");
 }
 
 #[test]
 fn fifty_restarts_on_one_port_reset_nobody() {
-    restart(50, &["--cores", "2", "--conn_limit", "500"], 0);
+    restart(50, &["--cores", "2", "--conn_limit", "500"]);
 }
 
 #[test]
 fn restarts_with_stock_streams_reset_nobody() {
-    restart(10, &["--cores", "2", "--conn_limit", "500", "--engine", "streams"], STREAMS_RESETS_MAX);
+    restart(10, &["--cores", "2", "--conn_limit", "500", "--engine", "streams"]);
 }
 
 #[test]
@@ -163,6 +171,3 @@ fn restarts_on_a_unix_socket_reset_nobody() {
         assert_eq!(seen.reset.load(Relaxed), 0, "of {seen:?}");
     }
 }
-
-/// The fallback without an own ring has been seen to reset one connection of thousands when the machine was full; the pump none.
-const STREAMS_RESETS_MAX: usize = 3;

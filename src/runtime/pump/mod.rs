@@ -7,7 +7,7 @@
 //!   sends: MSG_DONTWAIT | MSG_WAITALL and CQE_SKIP_SUCCESS: complete during `enter`, and only the ones that did not go out
 //!          whole report. So the turn's output is free again as soon as `enter` returns; what is left over goes to a backlog.
 //!
-//!   idle:  wait in the own io_uring -> after two ticks of 10 ms without traffic park in glommio, woken by an eventfd
+//!   idle:  wait in the own io_uring -> after two ticks without traffic park in glommio, woken by an eventfd
 //! ```
 //!
 //! Lives here: sockets and the order of a turn. Not here: what bytes mean (`core`, `connection`), the io_uring itself (`uring`).
@@ -42,10 +42,13 @@ use crate::runtime::uring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, 
 use crate::shard::ShardId;
 
 /// A timer that runs on while the core waits in its own io_uring; glommio's tasks are late by as much. A timeout per wait would have to be
-/// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time.
-static TICK: types::Timespec = types::Timespec::new().nsec(10_000_000);
+/// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time. Each tick wakes a thread that
+/// has nothing to do, and where all CPUs are in use somebody's request waits for it: with 10 ms a store in a thousand took twice as long.
+static TICK: types::Timespec = types::Timespec::new().nsec(100_000_000);
+/// The same in a ring, whose deadlines are hundreds of milliseconds away.
+static DEADLINE_TICK: types::Timespec = types::Timespec::new().nsec(10_000_000);
 /// The same while items go to another node, a few each time.
-static SHORT_TICK: types::Timespec = types::Timespec::new().nsec(1_000_000);
+static PACED_TICK: types::Timespec = types::Timespec::new().nsec(1_000_000);
 /// Ticks without traffic after which the core parks in glommio.
 const IDLE_TICKS_BEFORE_PARK: u32 = 2;
 /// Wait of a core that drains.
@@ -712,7 +715,11 @@ impl Pump {
             return;
         }
         self.ticking = true;
-        let tick = if self.core.is_paced() { &raw const SHORT_TICK } else { &raw const TICK };
+        let tick = match &self.core.context.shard.ring {
+            None => &raw const TICK,
+            Some(_) if self.core.is_paced() => &raw const PACED_TICK,
+            Some(_) => &raw const DEADLINE_TICK,
+        };
         let entry = opcode::Timeout::new(tick).build().user_data(Mark::new(Kind::Tick, 0, 0).0);
         // SAFETY: both times are static.
         unsafe { self.uring.push(&entry) };
