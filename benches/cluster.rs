@@ -14,14 +14,16 @@ mod bare_ring;
 use bare::{cpu_ns, key, setting};
 use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
-use pbcache::cluster::wire::{self, Stamp};
+use pbcache::cluster::links::LinkId;
+use pbcache::cluster::{Origin, PeerRequest, Turn};
 use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
 use pbcache::observe::Client;
+use pbcache::peer::frame::{self, Stamp};
+use pbcache::placement::NodeIndex;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
-use pbcache::ring::NodeIndex;
-use pbcache::shard::peers::LinkId;
-use pbcache::shard::{Origin, PeerRequest, Place, Shard, Ticket, Turn};
+use pbcache::routing::{Place, Ticket};
+use pbcache::shard::Shard;
 
 fn main() {
     let items = setting("ITEMS", 200_000, 500);
@@ -108,21 +110,21 @@ impl Bench {
                 continue;
             }
             self.turn(node).tick();
-            let ring = self.nodes[node].ring.as_mut().unwrap();
-            self.answers += ring.outbox.finished.len() as u64;
-            ring.outbox.clear();
-            ring.peers.unwanted.clear();
-            for link in std::mem::take(&mut ring.peers.wanted) {
+            let cluster = self.nodes[node].cluster.as_mut().unwrap();
+            self.answers += cluster.outbox.finished.len() as u64;
+            cluster.outbox.clear();
+            cluster.peers.unwanted.clear();
+            for link in std::mem::take(&mut cluster.peers.wanted) {
                 self.connect(node, link);
             }
-            for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.ready) {
+            for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().peers.ready) {
                 self.pass(node, link);
             }
         }
     }
 
     fn connect(&mut self, node: usize, link: LinkId) {
-        let to = usize::from(self.nodes[node].ring.as_ref().unwrap().peers.link(link).node.0);
+        let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().peers.link(link).node.0);
         if self.away == Some(to) {
             return self.turn(node).link_down(link, "away");
         }
@@ -132,9 +134,9 @@ impl Bench {
 
     /// Requests there, and what can be answered at once back.
     fn pass(&mut self, node: usize, link: LinkId) {
-        let to = usize::from(self.nodes[node].ring.as_ref().unwrap().peers.link(link).node.0);
+        let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().peers.link(link).node.0);
         let (mut requests, mut responses) = (Buffer::default(), Buffer::default());
-        self.nodes[node].ring.as_mut().unwrap().peers.take_output(link, &mut requests);
+        self.nodes[node].cluster.as_mut().unwrap().peers.take_output(link, &mut requests);
         if self.away == Some(to) {
             return self.turn(node).link_down(link, "away");
         }
@@ -157,18 +159,18 @@ impl Bench {
         // A lease may have to end first.
         self.ms += 1;
         self.turn(node).tick();
-        for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.wanted) {
+        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().peers.wanted) {
             self.connect(node, link);
         }
-        for link in std::mem::take(&mut self.nodes[node].ring.as_mut().unwrap().peers.ready) {
+        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().peers.ready) {
             self.pass(node, link);
         }
-        let ring = self.nodes[node].ring.as_mut().unwrap();
-        let bytes = std::mem::take(&mut ring.outbox.bytes);
-        for answer in ring.outbox.finished.drain(..) {
+        let cluster = self.nodes[node].cluster.as_mut().unwrap();
+        let bytes = std::mem::take(&mut cluster.outbox.bytes);
+        for answer in cluster.outbox.finished.drain(..) {
             let Origin::Peer(request) = answer.origin else { continue };
             let mut reply = Buffer { bytes: bytes[answer.bytes].to_vec(), bodies: Vec::new() };
-            wire::write_reply(responses, request.id, Stamp::default(), &mut reply);
+            frame::write_reply(responses, request.id, Stamp::default(), &mut reply);
         }
     }
 
@@ -178,7 +180,7 @@ impl Bench {
 
     fn pending(&self, node: usize) -> usize {
         let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != node);
-        others.map(|(_, shard)| shard.ring.as_ref().unwrap().hints.target(node).pending()).sum()
+        others.map(|(_, shard)| shard.cluster.as_ref().unwrap().hints.target(node).pending()).sum()
     }
 
     /// The node is there again; until nobody has anything for it.

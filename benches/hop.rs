@@ -14,7 +14,7 @@ use std::hint::spin_loop;
 use std::time::Instant;
 
 use bare::setting;
-use pbcache::runtime::link::{Consumer, Producer, queue};
+use pbcache::runtime::mesh::queue::{Consumer, Producer, queue};
 
 fn main() {
     let records = setting("RECORDS", 5_000_000, 2_000);

@@ -32,7 +32,7 @@ fn main() {
         if small {
             compare.args(["--keys", "1000", "--warm_up", "0.1"]);
         }
-        compare.args(["--", &format!("{node} --engine pump"), &format!("{node} --engine streams"), "echo"]);
+        compare.args(["--", &format!("{node} --io pump"), &format!("{node} --io streams"), "echo"]);
         let status = compare.status().expect("loadgen starts");
         assert!(status.success(), "loadgen compare: {status}");
     }

@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_published_one() {
-        // From `tests/ring/vectors.txt`, which another program checks: a client in another language must find the same (`src/ring/SPEC.md`).
+        // From `tests/placement/vectors.txt`, which another program checks: a client in another language must find the same (`src/placement/SPEC.md`).
         assert_eq!(routing_hash(b"a"), 0xb7cd_1647_0e19_6d69);
         assert_eq!(routing_hash(b"key:000000000001"), 0xe1fe_8d3a_8c75_28e9);
         assert_eq!(routing_hash(b"{user:7}:name"), 0x00dc_081b_478d_3e04);

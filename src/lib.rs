@@ -2,15 +2,16 @@
 //!
 //! # The floors
 //!
-//! A module imports only from floors below its own, and the cores of floor 1 never import each other; `tests/tidy.rs` checks it.
+//! A module imports only from floors below its own, and the strangers of floor 1 never import each other; `tests/tidy.rs` checks it.
 //!
 //! | floor | modules | what they are |
 //! |---|---|---|
-//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`observe`], [`buffer`], [`arena`], [`ring`], [`sync`] | plain types that every floor speaks |
-//! | 1 cores | [`protocol`], [`engine`], [`cluster`] | sans-io state machines: bytes to commands, commands to replies, words between nodes |
-//! | 2 shard | [`shard`] | what one core owns: routing, items, counters; still pure |
-//! | 3 runtime | [`runtime`] | glommio and io_uring: sockets, links between the cores, clocks |
-//! | 4 node | [`node`] | the control plane: options, start and stop, statistics |
+//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`observe`], [`buffer`], [`arena`], [`routing`], [`placement`], [`sync`] | plain types that every floor speaks; which core and which nodes own a key |
+//! | 1 strangers | [`protocol`], [`engine`], [`peer`] | sans-io state machines: bytes to commands, commands to replies, words between nodes |
+//! | 2 cluster | [`cluster`] | which nodes hold a key, and what to do while they do not; still pure |
+//! | 3 shard | [`shard`] | what one core owns: items, counters, its part of the cluster; still pure |
+//! | 4 runtime | [`runtime`] | glommio and io_uring: sockets, queues between the cores, clocks |
+//! | 5 node | [`node`] | the control plane: options, start and stop, statistics |
 //!
 //! # The way of a GET
 //!
@@ -18,7 +19,7 @@
 //! 2. [`runtime::connection`]: the connection gives the bytes to its session, up to 16 requests ahead.
 //! 3. [`protocol::Session::step`]: bytes become a [`command::Command`] with its [`key::Key`], hashed once.
 //! 4. [`engine::Engine::prepare`]: with several requests at hand, their index lines and items are prefetched.
-//! 5. [`shard::Shard::route`]: this core's key, or another's. Another's goes over a [`runtime::link`] and comes back as bytes.
+//! 5. [`shard::Shard::route`]: this core's key, or another's. Another's goes over a [`runtime::mesh`] and comes back as bytes.
 //! 6. [`engine::Engine::execute`]: the item is found; the [`command::Reply`] borrows its value.
 //! 7. [`protocol::encode`]: the one copy of the value, into the output of the turn.
 //! 8. [`runtime::pump`]: one send per connection, all of the turn's sends in one system call, which also waits for more.
@@ -31,10 +32,10 @@
 //!
 //! # In a ring
 //!
-//! Several nodes, one cache. [`shard::Turn::place`] says whether a command can be executed here at once; where other nodes have a part in
-//! it, [`shard::Turn::submit`] takes it over: it goes on to the first node of the key's ranking that is there, or is coordinated here, and what
-//! it wrote is copied ([`cluster::wire`]) or kept as a hint ([`cluster::hints`]) before it is answered. [`runtime::peer`] moves the frames. A lone node
-//! has none of this.
+//! Several nodes, one cache. [`cluster::Turn::place`] says whether a command can be executed here at once; where other nodes have a part in
+//! it, [`cluster::Turn::submit`] takes it over: it goes on to the first node of the key's ranking ([`placement`]) that is there, or is
+//! coordinated here, and what it wrote is copied ([`peer::frame`]) or kept as a hint ([`cluster::handoff`]) before it is answered.
+//! [`runtime::peer_socket`] moves the frames. A lone node has none of this.
 //!
 //! # What is absent
 //!
@@ -51,8 +52,10 @@ pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod observe;
+pub mod peer;
+pub mod placement;
 pub mod protocol;
-pub mod ring;
+pub mod routing;
 pub mod runtime;
 pub mod shard;
 pub mod sync;

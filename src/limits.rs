@@ -92,12 +92,12 @@ pub const HELD_BYTES_SOFT: usize = 2 << 20;
 pub const OUTPUT_TIGHT_BYTES_MAX: usize = 4 << 10;
 
 /// Inbound links of one core, all peers together, in bytes; divided among the peers.
-pub const LINKS_BYTES_PER_CORE: usize = 2 << 20;
+pub const MESH_BYTES_PER_CORE: usize = 2 << 20;
 
 /// Capacity of one link between two cores, in bytes. The least is what 256 cores have room for.
-pub const LINK_BYTES_MIN: usize = 4 << 10;
-/// See [`LINK_BYTES_MIN`].
-pub const LINK_BYTES_MAX: usize = 256 << 10;
+pub const QUEUE_BYTES_MIN: usize = 4 << 10;
+/// See [`QUEUE_BYTES_MIN`].
+pub const QUEUE_BYTES_MAX: usize = 256 << 10;
 
 /// Most connections that one `stats conns` lists: about 1 MiB of text.
 pub const CONNECTIONS_LISTED_MAX: usize = 10_000;

@@ -5,7 +5,7 @@
 //!   tests with `--cfg loom`      loom's: a test named `model_...` runs once for every order of their effects that the language allows
 //! ```
 //!
-//! Used by the stacks of free units (`arena`), the links (`runtime::link`) and the sleep of a core (`runtime::context`). Counters, which
+//! Used by the stacks of free units (`arena`), the links (`runtime::mesh::queue`) and the sleep of a core (`runtime::context`). Counters, which
 //! order nothing, go on using std.
 //!
 //! Lives here: which atomics. Not here: the structures and their models, which stand beside them.

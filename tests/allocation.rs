@@ -12,10 +12,11 @@ use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
 use pbcache::engine::{self, Engine};
 use pbcache::protocol;
+use pbcache::routing::{Routes, ShardId};
 use pbcache::runtime::clock::Clock;
-use pbcache::runtime::context::{CoreState, Links, Shared};
-use pbcache::runtime::core::{Core, Parts};
-use pbcache::shard::{Routes, Shard, ShardId};
+use pbcache::runtime::core::{Core, CoreDeps};
+use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
+use pbcache::shard::Shard;
 
 fn core() -> Core {
     let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
@@ -28,14 +29,14 @@ fn core() -> Core {
         peers: AtomicU32::new(0),
         unproven: None,
     });
-    let links = Links::mesh(&shared).remove(0);
+    let mesh = Mesh::of_node(&shared).remove(0);
     let engine = Engine::new(
         engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None },
         arena.clone(),
     );
-    Core::new(Parts {
+    Core::new(CoreDeps {
         shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), engine),
-        links,
+        mesh,
         arena,
         protocol: protocol::Options::default(),
         control: crossbeam_channel::unbounded().0,

@@ -6,9 +6,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use pbcache::node::options::{EngineChoice, Options, Refusal, RingNode, table};
+use pbcache::cluster::Ack;
+use pbcache::node::options::{IoChoice, Options, Refusal, RingNode, table};
 use pbcache::protocol::Protocols;
-use pbcache::shard::Ack;
 
 const CPUS: usize = 4;
 
@@ -41,7 +41,7 @@ fn nothing_given_means_the_defaults() {
     assert_eq!((options.buckets, options.redundancy, options.item_bytes_max), (10_000_000, 1, 1 << 20));
     assert_eq!((options.conn_limit, options.idle_timeout_s, options.listen_backlog), (1024, 0, 1024));
     assert_eq!(options.addresses, [socket("0.0.0.0:11211")]);
-    assert_eq!((options.engine, options.protocols, options.verbosity), (EngineChoice::Auto, Protocols::Any, 0));
+    assert_eq!((options.io, options.protocols, options.verbosity), (IoChoice::Auto, Protocols::Any, 0));
     assert_eq!((options.unix_mask, options.requests_per_event, options.delimiter), (0o700, 20, ':'));
     assert_eq!((options.shard_ports, options.unix_socket, options.user), (None, None, None));
     assert!(options.notices.is_empty() && options.ringnodes.is_empty());
@@ -89,9 +89,11 @@ fn own_options_have_underscores_and_take_dashes() {
 #[test]
 fn options_of_the_node_are_read() {
     means("--cores 2", |options| options.cores = 2);
-    means("--engine streams", |options| options.engine = EngineChoice::Streams);
-    means("--engine pump", |options| options.engine = EngineChoice::Pump);
+    means("--io streams", |options| options.io = IoChoice::Streams);
     means("--buckets 1000", |options| options.buckets = 1000);
+    for name in ["--io", "--engine"] {
+        means(&format!("{name} pump"), |options| options.io = IoChoice::Pump);
+    }
     for name in ["--redundancy", "--redudancy"] {
         means(&format!("{name} 3 --ringnode a"), |options| {
             (options.redundancy, options.ringnodes) = (3, vec![node("a:11211", 1, "", None)]);
@@ -406,7 +408,7 @@ fn a_wrong_value_is_one_sentence_with_option_value_and_range() {
     );
     refused("-p 70000", "option --port has the value '70000'; allowed is 0 to 65535, 0 for any free one.");
     refused("-I 1g", "option --max_item_size has the value '1g'; allowed is 1k to 128m, at most half of --memory_size.");
-    refused("--engine fast", "option --engine has the value 'fast'; allowed is auto, pump or streams.");
+    refused("--io fast", "option --io has the value 'fast'; allowed is auto, pump or streams.");
     refused("-B udp", "option --protocol has the value 'udp'; allowed is auto, ascii or binary.");
     refused("-D ab", "option --delimiter has the value 'ab'; allowed is one character.");
     refused(

@@ -11,19 +11,21 @@ mod counting;
 
 use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
+use pbcache::cluster::links::LinkId;
+use pbcache::cluster::{Origin, PeerRequest};
 use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
+use pbcache::placement::NodeIndex;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
-use pbcache::ring::NodeIndex;
-use pbcache::shard::peers::LinkId;
-use pbcache::shard::{Origin, PeerRequest, Shard, Ticket};
+use pbcache::routing::Ticket;
+use pbcache::shard::Shard;
 
 /// Links the first node to the second, and the second to the first.
 fn join(nodes: &mut [Shard; 2], ms: u64) {
     for node in 0..2 {
-        nodes[node].turn(NOW, ms).unwrap().ring.peers.connect_overlapping(ms);
-        let ring = nodes[node].ring.as_mut().unwrap();
-        for link in std::mem::take(&mut ring.peers.wanted) {
+        nodes[node].turn(NOW, ms).unwrap().cluster.peers.connect_overlapping(ms);
+        let cluster = nodes[node].cluster.as_mut().unwrap();
+        for link in std::mem::take(&mut cluster.peers.wanted) {
             nodes[1 - node].turn(NOW, ms).unwrap().on_inbound(&identity(node));
             nodes[node].turn(NOW, ms).unwrap().link_up(link, &identity(1 - node));
         }
@@ -36,9 +38,9 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
     for node in 0..2 {
         requests.clear();
         responses.clear();
-        let ring = nodes[node].ring.as_mut().unwrap();
-        ring.peers.ready.clear();
-        ring.peers.take_output(link, requests);
+        let cluster = nodes[node].cluster.as_mut().unwrap();
+        cluster.peers.ready.clear();
+        cluster.peers.take_output(link, requests);
         let me = Some(NodeIndex(node as u16));
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, deadline_ms: u64::MAX };
@@ -73,9 +75,9 @@ fn sending_a_command_on_allocates_nothing() {
             let ticket = Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 };
             assert!(turn.submit(Origin::Connection(ticket), &command, framing.head, b""));
             pass(&mut nodes, &mut requests, &mut responses, 1010);
-            let ring = nodes[0].ring.as_mut().unwrap();
-            sent += ring.outbox.finished.len();
-            ring.outbox.clear();
+            let cluster = nodes[0].cluster.as_mut().unwrap();
+            sent += cluster.outbox.finished.len();
+            cluster.outbox.clear();
         }
         sent
     };

@@ -103,7 +103,7 @@ macro_rules! folder {
 
             #[test]
             fn against_a_node_with_stock_streams() {
-                run::against_node(stringify!($folder), true, &["--cores", "3", "--engine", "streams"]);
+                run::against_node(stringify!($folder), true, &["--cores", "3", "--io", "streams"]);
             }
 
             #[test]

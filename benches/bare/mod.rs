@@ -10,10 +10,11 @@ use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
 use pbcache::engine::{self, Engine};
 use pbcache::protocol;
+use pbcache::routing::{Routes, ShardId};
 use pbcache::runtime::clock::Clock;
-use pbcache::runtime::context::{CoreState, Links, Shared};
-use pbcache::runtime::core::{Core, Parts};
-use pbcache::shard::{Routes, Shard, ShardId};
+use pbcache::runtime::core::{Core, CoreDeps};
+use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
+use pbcache::shard::Shard;
 
 /// A number from the environment; `small` under `cargo test --benches`, which only wants to see that the bench runs.
 pub fn setting(name: &str, default: u64, small: u64) -> u64 {
@@ -44,12 +45,12 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
         peers: AtomicU32::new(0),
         unproven: None,
     });
-    let core = |(id, links): (u16, Links)| {
+    let core = |(id, mesh): (u16, Mesh)| {
         let options =
             engine::Options { item_bytes_max: 1 << 20, core: id, cores: count, eviction_disabled: false, replication: None };
-        Core::new(Parts {
+        Core::new(CoreDeps {
             shard: Shard::new(ShardId(id), Routes::new(count, 10_000_000), Engine::new(options, arena.clone())),
-            links,
+            mesh,
             arena: arena.clone(),
             protocol: protocol::Options::default(),
             control: crossbeam_channel::unbounded().0,
@@ -58,7 +59,7 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
             resolver: None,
         })
     };
-    (0..count).zip(Links::mesh(&shared)).map(core).collect()
+    (0..count).zip(Mesh::of_node(&shared)).map(core).collect()
 }
 
 /// Name of a key: 16 bytes.
@@ -86,7 +87,7 @@ pub fn turn(cores: &mut [Core], asker: u32, output: &mut Buffer) {
     for _ in 0..2 {
         for core in cores.iter_mut() {
             core.pull();
-            core.context.links.publish(|_| {});
+            core.context.mesh.publish(|_| {});
         }
     }
     cores[0].flush(asker, output);

@@ -12,7 +12,7 @@
 //! An item that expires leaves a tombstone too, where another node may still have what it had overwritten: one that was written since
 //! something was last held elsewhere for this shard (`settle`).
 //!
-//! Lives here: merge, export, tombstones, fences. Not here: who else holds a copy, what travels (`cluster`, `shard`).
+//! Lives here: merge, export, tombstones, fences. Not here: who else holds a copy, what travels (`cluster`).
 //! Merge is the last-writer-wins register of Shapiro et al., *Conflict-free Replicated Data Types*, with a total order on ties.
 
 use std::cmp::Ordering;

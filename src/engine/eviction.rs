@@ -13,8 +13,8 @@
 //!                        copied behind the open segment of its queue and group
 //! ```
 //!
-//! Memory is taken, in this order, from segments with much that is dead (compaction, `sparse`), from expired ones, from the small
-//! queue while it holds more than its share (`balance`), else from the main queue. While the arena still has room, the small queue
+//! Memory is taken, in this order, from segments with much that is dead (compaction, `compaction`), from expired ones, from the small
+//! queue while it holds more than its share (`queue_size`), else from the main queue. While the arena still has room, the small queue
 //! passes its oldest segments on to main as they are.
 //!
 //! A store fails only if its item cannot fit. While it waits for room, every second victim raises the uses that keep a record, and after

@@ -18,7 +18,7 @@
 //! B.
 //!
 //! What goes when memory is needed is S3-FIFO's choice, by the segment, with three additions, each told where it is made: how long
-//! the small queue is follows from what returns (`balance`); what expired while in use starts in main when it is stored again, and
+//! the small queue is follows from what returns (`queue_size`); what expired while in use starts in main when it is stored again, and
 //! what is larger than others must be used more often to stay (`eviction`).
 //!
 //! Tried and dropped:
@@ -29,7 +29,7 @@
 //! - The slot's tag apart from the bits that splits need: a second line per split.
 //! - Evicting from the line when the index had no memory: 1 set in 15 lost another item; memory is now committed a segment ahead.
 //! - Overflow lines kept until a split: 14.9 B of index, now 13.1.
-//! - A small queue of a fixed tenth, or a fixed third: see `balance`.
+//! - A small queue of a fixed tenth, or a fixed third: see `queue_size`.
 //! - Records of up to half a segment: two or three fill one, 25 % of it stays empty, and compaction frees nothing.
 //! - Large items evicted first while a store waits: popular ones go (zipf 1.1 with popular ones large, misses 1.06 of an LRU's, else 0.95).
 //! - Main gives first while it holds what came there unjudged: loops a little longer than the memory miss always, else 58 %.
@@ -39,7 +39,7 @@
 //! Single-threaded, no locks, no clock, no I/O. Everything that the engine holds is charged to the [`Arena`].
 //!
 //! Lives here: the contract, the version of a write. In reading order: `execute` (verbs), `copies` (merge, tombstones), `index`,
-//! `item`, `segment`, `sparse`, `eviction`, `balance`, `upkeep`, `watch`, `number`. Not here: bytes of a protocol, other cores.
+//! `item`, `segment`, `compaction`, `eviction`, `queue_size`, `upkeep`, `watch`, `number`. Not here: bytes of a protocol, other cores.
 //! The layout follows Segcache (NSDI'21), the eviction S3-FIFO (SOSP'23).
 
 use std::sync::Arc;
@@ -51,21 +51,21 @@ use crate::limits;
 use crate::observe::events::Events;
 use crate::time::Instant;
 
-mod balance;
+mod compaction;
 mod copies;
 mod eviction;
 mod execute;
 mod index;
 mod item;
 mod number;
+mod queue_size;
 mod segment;
-mod sparse;
 mod upkeep;
 mod watch;
 
-use balance::QueueSize;
 use eviction::Drain;
 use index::{Index, Probe, Probed};
+use queue_size::QueueSize;
 use segment::Log;
 use upkeep::Sweep;
 

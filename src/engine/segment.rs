@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::compaction::{CompactionCandidates, EIGHTHS_MAX, Threshold};
 use super::item::{self, EXTENT_ID_BYTES, Record, UNIT_BYTES};
-use super::sparse::{CompactionCandidates, EIGHTHS_MAX, Threshold};
 use crate::arena::{self, Arena, Body, PAGE_BYTES, PAGE_NUMBER_BYTES, PAGES_HEAD_BYTES, Pages, Segment};
 use crate::command::Value;
 use crate::limits;

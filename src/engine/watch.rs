@@ -4,10 +4,11 @@
 
 use super::Engine;
 use super::index::Slot;
+use crate::command::Command;
 use crate::key::Key;
 use crate::limits::KEY_BYTES_MAX;
-use crate::observe::Glance;
 use crate::observe::events::{Batch, Events, Found, Kinds, What};
+use crate::observe::{Glance, Observer};
 use crate::time::Instant;
 
 impl Engine {
@@ -49,9 +50,15 @@ impl Engine {
         self.evictions = Some(events);
     }
 
+    /// What a command is about to find, for who watches; nothing where nobody does.
+    #[inline]
+    pub fn glance_for(&mut self, observer: &Observer, command: &Command<'_>, now: Instant) -> Glance {
+        if observer.is_on() { self.glance(&command.key, now) } else { Glance::default() }
+    }
+
     /// What a command on this key would come upon now. Changes nothing and counts as no use.
     #[cold]
-    pub fn glance(&mut self, key: &Key<'_>, now: Instant) -> Glance {
+    fn glance(&mut self, key: &Key<'_>, now: Instant) -> Glance {
         if now != self.now {
             self.advance(now);
         }

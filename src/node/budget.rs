@@ -6,7 +6,7 @@
 //!     one part in `RESERVE_PART`            half of what is left           a core
 //! ```
 //!
-//! Lives here: the division, and when there is too little. Not here: who takes what of its part (`arena`, `cluster::hints`).
+//! Lives here: the division, and when there is too little. Not here: who takes what of its part (`arena`, `cluster::handoff`).
 
 use super::StartError;
 use super::options::Options;

@@ -26,15 +26,18 @@ use super::waits::Waits;
 use super::watch::{self, Refused, Watching};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
-use crate::cluster::members::View;
+use crate::cluster::view::View;
 use crate::command::{Error, Reply};
 use crate::engine::{Cursor, Statistics};
 use crate::observe::prefixes::Prefixes;
 use crate::protocol::{self, Framing, Head};
-use crate::runtime::context::{ControlRequest, OwnedControl, Shared};
+use crate::routing::ShardId;
+use crate::routing::Ticket;
 use crate::runtime::core::{Core, ToCore};
-use crate::runtime::message::Ticket;
-use crate::shard::ShardId;
+use crate::runtime::{
+    context::{ControlRequest, OwnedControl},
+    mesh::Shared,
+};
 use crate::time::{Exptime, Instant};
 
 /// Longest wait for a core's answer: a core that is silent for so long has ended.
@@ -361,7 +364,7 @@ impl Control {
         let mut figures = self.cores.ask(|core| CoreFigures {
             counters: core.context.shard.counters,
             engine: core.context.shard.engine.statistics(),
-            connections: core.context.links.own_state().connections.load(Ordering::Relaxed),
+            connections: core.context.mesh.own_state().connections.load(Ordering::Relaxed),
         });
         for (core, before) in figures.iter_mut().zip(&self.totals_at_reset) {
             core.engine = stats::since(&core.engine, before);

@@ -37,17 +37,22 @@ use self::control::{Control, Cores, Memory};
 use self::options::Options;
 use self::ring::RingPlan;
 use crate::arena::Arena;
+use crate::cluster::Cluster;
 use crate::engine;
 use crate::limits;
 use crate::observe::Observer;
 use crate::protocol;
+use crate::routing::{Routes, ShardId};
+use crate::runtime::bridge::Resolve;
 use crate::runtime::clock::Clock;
-use crate::runtime::context::{ControlRequest, CoreState, Links, Shared};
-use crate::runtime::core::{Parts, ToCore};
+use crate::runtime::core::{CoreDeps, ToCore};
 use crate::runtime::listener::Listener;
-use crate::runtime::nodes::Resolve;
-use crate::runtime::{self, CoreOptions, Engine};
-use crate::shard::{Cluster, Routes, Shard, ShardId};
+use crate::runtime::{self, CoreOptions, IoBackend};
+use crate::runtime::{
+    context::ControlRequest,
+    mesh::{CoreState, Mesh, Shared},
+};
+use crate::shard::Shard;
 
 /// Version that `version` and `stats` tell: what clients compare is memcached's, the rest is ours.
 pub const VERSION: &str = protocol::VERSION;
@@ -77,7 +82,7 @@ impl Node {
     /// The first reason not to start; nothing keeps running then but threads that end with the process.
     pub fn start(mut options: Options) -> Result<Self, StartError> {
         preflight::raise_limits(options.cores, options.conn_limit).map_err(StartError)?;
-        let engine = preflight::choose_engine(options.engine).map_err(StartError)?;
+        let io = preflight::choose_io(options.io).map_err(StartError)?;
         let cpus = preflight::assign_cpus(options.cores);
         resolve_ports(&mut options)?;
         let memory_bytes = (options.memory_mb as usize) << 20;
@@ -85,9 +90,9 @@ impl Node {
         let plan = ring::plan(&options)?;
         let budget = Budget::new(&options, plan.is_some())?;
         let plan = plan.map(|plan| plan.with_memory(budget.handoff_bytes));
-        if plan.is_some() && engine == Engine::Streams {
+        if plan.is_some() && io == IoBackend::Streams {
             return Err(StartError(
-                "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --engine at auto."
+                "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --io at auto."
                     .into(),
             ));
         }
@@ -111,7 +116,7 @@ impl Node {
             arena: &arena,
             shared: &shared,
             control: control_sender,
-            engine,
+            io,
             plan: plan.as_ref(),
             resolver: questions,
         };
@@ -178,7 +183,7 @@ struct Starter<'a> {
     arena: &'a Arc<Arena>,
     shared: &'a Arc<Shared>,
     control: Sender<ControlRequest>,
-    engine: Engine,
+    io: IoBackend,
     plan: Option<&'a RingPlan>,
     resolver: Option<Sender<Resolve>>,
 }
@@ -190,15 +195,15 @@ impl Starter<'_> {
         let count = self.options.cores as usize;
         let (ready_sender, ready) = bounded(count);
         let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
-        for (index, links) in Links::mesh(self.shared).into_iter().enumerate() {
+        for (index, mesh) in Mesh::of_node(self.shared).into_iter().enumerate() {
             let (inbox_sender, inbox) = unbounded();
             inboxes.push(inbox_sender);
             let listeners = self.listeners(index as u16)?;
-            let parts = self.parts(index as u16, links, inbox);
+            let deps = self.deps(index as u16, mesh, inbox);
             let core_options =
-                CoreOptions { cpu: cpus[index], engine: self.engine, idle_timeout_s: self.options.idle_timeout_s, listeners };
+                CoreOptions { cpu: cpus[index], io: self.io, idle_timeout_s: self.options.idle_timeout_s, listeners };
             let ready = ready_sender.clone();
-            let started = runtime::start_core(parts, core_options, index as u16, move |result| drop(ready.send(result)));
+            let started = runtime::start_core(deps, core_options, index as u16, move |result| drop(ready.send(result)));
             threads.push(started.map_err(|error| StartError(format!("a thread cannot be started: {error}.")))?);
         }
         drop(ready_sender);
@@ -212,7 +217,7 @@ impl Starter<'_> {
         Ok((inboxes, threads))
     }
 
-    fn parts(&self, index: u16, links: Links, inbox: Receiver<ToCore>) -> impl FnOnce() -> Parts + Send + 'static {
+    fn deps(&self, index: u16, mesh: Mesh, inbox: Receiver<ToCore>) -> impl FnOnce() -> CoreDeps + Send + 'static {
         let options = self.options;
         let engine_options = engine::Options {
             item_bytes_max: options.item_bytes_max,
@@ -236,15 +241,17 @@ impl Starter<'_> {
         let (arena, control) = (self.arena.clone(), self.control.clone());
         let (plan, resolver) = (self.plan.cloned(), self.resolver.clone());
         let (delimiter, detail) = (options.delimiter, options.detail);
-        move || Parts {
+        move || CoreDeps {
             shard: Shard {
-                ring: plan.as_ref().map(|plan| Box::new(Cluster::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
+                cluster: plan
+                    .as_ref()
+                    .map(|plan| Box::new(Cluster::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
                 observer: Observer::new(delimiter, detail),
                 ..Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone()))
             },
             peer_setup: plan.map(|plan| plan.setup),
             resolver,
-            links,
+            mesh,
             arena,
             protocol,
             control,

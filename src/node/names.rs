@@ -5,7 +5,7 @@
 //!                                         --> addresses that a caller without a secret may have
 //! ```
 //!
-//! Lives here: that thread. Not here: when a core asks (`runtime::nodes`).
+//! Lives here: that thread. Not here: when a core asks (`runtime::bridge`).
 
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::StartError;
 use super::control::Cores;
+use crate::runtime::bridge::Resolve;
 use crate::runtime::core::{Core, ToCore};
-use crate::runtime::nodes::Resolve;
-use crate::runtime::peer::PeerSetup;
+use crate::runtime::peer_socket::PeerSetup;
 
 /// Starts the thread; it waits for the cores, which come once they run.
 ///

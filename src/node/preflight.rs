@@ -5,10 +5,10 @@
 
 use std::io;
 
-use crate::runtime::Engine;
+use crate::runtime::IoBackend;
 use crate::runtime::uring::Uring;
 
-use super::options::EngineChoice;
+use super::options::IoChoice;
 
 /// Limit on locked memory below which glommio starts no executor, in bytes.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
@@ -25,21 +25,21 @@ const FILES_BESIDE: u64 = 32;
 ///
 /// # Errors
 /// One sentence, when io_uring is not allowed at all or the pump was asked for and the kernel lacks what it needs.
-pub fn choose_engine(choice: EngineChoice) -> Result<Engine, String> {
+pub fn choose_io(choice: IoChoice) -> Result<IoBackend, String> {
     let probe = probe_ring();
     match (choice, probe) {
         (_, Err(error)) if error.raw_os_error() == Some(libc::EPERM) || error.raw_os_error() == Some(libc::ENOSYS) => {
             Err(forbidden())
         }
-        (EngineChoice::Streams, _) => Ok(Engine::Streams),
+        (IoChoice::Streams, _) => Ok(IoBackend::Streams),
         (_, Err(error)) if error.raw_os_error() == Some(libc::ENOMEM) => Err(start_failure(&error)),
-        (_, Ok(())) => Ok(Engine::Pump),
-        (EngineChoice::Auto, Err(error)) => {
-            log::warn!("the kernel lacks what --engine pump needs ({error}); serving with stock glommio streams");
-            Ok(Engine::Streams)
+        (_, Ok(())) => Ok(IoBackend::Pump),
+        (IoChoice::Auto, Err(error)) => {
+            log::warn!("the kernel lacks what --io pump needs ({error}); serving with stock glommio streams");
+            Ok(IoBackend::Streams)
         }
-        (EngineChoice::Pump, Err(error)) => Err(format!(
-            "--engine pump needs multishot receives, buffer rings and DEFER_TASKRUN, that is Linux 6.1 or later ({error}); use --engine streams."
+        (IoChoice::Pump, Err(error)) => Err(format!(
+            "--io pump needs multishot receives, buffer rings and DEFER_TASKRUN, that is Linux 6.1 or later ({error}); use --io streams."
         )),
     }
 }

@@ -4,7 +4,7 @@
 //!   --ringnode a --ringnode b/weight=2 --advertise a  -->  View + PeerSetup, the same on every core
 //! ```
 //!
-//! Lives here: from options to a view, `stats ring | peers | handoff | where`. Not here: what the view leads to (`shard`), names of nodes
+//! Lives here: from options to a view, `stats ring | peers | handoff | where`. Not here: what the view leads to (`cluster`), names of nodes
 //! (`names`), the secret (`secret`).
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -17,16 +17,16 @@ use super::control::{Cores, patiently};
 use super::options::{self, Options};
 use super::secret;
 use super::stats::Lines;
-use crate::cluster::handshake::{Identity, key_of};
-use crate::cluster::hints::Account;
-use crate::cluster::members::{Entry, View};
+use crate::cluster::Figures;
+use crate::cluster::handoff::hints::Account;
+use crate::cluster::links::State;
+use crate::cluster::view::{Entry, View};
+use crate::cluster::{ClusterOptions, Turn};
 use crate::key;
-use crate::ring::{NodeId, NodeIndex};
+use crate::peer::handshake::{Identity, key_of};
+use crate::placement::{NodeId, NodeIndex};
 use crate::runtime::core::Core;
-use crate::runtime::peer::{KnownAddresses, PeerSetup, value_bytes_max};
-use crate::shard::peers::State;
-use crate::shard::ringed::Figures;
-use crate::shard::{ClusterOptions, Turn};
+use crate::runtime::peer_socket::{KnownAddresses, PeerSetup, value_bytes_max};
 
 /// What every core of a ring node is given.
 #[derive(Clone)]
@@ -199,7 +199,7 @@ pub fn flush(cores: &Cores) -> bool {
     let least = clocks.into_iter().max().unwrap_or(0);
     let (sender, receiver) = bounded(1);
     let _ = cores.ask_one(0, move |core| {
-        let origin = core.nodes.expect(sender);
+        let origin = core.bridge.expect(sender);
         if let Some(mut turn) = core.context.turn() {
             turn.flush_ring(origin, least);
         }
@@ -237,33 +237,33 @@ struct NodeSnapshot {
 
 fn snapshot(core: &mut Core) -> Option<Snapshot> {
     let (now, ms) = (core.context.now, core.context.ms);
-    let ring = core.context.shard.ring.as_ref()?;
-    let count = ring.view.nodes.len();
+    let cluster = core.context.shard.cluster.as_ref()?;
+    let count = cluster.view.nodes.len();
     let mut nodes: Vec<_> = (0..count as u16)
         .map(|index| {
-            let node = ring.peers.node(NodeIndex(index));
+            let node = cluster.peers.node(NodeIndex(index));
             NodeSnapshot { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..NodeSnapshot::default() }
         })
         .collect();
-    for link in ring.peers.links() {
-        let link = ring.peers.link(link);
+    for link in cluster.peers.links() {
+        let link = cluster.peers.link(link);
         let node = &mut nodes[usize::from(link.node.0)];
         node.up += u32::from(link.state == State::Up);
         node.away += u32::from(link.state.is_away());
         node.waiting += link.outstanding;
     }
     Some(Snapshot {
-        accounts: (0..count).map(|node| ring.hints.target(node).account()).collect(),
-        dirty: (0..count).map(|node| ring.hints.target(node).dirty_count()).collect(),
-        oldest_ms: (0..count).map(|node| ring.hints.oldest_ms(node, now)).collect(),
-        hint_bytes: ring.hints.bytes(),
-        all_leases: ring.peers.has_all_leases(ms),
-        missing: ring.peers.missing_count(),
-        figures: ring.figures,
+        accounts: (0..count).map(|node| cluster.hints.target(node).account()).collect(),
+        dirty: (0..count).map(|node| cluster.hints.target(node).dirty_count()).collect(),
+        oldest_ms: (0..count).map(|node| cluster.hints.oldest_ms(node, now)).collect(),
+        hint_bytes: cluster.hints.bytes(),
+        all_leases: cluster.peers.has_all_leases(ms),
+        missing: cluster.peers.missing_count(),
+        figures: cluster.figures,
         nodes,
-        operations: ring.operations(),
-        sent: ring.peers.sent,
-        lost: ring.peers.lost,
+        operations: cluster.operations(),
+        sent: cluster.peers.sent,
+        lost: cluster.peers.lost,
     })
 }
 
@@ -359,11 +359,12 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
 /// `stats handoff wait`: whether this node holds nothing for nodes that are there, and they hold nothing for it. Who asks keeps the leases.
 pub fn is_settled(cores: &Cores) -> bool {
     let settled = cores.ask(|core| {
-        let Some(Turn { ring, ms, .. }) = core.context.turn() else { return true };
+        let Some(Turn { cluster, ms, .. }) = core.context.turn() else { return true };
         // Leases are kept while somebody asks.
-        ring.active_now(ms);
-        let clean = ring.peers.others().all(|node| ring.hints.is_clean(usize::from(node.0)) || ring.peers.is_lost(node));
-        clean && ring.peers.has_all_leases(ms) && ring.peers.missing_count() == 0
+        cluster.active_now(ms);
+        let clean =
+            cluster.peers.others().all(|node| cluster.hints.is_clean(usize::from(node.0)) || cluster.peers.is_lost(node));
+        clean && cluster.peers.has_all_leases(ms) && cluster.peers.missing_count() == 0
     });
     settled.iter().all(|settled| *settled)
 }
@@ -375,9 +376,9 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
     let own_core = key::core_of(bucket, buckets, options.cores);
     let owners = view.ring.owners_of(bucket);
     let away = cores.ask_one(usize::from(own_core), move |core| {
-        let Some(ring) = &core.context.shard.ring else { return Vec::new() };
-        let others: Vec<NodeIndex> = ring.peers.others().collect();
-        others.into_iter().filter(|&node| ring.peers.is_away(node, hash, buckets)).collect::<Vec<_>>()
+        let Some(cluster) = &core.context.shard.cluster else { return Vec::new() };
+        let others: Vec<NodeIndex> = cluster.peers.others().collect();
+        others.into_iter().filter(|&node| cluster.peers.is_away(node, hash, buckets)).collect::<Vec<_>>()
     });
     let away = away.unwrap_or_default();
     let id = |node: NodeIndex| view.ring.member(node).id.as_str().to_string();

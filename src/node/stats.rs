@@ -197,7 +197,7 @@ fn own_settings(options: &Options) -> Lines {
         Some(match name {
             "cores" => options.cores.to_string(),
             "memory_size" => options.memory_mb.to_string(),
-            "engine" => format!("{:?}", options.engine).to_lowercase(),
+            "io" => format!("{:?}", options.io).to_lowercase(),
             "incoming_ip" => list(options.incoming.iter().map(ToString::to_string).collect()),
             "shard_ports" => options.shard_ports.map_or("none".into(), |base| base.to_string()),
             "buckets" => options.buckets.to_string(),

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use super::control::{Cores, reply_to};
 use super::ring;
-use crate::cluster::members::View;
+use crate::cluster::view::View;
 use crate::command::Reply;
 use crate::protocol::Head;
-use crate::runtime::message::Ticket;
-use crate::shard::ShardId;
+use crate::routing::ShardId;
+use crate::routing::Ticket;
 
 /// Clients that may wait at once: each core is asked as often for one as for all of them, but each keeps a ring awake.
 const WAITS_MAX: usize = 64;

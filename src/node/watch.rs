@@ -24,9 +24,9 @@ use super::stats::uri_encode;
 use crate::command::StoreMode;
 use crate::limits;
 use crate::observe::events::{self, Batch, CloseReason, Event, Found, Kinds, Stored, What};
+use crate::routing::ShardId;
+use crate::routing::Ticket;
 use crate::runtime::core::ToCore;
-use crate::runtime::message::Ticket;
-use crate::shard::ShardId;
 
 /// Pause between two looks at the cores: the shorter while there is something, the longer while there is nothing.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

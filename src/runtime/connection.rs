@@ -18,19 +18,22 @@ use arrayvec::ArrayVec;
 
 use super::context::Context;
 use super::listener::FULL;
-use super::message::{ReplyBytes, Ticket};
-use super::peer::Peer;
+use super::mesh::record::ReplyBytes;
+use super::peer_socket::Peer;
 use super::replies::Replies;
 use super::sys;
 use crate::arena::Body;
 use crate::buffer::Buffer;
-use crate::cluster::handshake::MAGIC;
+use crate::cluster::Origin;
 use crate::command::{Command, Control, Error, Reply};
 use crate::key::Key;
 use crate::limits;
 use crate::observe::Client;
+use crate::peer::handshake::MAGIC;
 use crate::protocol::{self, Framing, Session, Step};
-use crate::shard::{Origin, Place, Shard, ShardId};
+use crate::routing::Ticket;
+use crate::routing::{Place, ShardId};
+use crate::shard::Shard;
 use crate::time::Instant;
 
 /// The state of one client's conversation.
@@ -571,7 +574,7 @@ impl Connection {
         context: &mut Context,
         output: &mut Buffer,
     ) -> Outcome {
-        let place = match context.shard.ring.is_some() {
+        let place = match context.shard.cluster.is_some() {
             false => context.shard.route(command.key.hash),
             true => match context.place(command) {
                 Some(place) => place,
@@ -598,7 +601,7 @@ impl Connection {
             }
             Place::Core(core) => {
                 let ticket = self.next_ticket(id);
-                if !context.links.request(core, ticket, command, framing) {
+                if !context.mesh.request(core, ticket, command, framing) {
                     return Outcome::Blocked;
                 }
                 context.shard.counters.requests_crossed += 1;

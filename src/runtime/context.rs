@@ -1,24 +1,23 @@
-//! What the conversations of one core work with: its shard, its links, the time of the turn, the way to the control plane.
+//! What the conversations of one core work with: its shard, its mesh, the time of the turn, the way to the control plane.
 //!
-//! Lives here: the context and the links of a core. Not here: one client's conversation (`connection`), I/O (`pump`, `streams`).
+//! Lives here: the context of a core. Not here: its queues to other cores (`mesh`), one client's conversation (`connection`), I/O (`pump`, `streams`).
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::clock::Clock;
-use super::message::{self, Handover, Reader, Ticket, Writer};
-use super::peer::PeerSetup;
+use super::mesh::Mesh;
+use super::peer_socket::PeerSetup;
 use crate::arena::Arena;
-use crate::buffer::Buffer;
+use crate::cluster::Turn;
 use crate::command::{Command, Control};
 use crate::limits;
 use crate::protocol::{self, Framing, Head};
-use crate::shard::{Place, Shard, ShardId, Turn};
-use crate::sync::{self, fence};
+use crate::routing::Ticket;
+use crate::routing::{Place, ShardId};
+use crate::shard::Shard;
 use crate::time::Instant;
 
 /// What one core's conversations share.
@@ -26,7 +25,7 @@ pub struct Context {
     /// The core's items and counters.
     pub shard: Shard,
     /// To and from the other cores.
-    pub links: Links,
+    pub mesh: Mesh,
     /// The node's memory, for large values.
     pub arena: Arc<Arena>,
     /// The time of this turn.
@@ -97,12 +96,12 @@ impl From<&Control<'_>> for OwnedControl {
 impl Context {
     /// Reads the clocks for the turn that begins.
     pub fn read_clocks(&mut self) {
-        (self.now, self.ms) = self.links.shared.clock.read();
+        (self.now, self.ms) = self.mesh.shared.clock.read();
     }
 
     /// Reads the clock of deadlines anew.
     pub fn read_ms(&mut self) {
-        self.ms = self.links.shared.clock.ms();
+        self.ms = self.mesh.shared.clock.ms();
     }
 
     /// The second of `ms`, for what need not be exact.
@@ -136,306 +135,5 @@ impl Context {
         let request = ControlRequest { core: self.shard.id, ticket, control: control.into(), framing: framing.head };
         // The channel closes only when the node ends; the connection is then closed too.
         let _ = self.control.send(request);
-    }
-}
-
-/// What the cores of a node share. Plain atomics; nothing here is touched per request.
-pub struct Shared {
-    /// The clock.
-    pub clock: Clock,
-    /// One per core.
-    pub cores: Box<[CoreState]>,
-    /// Client connections of the node.
-    pub connections: AtomicU32,
-    /// Cores that listen: while there are any, connections may come to every core.
-    pub listening: AtomicU32,
-    /// Most client connections.
-    pub connections_max: u32,
-    /// Connections of other nodes. Clients cannot take their places, nor they those of clients.
-    pub peers: AtomicU32,
-    /// Connections beyond the most that clients may have, of which nobody knows yet whether they are a node's; `None` on a lone node.
-    pub unproven: Option<AtomicU32>,
-}
-
-/// What a connection counts as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
-    /// A client's, or not known to be a node's so far.
-    #[default]
-    Client,
-    /// One too many for clients: it must show with its first byte that it is a node's.
-    Unproven,
-    /// A node's.
-    Peer,
-}
-
-impl Shared {
-    /// Client connections, and those of other nodes.
-    pub fn all_connections(&self) -> u32 {
-        let unproven = self.unproven.as_ref().map_or(0, |unproven| unproven.load(Ordering::Acquire));
-        self.connections.load(Ordering::Acquire) + self.peers.load(Ordering::Acquire) + unproven
-    }
-
-    /// Counts one connection more of this kind.
-    pub fn count_in(&self, standing: Standing) {
-        if let Some(count) = self.count_of(standing) {
-            count.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Counts one connection less of this kind.
-    pub fn count_out(&self, standing: Standing) {
-        if let Some(count) = self.count_of(standing) {
-            count.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    fn count_of(&self, standing: Standing) -> Option<&AtomicU32> {
-        match standing {
-            Standing::Client => Some(&self.connections),
-            Standing::Unproven => self.unproven.as_ref(),
-            Standing::Peer => Some(&self.peers),
-        }
-    }
-}
-
-/// What the others must know of a core.
-#[repr(align(128))]
-#[derive(Default)]
-pub struct CoreState {
-    /// `AWAKE`, or `WAITING` when the core sleeps and wants to be woken.
-    pub sleep: sync::AtomicU32,
-    /// Client connections of the core.
-    pub connections: AtomicU32,
-    /// File descriptor of the core's io_uring, for wake-up messages, + 1; 0 where there is none.
-    pub uring_fd: AtomicU32,
-    /// File descriptor to which eight bytes are written to ring the core's doorbell, + 1.
-    pub doorbell: AtomicU32,
-}
-
-/// The core looks at its links and its control channel by itself.
-pub const AWAKE: u32 = 0;
-/// The core sleeps.
-pub const WAITING: u32 = 1;
-
-impl CoreState {
-    /// Says that this core is about to sleep. It must then look once more at everything that could have woken it.
-    pub fn prepare_to_wait(&self) {
-        self.sleep.store(WAITING, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Says that this core is awake.
-    pub fn awake(&self) {
-        if self.sleep.load(Ordering::Relaxed) != AWAKE {
-            self.sleep.store(AWAKE, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the core must be woken; true for one caller per sleep. Call after publishing what it should see.
-    pub fn claim_wake(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.sleep.load(Ordering::Relaxed) == WAITING && self.sleep.swap(AWAKE, Ordering::AcqRel) == WAITING
-    }
-
-    /// Wakes the core through its doorbell if it sleeps. A system call; from any thread.
-    pub fn ring_doorbell(&self) {
-        if self.claim_wake() {
-            self.write_doorbell();
-        }
-    }
-
-    /// Writes the doorbell whether the core sleeps or not.
-    pub fn write_doorbell(&self) {
-        if let Some(fd) = self.doorbell.load(Ordering::Acquire).checked_sub(1) {
-            super::sys::ring_doorbell(fd as i32);
-        }
-    }
-}
-
-/// One core's ends of the links.
-pub struct Links {
-    id: ShardId,
-    /// The core that is woken next when memory is wanted.
-    next_nudged: usize,
-    /// Per peer; `None` for the core itself.
-    peers: Box<[Option<CorePeer>]>,
-    /// The states of all cores.
-    pub shared: Arc<Shared>,
-}
-
-/// The four ends that join this core to one other.
-pub struct CorePeer {
-    /// Commands and connections for the peer.
-    pub requests_out: Writer,
-    /// Replies to the peer's commands.
-    pub replies_out: Writer,
-    /// Commands and connections from the peer.
-    pub requests_in: Reader,
-    /// Replies to our commands.
-    pub replies_in: Reader,
-    /// Since when the peer's oldest command waits for memory.
-    pub starved_since_ms: Option<u64>,
-}
-
-impl Links {
-    /// The links of a whole node, one `Links` per core. Each pair of cores gets its part of `limits::LINKS_BYTES_PER_CORE`.
-    pub fn mesh(shared: &Arc<Shared>) -> Vec<Links> {
-        let (cores, capacity) = (shared.cores.len(), link_bytes(shared.cores.len()));
-        let mut peers: Vec<Vec<Option<CorePeer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
-        for (a, b) in (0..cores).flat_map(|a| (a + 1..cores).map(move |b| (a, b))) {
-            let (a_asks, b_hears) = message::link(capacity);
-            let (b_asks, a_hears) = message::link(capacity);
-            let (a_replies, b_gets) = message::link(capacity);
-            let (b_replies, a_gets) = message::link(capacity);
-            peers[a][b] = Some(CorePeer::new(a_asks, a_replies, a_hears, a_gets));
-            peers[b][a] = Some(CorePeer::new(b_asks, b_replies, b_hears, b_gets));
-        }
-        let ids = (0..cores as u16).map(ShardId);
-        ids.zip(peers).map(|(id, peers)| Links { id, next_nudged: 0, peers: peers.into(), shared: shared.clone() }).collect()
-    }
-
-    /// Other cores of this node, with this core's own place empty.
-    pub fn peers_count(&self) -> usize {
-        self.peers.len()
-    }
-
-    /// The ends to one other core, taken out so that the rest of the context can be used meanwhile; `put_back` returns them.
-    pub fn take(&mut self, core: usize) -> Option<CorePeer> {
-        self.peers[core].take()
-    }
-
-    /// See `take`.
-    pub fn put_back(&mut self, core: usize, peer: CorePeer) {
-        self.peers[core] = Some(peer);
-    }
-
-    /// Sends a command to its core. False when that link is full: wait a turn.
-    #[inline]
-    pub fn request(&mut self, core: ShardId, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
-        match &mut self.peers[core.0 as usize] {
-            Some(peer) => peer.requests_out.request(ticket, command, framing),
-            None => false,
-        }
-    }
-
-    /// Sends the bytes of a reply to the core whose client waits for it. False when that link is full.
-    pub fn reply(&mut self, core: ShardId, ticket: Ticket, reply: &mut Buffer) -> bool {
-        match &mut self.peers[core.0 as usize] {
-            // Asked first: a large reply that does not fit would be lost.
-            Some(peer) => peer.replies_out.has_room() && peer.replies_out.reply(ticket, reply),
-            None => true,
-        }
-    }
-
-    /// Sends a connection to another core. Gives it back when that link is full.
-    pub fn hand_over(&mut self, core: ShardId, handover: Box<Handover>) -> Result<(), Box<Handover>> {
-        match &mut self.peers[core.0 as usize] {
-            Some(peer) => peer.requests_out.hand_over(handover),
-            None => Err(handover),
-        }
-    }
-
-    /// Publishes what this turn wrote and calls `wake` with every core that must be woken for it.
-    pub fn publish(&mut self, mut wake: impl FnMut(&CoreState)) {
-        for (core, peer) in self.peers.iter_mut().enumerate() {
-            let Some(peer) = peer else { continue };
-            peer.requests_in.release();
-            peer.replies_in.release();
-            let news = peer.requests_out.publish() | peer.replies_out.publish();
-            if news && self.shared.cores[core].claim_wake() {
-                wake(&self.shared.cores[core]);
-            }
-        }
-    }
-
-    /// Calls `wake` with one other core that sleeps, in turn: memory is wanted, and a core that sleeps gives none back. One at a time,
-    /// or all of them would give for the same want.
-    pub fn nudge(&mut self, wake: impl FnOnce(&CoreState)) {
-        let count = self.shared.cores.len();
-        self.next_nudged = (self.next_nudged + 1) % count;
-        if self.next_nudged != self.id.0 as usize && self.shared.cores[self.next_nudged].claim_wake() {
-            wake(&self.shared.cores[self.next_nudged]);
-        }
-    }
-
-    /// Whether a record waits on any link.
-    pub fn has_inbound(&self) -> bool {
-        self.peers.iter().flatten().any(|peer| !peer.requests_in.is_empty() || !peer.replies_in.is_empty())
-    }
-
-    /// This core's own state.
-    pub fn own_state(&self) -> &CoreState {
-        &self.shared.cores[self.id.0 as usize]
-    }
-}
-
-/// Capacity of each link of a node with so many cores, in bytes: the largest power of two with which those of a core keep to their part.
-fn link_bytes(cores: usize) -> usize {
-    let share = limits::LINKS_BYTES_PER_CORE / (2 * cores);
-    let capacity = (share + 1).next_power_of_two() / 2;
-    capacity.clamp(limits::LINK_BYTES_MIN, limits::LINK_BYTES_MAX)
-}
-
-impl CorePeer {
-    fn new(requests_out: Writer, replies_out: Writer, requests_in: Reader, replies_in: Reader) -> Self {
-        Self { requests_out, replies_out, requests_in, replies_in, starved_since_ms: None }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Symptom: a node with 128 cores took 508 MB beside its memory, one with 256 cores 2 GB. Cause: a link had 16 KiB at least, and there are
-    /// as many as pairs of cores. Cure: long commands are carried beside the record, and the least link is as small as 256 cores need.
-    #[test]
-    fn the_links_of_a_core_keep_to_their_part_however_many_cores_there_are() {
-        for cores in 2..=limits::CORES_MAX {
-            let inbound = 2 * (cores - 1) * link_bytes(cores);
-            assert!(inbound <= limits::LINKS_BYTES_PER_CORE, "{cores} cores: {inbound} bytes each");
-        }
-    }
-}
-
-/// Every order of what a core that falls asleep and those that wake it do, under the model checker (`tests/run loom`).
-#[cfg(all(loom, test))]
-mod models {
-    use loom::thread;
-
-    use super::*;
-    use crate::runtime::link;
-
-    #[test]
-    fn model_a_core_that_sleeps_is_woken_for_what_it_has_not_seen() {
-        loom::model(|| {
-            let state = sync::Arc::new(CoreState::default());
-            let (mut producer, consumer) = link::queue(64, |_, _| {});
-            let waking = state.clone();
-            let sender = thread::spawn(move || {
-                producer.reserve(1, 0).unwrap();
-                producer.publish();
-                waking.claim_wake()
-            });
-            state.prepare_to_wait();
-            let sleeps = consumer.is_empty();
-            let woken = sender.join().unwrap();
-            assert!(!sleeps || woken, "a record waits, the core sleeps, and nobody wakes it");
-        });
-    }
-
-    #[test]
-    fn model_one_of_two_wakes_and_an_awake_core_is_woken_by_nobody() {
-        loom::model(|| {
-            let state = sync::Arc::new(CoreState::default());
-            assert!(!state.claim_wake());
-            state.prepare_to_wait();
-            let other = state.clone();
-            let there = thread::spawn(move || other.claim_wake());
-            let here = state.claim_wake();
-            assert!(here != there.join().unwrap());
-            state.awake();
-            assert!(!state.claim_wake());
-        });
     }
 }

@@ -17,20 +17,24 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
+use super::bridge::{Bridge, Resolve};
 use super::connection::{Connection, Flow, State};
-use super::context::{Context, ControlRequest, CorePeer, Links, Shared};
-use super::message::{Handover, Received, ReplyBytes, Request, Ticket, Writer};
-use super::nodes::{Nodes, Resolve};
-use super::peer::{Peer, PeerSetup};
+use super::context::{Context, ControlRequest};
+use super::mesh::record::{Handover, Received, ReplyBytes, Request, Writer};
+use super::mesh::{CorePeer, Mesh, Shared};
+use super::peer_socket::{Peer, PeerSetup};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
+use crate::cluster::{OperationId, Origin};
 use crate::command::{Error, Reply};
 use crate::key::Key;
 use crate::limits;
 use crate::observe::Client;
 use crate::observe::events::What;
 use crate::protocol::{self, Session};
-use crate::shard::{Origin, Place, Shard, ShardId};
+use crate::routing::Ticket;
+use crate::routing::{Place, ShardId};
+use crate::shard::Shard;
 use crate::time::Instant;
 
 /// A message of the control plane to a core.
@@ -90,18 +94,18 @@ pub struct Core {
     /// Set once the control plane asked to drain.
     pub draining: bool,
     /// What is between this core and other nodes.
-    pub nodes: Nodes,
+    pub bridge: Bridge,
     inbox: Receiver<ToCore>,
     generations: u32,
     scratch: Buffer,
 }
 
 /// What a core is made of.
-pub struct Parts {
+pub struct CoreDeps {
     /// Its items and place.
     pub shard: Shard,
-    /// Its links.
-    pub links: Links,
+    /// Its queues to and from the other cores.
+    pub mesh: Mesh,
     /// The node's memory.
     pub arena: Arc<Arena>,
     /// What sessions are told.
@@ -118,18 +122,18 @@ pub struct Parts {
 
 impl Core {
     /// A core without connections.
-    pub fn new(parts: Parts) -> Self {
-        let (now, ms) = parts.links.shared.clock.read();
-        let Parts { shard, links, arena, protocol, control, inbox, peer_setup, resolver } = parts;
-        let nodes = Nodes::new(resolver);
+    pub fn new(deps: CoreDeps) -> Self {
+        let (now, ms) = deps.mesh.shared.clock.read();
+        let CoreDeps { shard, mesh, arena, protocol, control, inbox, peer_setup, resolver } = deps;
+        let bridge = Bridge::new(resolver);
         Self {
-            context: Context { shard, links, arena, now, ms, peer_setup, protocol, control, held_bytes: Rc::default() },
+            context: Context { shard, mesh, arena, now, ms, peer_setup, protocol, control, held_bytes: Rc::default() },
             connections: Slab::new(),
             adopted: Vec::new(),
             to_flush: Vec::new(),
             parts: Vec::new(),
             draining: false,
-            nodes,
+            bridge,
             inbox,
             generations: 0,
             scratch: Buffer::with_capacity(limits::OUTPUT_TURN_BYTES_MAX),
@@ -143,7 +147,7 @@ impl Core {
 
     /// What all cores share.
     pub fn shared(&self) -> &Arc<Shared> {
-        &self.context.links.shared
+        &self.context.mesh.shared
     }
 
     /// Reads the clock for the turn that begins.
@@ -223,11 +227,11 @@ impl Core {
     /// the capacity of the links. Returns whether there was anything.
     pub fn pull(&mut self) -> bool {
         let mut any = false;
-        for index in 0..self.context.links.peers_count() {
-            let Some(mut peer) = self.context.links.take(index) else { continue };
+        for index in 0..self.context.mesh.peers_count() {
+            let Some(mut peer) = self.context.mesh.take(index) else { continue };
             any |= self.pull_replies(&mut peer);
             any |= self.pull_requests(ShardId(index as u16), &mut peer);
-            self.context.links.put_back(index, peer);
+            self.context.mesh.put_back(index, peer);
         }
         any
     }
@@ -279,7 +283,7 @@ impl Core {
     ) -> bool {
         let Request { ticket, command, framing } = request;
         let context = &mut self.context;
-        if context.shard.ring.is_some() && context.place(command) != Some(Place::Here) {
+        if context.shard.cluster.is_some() && context.place(command) != Some(Place::Here) {
             let Some(mut turn) = context.turn() else { return false };
             return turn.submit(Origin::Core(core, *ticket), command, framing.head, framing.words);
         }
@@ -312,8 +316,8 @@ impl Core {
 
     /// Puts a reply into the slot that waits for it, unless its connection has gone.
     pub(super) fn place(&mut self, ticket: Ticket, bytes: ReplyBytes<'_>) {
-        if let Some(key) = ticket.moved() {
-            return self.moved_answered(key, bytes);
+        if let Some(id) = OperationId::of_ticket(ticket) {
+            return self.moved_answered(id, bytes);
         }
         let Some(connection) = self.connections.get_mut(ticket.connection as usize) else { return };
         if connection.generation != ticket.generation {
@@ -399,12 +403,12 @@ impl Core {
 
     /// Whether this core has others to talk to.
     pub fn has_peers(&self) -> bool {
-        self.context.links.peers_count() > 1
+        self.context.mesh.peers_count() > 1
     }
 
     /// Whether something waits that a sleeping core would have to be woken for.
     pub fn has_inbound(&self) -> bool {
-        !self.inbox.is_empty() || self.context.links.has_inbound() || self.has_news_for_nodes()
+        !self.inbox.is_empty() || self.context.mesh.has_inbound() || self.has_news_for_nodes()
     }
 
     /// The least loaded core, if it has at least two connections fewer than this one: a new connection goes there.

@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering::AcqRel;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
-use super::context::{Shared, Standing};
+use super::mesh::{Shared, Standing};
 use super::sys;
 use crate::limits;
 

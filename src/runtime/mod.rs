@@ -4,23 +4,22 @@
 //!   start_core: thread -> glommio executor, pinned -> Pump (own io_uring) or Streams (stock glommio) -> Core -> Connection -> Shard
 //! ```
 //!
-//! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`link`] and [`message`] (between
-//! cores), [`peer`] (other nodes), [`listener`], [`uring`], [`park`].
+//! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`mesh`] (between the
+//! cores), [`peer_socket`] and [`bridge`] (other nodes), [`listener`], [`uring`], [`park`].
 //!
 //! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
 #![allow(clippy::disallowed_methods)]
 
 pub mod backlog;
+pub mod bridge;
 pub mod clock;
 pub mod connection;
 pub mod context;
 pub mod core;
-pub mod link;
 pub mod listener;
-pub mod message;
-pub mod nodes;
+pub mod mesh;
 pub mod park;
-pub mod peer;
+pub mod peer_socket;
 pub mod pump;
 pub mod replies;
 pub mod streams;
@@ -32,14 +31,14 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
-use self::core::{Core, Parts};
+use self::core::{Core, CoreDeps};
 use self::listener::Listener;
 use self::pump::Pump;
 use self::streams::Streams;
 
 /// Which I/O a core uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum IoBackend {
     /// Its own io_uring: multishot receives, one send per connection and turn.
     Pump,
     /// Stock glommio streams: kernels before 6.1, and the baseline of benches.
@@ -51,7 +50,7 @@ pub struct CoreOptions {
     /// CPU to pin to, if the core has one.
     pub cpu: Option<usize>,
     /// Which I/O.
-    pub engine: Engine,
+    pub io: IoBackend,
     /// Seconds without traffic after which a connection is closed; 0 for never.
     pub idle_timeout_s: u32,
     /// Its listening sockets.
@@ -68,7 +67,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 /// # Errors
 /// When the executor's thread cannot be made. What fails later goes to `ready`.
 pub fn start_core(
-    parts: impl FnOnce() -> Parts + Send + 'static,
+    deps: impl FnOnce() -> CoreDeps + Send + 'static,
     options: CoreOptions,
     index: u16,
     ready: impl FnOnce(io::Result<()>) + Send + 'static,
@@ -90,8 +89,8 @@ pub fn start_core(
             }
         };
         executor.run(async move {
-            let core = Core::new(parts());
-            if options.engine == Engine::Streams {
+            let core = Core::new(deps());
+            if options.io == IoBackend::Streams {
                 let streams = match Streams::new(core, options.idle_timeout_s) {
                     Ok(streams) => streams,
                     Err(error) => {

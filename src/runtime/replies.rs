@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use super::message::ReplyBytes;
+use super::mesh::record::ReplyBytes;
 use crate::buffer::Buffer;
 use crate::command::Reply;
 use crate::limits;

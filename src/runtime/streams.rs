@@ -28,17 +28,17 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 
 use super::connection::Flow;
-use super::context::{CoreState, Standing};
 use super::core::Core;
 use super::listener::{self, Admission, Listener};
-use super::message::Handover;
+use super::mesh::record::Handover;
+use super::mesh::{CoreState, Standing};
 use super::park::Doorbell;
 use super::sys;
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::observe::events::{CloseReason, What};
 use crate::protocol::Session;
-use crate::shard::ShardId;
+use crate::routing::ShardId;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -75,7 +75,7 @@ impl Streams {
     pub fn new(core: Core, idle_timeout_s: u32) -> io::Result<Rc<Self>> {
         let doorbell = Doorbell::new()?;
         // Without a ring of our own, others ring the eventfd that glommio reads.
-        core.context.links.own_state().doorbell.store(doorbell.signal_fd() as u32 + 1, Release);
+        core.context.mesh.own_state().doorbell.store(doorbell.signal_fd() as u32 + 1, Release);
         Ok(Rc::new(Self {
             core: RefCell::new(core),
             doorbell,
@@ -100,11 +100,11 @@ impl Streams {
             })
             .collect();
         while !self.core.borrow().draining {
-            self.core.borrow().context.links.own_state().prepare_to_wait();
+            self.core.borrow().context.mesh.own_state().prepare_to_wait();
             if !self.core.borrow().has_inbound() {
                 self.doorbell.wait().await;
             }
-            self.core.borrow().context.links.own_state().awake();
+            self.core.borrow().context.mesh.own_state().awake();
             self.turn();
             glommio::executor().yield_if_needed().await;
         }
@@ -194,7 +194,7 @@ impl Streams {
             drop(stream);
             let (home, address) = {
                 let core = &mut *self.core.borrow_mut();
-                let address = match listener::check(&fd, &listener, core.context.links.shared.as_ref()) {
+                let address = match listener::check(&fd, &listener, core.context.mesh.shared.as_ref()) {
                     Admission::Denied => {
                         core.context.shard.counters.strangers_refused += 1;
                         continue;
@@ -219,7 +219,7 @@ impl Streams {
             let core = &mut *self.core.borrow_mut();
             let target = home.unwrap_or(core.id());
             let refused = match home {
-                Some(home) => core.context.links.hand_over(home, Box::new(handover)).err(),
+                Some(home) => core.context.mesh.hand_over(home, Box::new(handover)).err(),
                 None => Some(Box::new(handover)),
             };
             let target = if refused.is_some() { core.id() } else { target };
@@ -359,9 +359,9 @@ impl Streams {
 
 /// Lets the other cores see what this one wrote.
 fn publish(core: &mut Core) {
-    core.context.links.publish(CoreState::write_doorbell);
+    core.context.mesh.publish(CoreState::write_doorbell);
     if core.context.arena.wanted_bytes() > 0 {
-        core.context.links.nudge(CoreState::write_doorbell);
+        core.context.mesh.nudge(CoreState::write_doorbell);
     }
 }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use pbcache::arena::Arena;
-use pbcache::cluster::handshake::Identity;
-use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{Frame, HEAD_BYTES, Head, Horizon};
+use pbcache::cluster::view::{Entry, View};
+use pbcache::cluster::{Ack, Cluster, ClusterOptions};
 use pbcache::command::Value;
 use pbcache::engine::{Engine, Options, Replication};
-use pbcache::ring::NodeId;
-use pbcache::shard::{Ack, Cluster, ClusterOptions, Routes, Shard, ShardId};
+use pbcache::peer::frame::{Frame, HEAD_BYTES, Head, Horizon};
+use pbcache::peer::handshake::Identity;
+use pbcache::placement::NodeId;
+use pbcache::routing::{Routes, ShardId};
+use pbcache::shard::Shard;
 use pbcache::time::Instant;
 
 pub const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
@@ -36,7 +38,7 @@ pub fn node(index: usize, count: usize, redundancy: usize, memory_bytes: usize) 
     };
     let arena = Arena::new(memory_bytes, memory_bytes, 1).unwrap();
     let mut shard = Shard::new(ShardId(0), Routes::new(1, BUCKETS), Engine::new(options, arena));
-    shard.ring = Some(Box::new(Cluster::new(Arc::new(view), ShardId(0), ring)));
+    shard.cluster = Some(Box::new(Cluster::new(Arc::new(view), ShardId(0), ring)));
     shard
 }
 

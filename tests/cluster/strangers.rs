@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pbcache::cluster::handshake::{Connecting, Identity, Local, MAGIC, NONCE_BYTES, Progress};
+use pbcache::peer::handshake::{Connecting, Identity, Local, MAGIC, NONCE_BYTES, Progress};
 use socket2::{Domain, Socket, Type};
 
 use super::random::Random;

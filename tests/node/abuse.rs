@@ -143,7 +143,7 @@ fn large_values_travel_whole_in_both_directions() {
 fn a_reader_that_never_reads_costs_bounded_memory_and_hurts_nobody() {
     // Streams keep 16 KiB to read into and their output for every connection.
     for (engine, allowance) in [("pump", 16 << 20), ("streams", 24 << 20)] {
-        let server = Server::start(&["--cores", "2", "--memory_size", "64", "--engine", engine]);
+        let server = Server::start(&["--cores", "2", "--memory_size", "64", "--io", engine]);
         let mut client = server.connect();
         client.ask(set("k", &value(10_000)), "STORED\r\n");
         client.ask(set("large", &value(500_000)), "STORED\r\n");
@@ -175,7 +175,7 @@ fn a_reader_that_never_reads_costs_bounded_memory_and_hurts_nobody() {
 #[test]
 fn half_closed_sockets_get_their_answers() {
     for engine in ["pump", "streams"] {
-        let server = Server::start(&["--cores", "2", "--engine", engine]);
+        let server = Server::start(&["--cores", "2", "--io", engine]);
         let mut client = server.connect();
         let requests = (0..100).map(|i| format!("get key{i}\r\n")).collect::<String>();
         client.send(set("key7", b"seven"));

@@ -12,7 +12,7 @@ use crate::server::{Client, Server, command, free_port};
 #[test]
 fn termination_answers_what_is_in_flight_and_exits_with_0() {
     for (signal, engine) in [(libc::SIGTERM, "pump"), (libc::SIGINT, "pump"), (libc::SIGTERM, "streams")] {
-        let mut server = Server::start(&["--cores", "2", "--engine", engine]);
+        let mut server = Server::start(&["--cores", "2", "--io", engine]);
         let mut client = server.connect();
         let requests = (0..1000).map(|i| format!("get key{i}\r\n")).collect::<String>();
         client.send(&requests);
@@ -27,7 +27,7 @@ fn termination_answers_what_is_in_flight_and_exits_with_0() {
 #[test]
 fn an_idle_connection_does_not_delay_the_end() {
     for engine in ["pump", "streams"] {
-        let mut server = Server::start(&["--cores", "2", "--engine", engine]);
+        let mut server = Server::start(&["--cores", "2", "--io", engine]);
         let _silent = server.connect();
         let mut idle = server.connect();
         idle.ask("mn\r\n", "MN\r\n");
@@ -41,7 +41,7 @@ fn an_idle_connection_does_not_delay_the_end() {
 #[test]
 fn a_clock_that_stands_still_does_not_delay_the_end() {
     for engine in ["pump", "streams"] {
-        let mut server = Server::start(&["--cores", "2", "--engine", engine]);
+        let mut server = Server::start(&["--cores", "2", "--io", engine]);
         let mut idle = server.connect();
         idle.ask("debugtime p\r\n", "OK\r\n");
         server.signal(libc::SIGTERM);
@@ -103,7 +103,7 @@ fn an_idle_node_uses_no_cpu() {
 fn a_unix_socket_serves_the_same_items() {
     let path = std::env::temp_dir().join(format!("pbcache-test-{}.sock", std::process::id()));
     for engine in ["pump", "streams"] {
-        let server = Server::start(&["--cores", "2", "--unix_socket", path.to_str().unwrap(), "--engine", engine]);
+        let server = Server::start(&["--cores", "2", "--unix_socket", path.to_str().unwrap(), "--io", engine]);
         let stream = UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut client = Client { stream };

@@ -142,7 +142,7 @@ fn the_machine_is_one_line_at_the_start_or_none() {
 #[test]
 fn the_end_of_a_node_is_quiet() {
     for engine in ["pump", "streams"] {
-        let log = log_of(&["--cores", "2", "-vvv", "--engine", engine]);
+        let log = log_of(&["--cores", "2", "-vvv", "--io", engine]);
         assert!(log.contains("draining") && !log.contains("still active"), "{log}");
     }
 }

@@ -146,7 +146,7 @@ fn fifty_restarts_on_one_port_reset_nobody() {
 
 #[test]
 fn restarts_with_stock_streams_reset_nobody() {
-    restart(10, &["--cores", "2", "--conn_limit", "500", "--engine", "streams"]);
+    restart(10, &["--cores", "2", "--conn_limit", "500", "--io", "streams"]);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn restarts_on_a_unix_socket_reset_nobody() {
             Ok(stream)
         });
         for round in 0..10 {
-            let options = ["--cores", "2", "--engine", engine, "--unix_socket", path.to_str().unwrap()];
+            let options = ["--cores", "2", "--io", engine, "--unix_socket", path.to_str().unwrap()];
             let mut server = Server::start(&options);
             clients.await_answers(100);
             server.signal(libc::SIGTERM);

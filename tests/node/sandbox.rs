@@ -14,7 +14,7 @@ use crate::server::{Server, command, free_port};
 #[test]
 fn io_uring_forbidden_is_one_sentence_with_the_remedy() {
     for engine in ["auto", "pump", "streams"] {
-        let mut command = command(free_port(), &["--cores", "1", "--engine", engine]);
+        let mut command = command(free_port(), &["--cores", "1", "--io", engine]);
         filtered(
             &mut command,
             vec![
@@ -31,17 +31,17 @@ fn io_uring_forbidden_is_one_sentence_with_the_remedy() {
     }
 }
 
-/// The profile for containers lets a node start, serve over both engines, and end.
+/// The profile for containers lets a node start, serve over both ways of input and output, and end.
 #[test]
 fn the_profile_for_containers_is_enough() {
     for engine in ["pump", "streams"] {
         let port = free_port();
-        let mut node = command(port, &["--cores", "2", "--memory_size", "64", "--engine", engine]);
+        let mut node = command(port, &["--cores", "2", "--memory_size", "64", "--io", engine]);
         filtered(&mut node, allowing(&allowed_calls()));
         let mut server = Server::spawn(node, port);
         let mut client = server.connect();
         client.ask("set a 0 0 1\r\nx\r\nget a\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
-        assert_eq!(client.stat("settings", "pbcache_engine"), engine);
+        assert_eq!(client.stat("settings", "pbcache_io"), engine);
         server.signal(libc::SIGTERM);
         assert_eq!(server.wait(Duration::from_secs(8)), Some(0));
     }

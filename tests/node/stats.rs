@@ -231,7 +231,7 @@ fn check_states(who: &str, connect: &dyn Fn() -> Client) {
 
 #[test]
 fn connections_are_listed_with_what_they_are_at() {
-    for options in [&["--cores", "2"][..], &["--cores", "1", "--engine", "streams"]] {
+    for options in [&["--cores", "2"][..], &["--cores", "1", "--io", "streams"]] {
         let server = Server::start(options);
         check_states("pbcache", &|| server.connect());
     }

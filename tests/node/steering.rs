@@ -1,6 +1,6 @@
 //! From connection to core: balance, moving, shard ports.
 //!
-//! Lives here: where connections go. Not here: the routing arithmetic (unit tests of `shard`).
+//! Lives here: where connections go. Not here: the routing arithmetic (unit tests of `routing`).
 
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::server::{Client, Server};
 #[test]
 fn connections_are_spread_evenly() {
     for engine in ["pump", "streams"] {
-        let server = Server::start(&["--cores", "4", "--engine", engine]);
+        let server = Server::start(&["--cores", "4", "--io", engine]);
         let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|client| client.ask("get a\r\n", "END\r\n"));
         let counts: Vec<u32> =

@@ -190,7 +190,7 @@ fn run_script(who: &str, connect: &dyn Fn() -> Client) {
 
 #[test]
 fn lines_about_items_are_those_of_memcached() {
-    for options in [&["--cores", "1"][..], &["--cores", "3"], &["--cores", "2", "--engine", "streams"]] {
+    for options in [&["--cores", "1"][..], &["--cores", "3"], &["--cores", "2", "--io", "streams"]] {
         let server = Server::start(options);
         run_script(&format!("pbcache {options:?}"), &|| server.connect());
     }
@@ -298,7 +298,7 @@ fn check_connections(who: &str, address: SocketAddr, connect: &dyn Fn() -> Clien
 
 #[test]
 fn connections_are_told_when_they_come_and_why_they_go() {
-    for options in [&["--cores", "1"][..], &["--cores", "3"], &["--cores", "2", "--engine", "streams"]] {
+    for options in [&["--cores", "1"][..], &["--cores", "3"], &["--cores", "2", "--io", "streams"]] {
         let server = Server::start(options);
         check_connections(&format!("pbcache {options:?}"), server.address(), &|| server.connect());
     }
@@ -389,7 +389,7 @@ fn twenty_may_watch_and_one_that_goes_makes_room() {
 #[test]
 fn a_node_ends_though_somebody_watches() {
     for engine in ["pump", "streams"] {
-        let mut server = Server::start(&["--cores", "2", "--engine", engine]);
+        let mut server = Server::start(&["--cores", "2", "--io", engine]);
         let mut watcher = watch(server.connect(), "fetchers connevents");
         server.signal(libc::SIGTERM);
         assert_eq!(server.wait(Duration::from_secs(4)), Some(0), "{engine}");

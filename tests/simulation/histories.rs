@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pbcache::shard::Ack;
+use pbcache::cluster::Ack;
 
 use super::clients::{Asked, Clients, Record, Told};
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pbcache::key::{self, Key, PARTITIONS_COUNT};
 use pbcache::limits;
-use pbcache::ring::NodeIndex;
+use pbcache::placement::NodeIndex;
 
 use super::clients::{Asked, Clients, Record, Told};
 use super::histories;
@@ -71,7 +71,7 @@ fn copy_at(world: &mut World, node: usize, key: &str) -> Option<Copy> {
 }
 
 fn owners_of(world: &World, key: &str) -> Vec<usize> {
-    let ring = &world.nodes[0].cores[0].ring.as_ref().unwrap().view.ring;
+    let ring = &world.nodes[0].cores[0].cluster.as_ref().unwrap().view.ring;
     ring.owners(key::routing_hash(key.as_bytes())).iter().map(|&NodeIndex(node)| usize::from(node)).collect()
 }
 

@@ -14,7 +14,7 @@ mod histories;
 mod laws;
 mod world;
 
-use pbcache::shard::{Ack, Mistake};
+use pbcache::cluster::{Ack, Mistake};
 
 use clients::Clients;
 use world::{Plan, World};

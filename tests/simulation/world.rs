@@ -16,18 +16,18 @@ use std::sync::Arc;
 
 use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
-use pbcache::cluster::handshake::Identity;
-use pbcache::cluster::members::{Entry, View};
-use pbcache::cluster::wire::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
+use pbcache::cluster::Finished;
+use pbcache::cluster::links::LinkId;
+use pbcache::cluster::view::{Entry, View};
+use pbcache::cluster::{Ack, Cluster, ClusterOptions, Mistake, OperationId, Origin, PeerRequest, Turn};
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
+use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
+use pbcache::peer::handshake::Identity;
+use pbcache::placement::{NodeId, NodeIndex};
 use pbcache::protocol::{self, Framing};
-use pbcache::ring::{NodeId, NodeIndex};
-use pbcache::shard::peers::LinkId;
-use pbcache::shard::ringed::Finished;
-use pbcache::shard::{
-    Ack, Cluster, ClusterOptions, Mistake, OperationId, Origin, PeerRequest, Place, Routes, Shard, ShardId, Ticket, Turn,
-};
+use pbcache::routing::{Place, Routes, ShardId, Ticket};
+use pbcache::shard::Shard;
 use pbcache::time::Instant;
 
 use super::Random;
@@ -198,7 +198,7 @@ impl World {
             };
             let engine = Engine::with_secret(options, arena.clone(), [seed, u64::from(core)]);
             let mut shard = Shard::new(ShardId(core), Routes::new(cores, plan.buckets), engine);
-            shard.ring = Some(Box::new(Cluster::new(view.clone(), ShardId(core), ring)));
+            shard.cluster = Some(Box::new(Cluster::new(view.clone(), ShardId(core), ring)));
             shard
         };
         let shards = (0..cores).map(core).collect();
@@ -263,9 +263,9 @@ impl World {
                 turn.engine.tick(turn.now, 64);
             });
             let shard = &self.nodes[node].cores[core];
-            let ring = shard.ring.as_ref().unwrap();
-            for other in ring.peers.others() {
-                let account = ring.hints.target(usize::from(other.0)).account();
+            let cluster = shard.cluster.as_ref().unwrap();
+            for other in cluster.peers.others() {
+                let account = cluster.hints.target(usize::from(other.0)).account();
                 if !account.balances() {
                     self.broken.push(format!("hints of node {node} for {} do not balance: {account:?}", other.0));
                 }
@@ -291,13 +291,13 @@ impl World {
             let shard = &mut self.nodes[node].cores[core];
             let sent_ms = (self.now + 1000) as u32;
             let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence(), sent_ms, ..Stamp::default() };
-            let ring = shard.ring.as_mut().unwrap();
-            let finished = std::mem::take(&mut ring.outbox.finished);
-            let bytes = std::mem::take(&mut ring.outbox.bytes);
-            let to_cores = std::mem::take(&mut ring.to_cores);
-            let wanted = std::mem::take(&mut ring.peers.wanted);
-            let unwanted = std::mem::take(&mut ring.peers.unwanted);
-            let ready = std::mem::take(&mut ring.peers.ready);
+            let cluster = shard.cluster.as_mut().unwrap();
+            let finished = std::mem::take(&mut cluster.outbox.finished);
+            let bytes = std::mem::take(&mut cluster.outbox.bytes);
+            let to_cores = std::mem::take(&mut cluster.to_cores);
+            let wanted = std::mem::take(&mut cluster.peers.wanted);
+            let unwanted = std::mem::take(&mut cluster.peers.unwanted);
+            let ready = std::mem::take(&mut cluster.peers.ready);
             if finished.is_empty() && to_cores.is_empty() && wanted.is_empty() && unwanted.is_empty() && ready.is_empty() {
                 return;
             }
@@ -311,7 +311,7 @@ impl World {
             }
             for link in ready {
                 let mut output = Buffer::default();
-                self.nodes[node].cores[core].ring.as_mut().unwrap().peers.take_output(link, &mut output);
+                self.nodes[node].cores[core].cluster.as_mut().unwrap().peers.take_output(link, &mut output);
                 if let Some(&connection) = self.open_links.get(&(node, core as u16, link.0)) {
                     self.send(connection, false, output.flatten());
                 }
@@ -334,7 +334,7 @@ impl World {
                 let mut reply = Buffer { bytes: body, bodies: Vec::new() };
                 match answer.is_frame {
                     true => output.append(&mut reply),
-                    false => wire::write_reply(&mut output, request.id, stamp, &mut reply),
+                    false => frame::write_reply(&mut output, request.id, stamp, &mut reply),
                 }
                 let connection = request.connection as usize;
                 if self.connections[connection].generation == request.generation {
@@ -351,7 +351,7 @@ impl World {
 
     /// An answer of one core for a client of another one of the same node, or for a request that the other has given away.
     fn answer_core(&mut self, node: usize, core: ShardId, ticket: Ticket, body: Vec<u8>) {
-        match ticket.moved() {
+        match OperationId::of_ticket(ticket) {
             None => self.answer(ticket, body),
             Some(key) => {
                 let mut reply = Buffer { bytes: body, bodies: Vec::new() };
@@ -441,7 +441,7 @@ impl World {
     }
 
     fn connect(&mut self, node: usize, core: u16, link: LinkId) {
-        let wanted = self.nodes[node].cores[usize::from(core)].ring.as_ref().unwrap().peers.link(link);
+        let wanted = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap().peers.link(link);
         // Members are sorted by id, and ids of one digit sort as their numbers do.
         let to = (usize::from(wanted.node.0), wanted.core);
         let connection = self.connections.len();
@@ -541,8 +541,8 @@ impl World {
 
     /// Has a request of a kind that may come twice do so now and then, soon or late.
     fn duplicate(&mut self, connection: usize, frame: &[u8]) {
-        use wire::Kind::*;
-        const KINDS: [wire::Kind; 6] = [Put, Fetch, Fence, Sync, Purged, Missing];
+        use frame::Kind::*;
+        const KINDS: [frame::Kind; 6] = [Put, Fetch, Fence, Sync, Purged, Missing];
         // An item of a partition that was announced passes its fence: it comes once, before what is written later.
         const EXEMPT: u8 = 16;
         if frame[8] == Put as u8 && frame[HEAD_BYTES] & EXEMPT != 0 {
@@ -579,12 +579,13 @@ impl World {
         let about = frame.meta.windows(key.len()).chain(value.windows(key.len())).any(|part| part == key.as_bytes());
         let horizon = Horizon::at(self.clock(target.0));
         let copy =
-            wire::read_replica(frame.meta, frame.value, horizon).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
-        if about || matches!(frame.head.kind, wire::Kind::PutDone | wire::Kind::Begin | wire::Kind::Purged | wire::Kind::Fence)
+            frame::read_replica(frame.meta, frame.value, horizon).ok().filter(|put| put.replica.key.bytes == key.as_bytes());
+        if about
+            || matches!(frame.head.kind, frame::Kind::PutDone | frame::Kind::Begin | frame::Kind::Purged | frame::Kind::Fence)
         {
             let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
             let (kind, id) = (frame.head.kind, frame.head.id);
-            let done = if kind == wire::Kind::PutDone { wire::PutDone::read(frame.meta, horizon).ok() } else { None };
+            let done = if kind == frame::Kind::PutDone { frame::PutDone::read(frame.meta, horizon).ok() } else { None };
             println!(
                 "{} {}.{} -> {}.{} {kind:?} {id} fence {} {copy:?} {done:?}",
                 self.now, source.0, source.1, target.0, target.1, frame.head.fence
@@ -650,10 +651,10 @@ impl World {
     pub fn is_settled(&self) -> bool {
         self.nodes.iter().filter(|node| node.alive).all(|node| {
             node.cores.iter().all(|core| {
-                let ring = core.ring.as_ref().unwrap();
-                let clean = ring.peers.others().all(|other| ring.hints.is_clean(usize::from(other.0)));
-                let leased = ring.peers.has_all_leases(self.now + 1000) && ring.peers.missing_count() == 0;
-                clean && leased && ring.operations() == 0 && !ring.is_dropping()
+                let cluster = core.cluster.as_ref().unwrap();
+                let clean = cluster.peers.others().all(|other| cluster.hints.is_clean(usize::from(other.0)));
+                let leased = cluster.peers.has_all_leases(self.now + 1000) && cluster.peers.missing_count() == 0;
+                clean && leased && cluster.operations() == 0 && !cluster.is_dropping()
             })
         })
     }
@@ -663,23 +664,23 @@ impl World {
         let mut reasons = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
             for (core, shard) in node.cores.iter().enumerate() {
-                let ring = shard.ring.as_ref().unwrap();
-                for other in ring.peers.others() {
-                    let target = ring.hints.target(usize::from(other.0));
-                    if !ring.hints.is_clean(usize::from(other.0)) {
+                let cluster = shard.cluster.as_ref().unwrap();
+                for other in cluster.peers.others() {
+                    let target = cluster.hints.target(usize::from(other.0));
+                    if !cluster.hints.is_clean(usize::from(other.0)) {
                         let (pending, dirty) = (target.pending(), target.dirty_count());
                         reasons.push(format!("{index}.{core} has {pending} hints, {dirty} dirty for {}", other.0));
                     }
                 }
-                if !ring.peers.has_all_leases(self.now + 1000) {
-                    let links = ring.peers.links().map(|link| ring.peers.link(link));
+                if !cluster.peers.has_all_leases(self.now + 1000) {
+                    let links = cluster.peers.links().map(|link| cluster.peers.link(link));
                     let states: Vec<String> = links
                         .map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding))
                         .collect();
                     reasons.push(format!("{index}.{core} lacks leases: {}", states.join(", ")));
                 }
-                if ring.operations() > 0 || ring.is_dropping() {
-                    reasons.push(format!("{index}.{core} has {} operations", ring.operations()));
+                if cluster.operations() > 0 || cluster.is_dropping() {
+                    reasons.push(format!("{index}.{core} has {} operations", cluster.operations()));
                 }
             }
         }
@@ -689,7 +690,7 @@ impl World {
     /// Keeps everybody asking for words, as `stats handoff wait` does.
     pub fn stir(&mut self) {
         for node in &mut self.nodes {
-            node.cores.iter_mut().for_each(|core| core.ring.as_mut().unwrap().active_now(self.now + 1000));
+            node.cores.iter_mut().for_each(|core| core.cluster.as_mut().unwrap().active_now(self.now + 1000));
         }
     }
 }

@@ -12,9 +12,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ipnet::IpNet;
 
 use self::table::{Extended, ROWS, Takes};
+use crate::cluster::Ack;
 use crate::limits;
 use crate::protocol::Protocols;
-use crate::shard::Ack;
 
 /// Everything a node is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Options {
     /// Memory budget, in MiB.
     pub memory_mb: u64,
     /// Which I/O.
-    pub engine: EngineChoice,
+    pub io: IoChoice,
     /// TCP port; 0 for any free one.
     pub port: u16,
     /// Addresses to listen on; none where a unix socket is all.
@@ -124,9 +124,9 @@ pub struct RingNode {
     pub id: Option<String>,
 }
 
-/// `--engine`.
+/// `--io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineChoice {
+pub enum IoChoice {
     /// The pump where the kernel allows it, else streams.
     Auto,
     /// The pump or nothing.
@@ -254,7 +254,7 @@ impl Values<'_> {
         Ok(Options {
             cores: self.text("cores").map_or(cores_default, |_| self.number("cores") as u16),
             memory_mb,
-            engine: [EngineChoice::Auto, EngineChoice::Pump, EngineChoice::Streams][self.number("engine") as usize],
+            io: [IoChoice::Auto, IoChoice::Pump, IoChoice::Streams][self.number("io") as usize],
             port,
             addresses: self.addresses(port)?,
             incoming: self.networks()?,

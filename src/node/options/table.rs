@@ -221,7 +221,8 @@ pub const ROWS: &[Row] = &[
         .bounds(Megabytes(1 << 24))
         .note("; less than 8m, or 1m per core, becomes that")
         .doc("Memory for items, indexes and buffers of the whole node; k, m and g are units."),
-    row(NODE, "engine", One("NAME"), "auto")
+    row(NODE, "io", One("NAME"), "auto")
+        .also(&["engine"])
         .bounds(Words(&["auto", "pump", "streams"]))
         .doc("I/O of the cores: an own io_uring each (Linux 6.1), stock glommio streams, or what the kernel allows."),
     row(NETWORK, "port", One("PORT"), "11211")

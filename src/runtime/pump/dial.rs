@@ -4,7 +4,7 @@
 //!   Core::attend_nodes --> link, address --> socket, CONNECT --> completion: hello, receive | link failed
 //! ```
 //!
-//! Lives here: making and closing those sockets. Not here: what is said over them (`peer`), the sockets of clients (`pump`).
+//! Lives here: making and closing those sockets. Not here: what is said over them (`peer_socket`), the sockets of clients (`pump`).
 //! Unsafe lives here: a submission points to an address that is kept until its completion.
 
 use std::io;
@@ -15,22 +15,22 @@ use io_uring::{opcode, types};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::{Pump, Socket};
+use crate::cluster::links::LinkId;
 use crate::observe::events::CloseReason;
 use crate::runtime::sys;
 use crate::runtime::uring::{Kind, Mark};
-use crate::shard::peers::LinkId;
 
 impl Pump {
     /// Does for other nodes what this turn asks for: connects and closes links, delivers answers.
     pub(super) fn attend_nodes(&mut self) {
-        if self.core.context.shard.ring.is_none() {
+        if self.core.context.shard.cluster.is_none() {
             return;
         }
         self.core.attend_nodes();
-        for id in std::mem::take(&mut self.core.nodes.hang_up) {
+        for id in std::mem::take(&mut self.core.bridge.hang_up) {
             self.close_now(id, CloseReason::Error);
         }
-        for (link, address) in std::mem::take(&mut self.core.nodes.dial) {
+        for (link, address) in std::mem::take(&mut self.core.bridge.dial) {
             if let Err(error) = self.dial(link, address) {
                 self.core.link_failed(link, &error.to_string());
             }

@@ -31,15 +31,15 @@ use self::drain::Drain;
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::observe::events::{CloseReason, What};
+use crate::routing::ShardId;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::connection::Flow;
-use crate::runtime::context::{CoreState, Standing};
 use crate::runtime::core::Core;
 use crate::runtime::listener::{self, Listener};
+use crate::runtime::mesh::{CoreState, Standing};
 use crate::runtime::park::Doorbell;
 use crate::runtime::sys;
 use crate::runtime::uring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Uring};
-use crate::shard::ShardId;
 
 /// A timer that runs on while the core waits in its own io_uring; glommio's tasks are late by as much. A timeout per wait would have to be
 /// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time. Each tick wakes a thread that
@@ -157,7 +157,7 @@ impl Pump {
         let mut uring = Uring::new()?;
         let doorbell = Doorbell::new()?;
         uring.register_eventfd(doorbell.signal_fd())?;
-        let state = core.context.links.own_state();
+        let state = core.context.mesh.own_state();
         state.uring_fd.store(uring.fd() as u32 + 1, Release);
         state.doorbell.store(doorbell.bell_fd() as u32 + 1, Release);
         let mut pump = Self {
@@ -273,7 +273,7 @@ impl Pump {
             if self.core.has_peers() && !self.senders.is_empty() {
                 self.uring.enter(0, None)?;
             }
-            self.core.context.links.own_state().prepare_to_wait();
+            self.core.context.mesh.own_state().prepare_to_wait();
             if self.core.has_inbound() || self.uring.has_completions() {
                 self.uring.enter(0, None)?;
             } else if self.core.draining {
@@ -284,7 +284,7 @@ impl Pump {
             } else {
                 self.park().await?;
             }
-            self.core.context.links.own_state().awake();
+            self.core.context.mesh.own_state().awake();
         }
         self.collect();
         Ok(())
@@ -424,7 +424,7 @@ impl Pump {
         }
         match flow {
             Flow::Read if socket.receiving => {
-                if self.core.context.links.peers_count() > 1 {
+                if self.core.context.mesh.peers_count() > 1 {
                     self.consider_moving(id);
                 }
             }
@@ -637,9 +637,9 @@ impl Pump {
 
     fn wake_others(&mut self) {
         let uring = &mut self.uring;
-        self.core.context.links.publish(|state| wake(uring, state));
+        self.core.context.mesh.publish(|state| wake(uring, state));
         if self.core.context.arena.wanted_bytes() > 0 {
-            self.core.context.links.nudge(|state| wake(uring, state));
+            self.core.context.mesh.nudge(|state| wake(uring, state));
         }
     }
 
@@ -659,7 +659,7 @@ impl Pump {
         let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
         let Some(listener) = self.listeners.get(index) else { return };
         let counters = &mut self.core.context.shard.counters;
-        match listener::check(&fd, listener, self.core.context.links.shared.as_ref()) {
+        match listener::check(&fd, listener, self.core.context.mesh.shared.as_ref()) {
             listener::Admission::Denied => counters.strangers_refused += 1,
             listener::Admission::Full => counters.rejected_connections += 1,
             listener::Admission::Admitted(address, standing) => {
@@ -715,7 +715,7 @@ impl Pump {
             return;
         }
         self.ticking = true;
-        let tick = match &self.core.context.shard.ring {
+        let tick = match &self.core.context.shard.cluster {
             None => &raw const TICK,
             Some(_) if self.core.is_paced() => &raw const PACED_TICK,
             Some(_) => &raw const DEADLINE_TICK,
@@ -784,7 +784,7 @@ impl Pump {
     fn sweep(&mut self) {
         let second = self.core.context.second();
         self.swept_s = second;
-        if self.idle_timeout_s == 0 && self.core.context.shard.ring.is_none() {
+        if self.idle_timeout_s == 0 && self.core.context.shard.cluster.is_none() {
             return;
         }
         for id in 0..self.sockets.len() as u32 {

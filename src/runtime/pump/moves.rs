@@ -16,10 +16,10 @@ use super::{Pump, Socket};
 use crate::limits;
 use crate::observe::events::What;
 use crate::protocol::Session;
-use crate::runtime::context::Standing;
-use crate::runtime::message::Handover;
+use crate::routing::ShardId;
+use crate::runtime::mesh::Standing;
+use crate::runtime::mesh::record::Handover;
 use crate::runtime::uring::{Kind, Mark};
-use crate::shard::ShardId;
 
 impl Pump {
     /// Gives an accepted connection to its core.
@@ -37,7 +37,7 @@ impl Pump {
 
     /// Sends a connection to another core, or keeps it if that link is full.
     fn send_handover(&mut self, core: ShardId, handover: Handover) {
-        if let Err(handover) = self.core.context.links.hand_over(core, Box::new(handover)) {
+        if let Err(handover) = self.core.context.mesh.hand_over(core, Box::new(handover)) {
             let cores = &self.core.shared().cores;
             cores[core.0 as usize].connections.fetch_sub(1, Relaxed);
             cores[self.core.id().0 as usize].connections.fetch_add(1, Relaxed);

@@ -1,0 +1,224 @@
+//! Uncommitted copies: it is not known here whether every other owner has them too.
+//!
+//! ```text
+//!   coordinator   writes under way, by version:  | 31 ended | 35 | 36 ended | 40 |        committed through 34
+//!                                                             goes with every copy, and with every SYNC
+//!   other nodes   copies taken, by link:         | (33, key) | (35, key) | (40, key) |    33 is committed, and goes
+//! ```
+//!
+//! A coordinator that dies while its copies are under way leaves some owners with the new item and some with the old one, and none that
+//! knows. So a node that has taken such a copy, and is not told in time that it is committed, keeps hints for the other
+//! owners.
+//!
+//! Lives here: both lists. Not here: copies (`replicate`), hints (`handoff`).
+//! After the commit point that Viewstamped Replication (MIT-CSAIL-TR-2012-021, 4.1) sends along with what comes next.
+
+use std::collections::VecDeque;
+
+use super::{PeerRequest, Turn};
+use crate::key::Key;
+use crate::limits;
+use crate::placement::NodeIndex;
+
+/// Writes that this core coordinates, while copies of them are under way to more than one node.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    /// Version and whether it has ended; versions rise, and the first has not ended.
+    under_way: VecDeque<(u64, bool)>,
+}
+
+impl Writes {
+    /// Copies of this version go out. It is mostly greater than those before, but for one that needs another copy later.
+    pub(super) fn begin(&mut self, version: u64) {
+        let index = self.under_way.partition_point(|&(before, _)| before < version);
+        self.under_way.insert(index, (version, false));
+    }
+
+    /// They have arrived, or hints say where not.
+    pub(super) fn end(&mut self, version: u64) {
+        if let Ok(index) = self.under_way.binary_search_by_key(&version, |&(version, _)| version) {
+            self.under_way[index].1 = true;
+        }
+        while self.under_way.front().is_some_and(|&(_, ended)| ended) {
+            self.under_way.pop_front();
+        }
+    }
+
+    /// The version up to which everything has ended, where `clock` is the greatest that was given.
+    pub(super) fn committed_through(&self, clock: u64) -> u64 {
+        self.under_way.front().map_or(clock, |&(version, _)| version - 1)
+    }
+}
+
+/// Copies that this core has taken, and of which it has not heard that all others have arrived.
+#[derive(Debug)]
+pub(super) struct Uncommitted {
+    links: Vec<Link>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+/// What came over one connection of another node.
+#[derive(Debug)]
+struct Link {
+    connection: (u32, u32),
+    node: NodeIndex,
+    copies: VecDeque<Copy>,
+    /// The keys of the copies, one behind the other.
+    keys: VecDeque<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Copy {
+    version: u64,
+    since_ms: u64,
+    key_bytes: usize,
+}
+
+impl Link {
+    /// Takes out the first copy: its version and its key.
+    fn pop(&mut self) -> Option<(u64, Vec<u8>)> {
+        let copy = self.copies.pop_front()?;
+        let key = self.keys.drain(..copy.key_bytes).collect();
+        if self.copies.is_empty() && self.copies.capacity() > KEPT_MAX {
+            (self.copies, self.keys) = (VecDeque::new(), VecDeque::new());
+        }
+        Some((copy.version, key))
+    }
+}
+
+impl Uncommitted {
+    /// None so far; all together may take so many bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { links: Vec::new(), bytes: 0, bytes_max }
+    }
+
+    /// Notes a copy. Keeps its key's bytes; allocates only while more is noted than ever before.
+    pub(super) fn add(&mut self, from: PeerRequest, version: u64, key: &[u8], now_ms: u64) {
+        let (Some(node), connection) = (from.node, (from.connection, from.generation)) else { return };
+        let index = self.links.iter().position(|link| link.connection == connection).unwrap_or_else(|| {
+            // Connections come and go: one of which nothing is left gives its place to the next.
+            let free = self.links.iter().position(|link| link.copies.is_empty());
+            free.unwrap_or_else(|| {
+                self.links.push(Link { connection, node, copies: VecDeque::new(), keys: VecDeque::new() });
+                self.links.len() - 1
+            })
+        });
+        let link = &mut self.links[index];
+        (link.connection, link.node) = (connection, node);
+        link.copies.push_back(Copy { version, since_ms: now_ms, key_bytes: key.len() });
+        link.keys.extend(key);
+        self.bytes += bytes_of(key);
+    }
+
+    /// Everything up to this version that came over this connection has arrived everywhere.
+    pub(super) fn commit_through(&mut self, from: PeerRequest, version: u64) {
+        let connection = (from.connection, from.generation);
+        if let Some(link) = self.links.iter_mut().find(|link| link.connection == connection) {
+            while link.copies.front().is_some_and(|copy| copy.version <= version)
+                && let Some((_, key)) = link.pop()
+            {
+                self.bytes -= bytes_of(&key);
+            }
+        }
+    }
+
+    /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
+    fn timed_out(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, NodeIndex)> {
+        let many = self.bytes > self.bytes_max;
+        let is_over = |copy: &Copy| many || copy.since_ms + limits::PEER_UNCOMMITTED_MS_MAX <= now_ms;
+        let link = self.links.iter_mut().find(|link| link.copies.front().is_some_and(is_over))?;
+        let node = link.node;
+        let (version, key) = link.pop()?;
+        self.bytes -= bytes_of(&key);
+        Some((version, key, node))
+    }
+
+    /// Whether all copies are committed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.iter().all(|link| link.copies.is_empty())
+    }
+}
+
+/// What a copy takes.
+fn bytes_of(key: &[u8]) -> usize {
+    limits::PEER_UNCOMMITTED_BYTES + key.len()
+}
+
+/// Room for so many copies is kept where there are none.
+const KEPT_MAX: usize = 1024;
+
+impl Turn<'_> {
+    /// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
+    pub(super) fn committed_through(&self) -> u64 {
+        self.cluster.writes.committed_through(self.engine.clock())
+    }
+
+    /// Keeps hints for the owners that may lack a copy, where its coordinator has not said in time that it is committed.
+    pub(super) fn hint_timed_out(&mut self) {
+        while let Some((version, key, source)) = self.cluster.uncommitted.timed_out(self.ms) {
+            let key = Key::new(&key);
+            if self.engine.copy_of(&key, self.now).is_none_or(|copy| copy.version != version) {
+                // Something newer has come, with hints of its own where they are needed.
+                continue;
+            }
+            let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
+            let owners = self.cluster.cache.owners_of(&self.cluster.view.ring, bucket);
+            for &owner in owners.iter().filter(|&&owner| owner != self.cluster.view.me && owner != source) {
+                self.cluster.hints.add(usize::from(owner.0), key.bytes, version, partition, self.now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(connection: u32) -> PeerRequest {
+        PeerRequest { connection, generation: 7, id: 0, node: Some(NodeIndex(3)), deadline_ms: 0 }
+    }
+
+    #[test]
+    fn writes_are_committed_through_the_first_that_is_not() {
+        let mut writes = Writes::default();
+        assert_eq!(writes.committed_through(50), 50);
+        [31, 36, 35, 40].into_iter().for_each(|version| writes.begin(version));
+        writes.end(36);
+        assert_eq!(writes.committed_through(50), 30);
+        writes.end(31);
+        assert_eq!(writes.committed_through(50), 34);
+        writes.end(35);
+        assert_eq!(writes.committed_through(50), 39);
+        writes.end(40);
+        writes.end(40);
+        assert_eq!(writes.committed_through(50), 50);
+    }
+
+    #[test]
+    fn a_copy_times_out_unless_it_is_committed() {
+        let mut uncommitted = Uncommitted::new(1 << 20);
+        uncommitted.add(from(1), 33, b"first", 1000);
+        uncommitted.add(from(2), 34, b"other link", 1000);
+        uncommitted.add(from(1), 35, b"second", 1001);
+        uncommitted.commit_through(from(1), 34);
+        let late_ms = 1000 + limits::PEER_UNCOMMITTED_MS_MAX;
+        assert_eq!(uncommitted.timed_out(late_ms - 1), None);
+        assert_eq!(uncommitted.timed_out(late_ms), Some((34, b"other link".to_vec(), NodeIndex(3))));
+        assert_eq!(uncommitted.timed_out(late_ms), None);
+        uncommitted.commit_through(from(1), 35);
+        assert!(uncommitted.is_empty() && uncommitted.timed_out(late_ms + 1).is_none());
+    }
+
+    #[test]
+    fn they_never_take_too_much() {
+        let mut uncommitted = Uncommitted::new(100 * bytes_of(b"key"));
+        (0..100).for_each(|version| uncommitted.add(from(1 + version as u32 % 2), version, b"key", 0));
+        assert_eq!(uncommitted.timed_out(0), None);
+        uncommitted.add(from(3), 100, b"key", 0);
+        assert_eq!(uncommitted.timed_out(0).map(|(version, ..)| version), Some(0));
+        assert_eq!(uncommitted.timed_out(0), None);
+        (1..=3).for_each(|connection| uncommitted.commit_through(from(connection), 100));
+        assert!(uncommitted.is_empty() && uncommitted.bytes == 0);
+    }
+}

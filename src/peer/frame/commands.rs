@@ -1,0 +1,368 @@
+//! Commands as they travel to the node that executes them, alone or several in one frame.
+//!
+//! ```text
+//!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
+//!   value of a BATCH:   | id | meta bytes | follows, value bytes | meta of an EXECUTE | value |  again and again
+//!                        0    4            6                      8
+//! ```
+//!
+//! Lives here: verbs, `Execute`, batches. Not here: the frame around them (`frame`), what is done with them (`cluster`).
+
+use super::{FrameError, HEAD_BYTES, Kind, Reader, Stamp, write};
+use crate::buffer::Buffer;
+use crate::command::{Arithmetic, Command, Delete, Get, Store, StoreMode, Value, Verb};
+use crate::key::Key;
+use crate::limits::{INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
+use crate::time::Exptime;
+
+/// Bytes of a framing that travels: see `protocol::Head::to_bytes`.
+pub const FRAMING_BYTES: usize = 8;
+/// Bytes in front of each command of a batch.
+const ELEMENT_HEAD_BYTES: usize = 8;
+/// Longest value of a batch: it is received into the buffer that it is parsed from.
+const BATCH_BYTES_MAX: usize = INLINE_VALUE_BYTES_MAX;
+/// Commands of one batch: their answers wait together where they cannot be sent.
+pub const BATCH_COUNT_MAX: usize = 64;
+/// `FLAG_FOLLOWS` of a command in a batch: the highest bit of the length of its value.
+const ELEMENT_FOLLOWS: u16 = 1 << 15;
+
+const _: () = assert!(BATCH_BYTES_MAX < ELEMENT_FOLLOWS as usize);
+
+/// What an `Execute` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Execute<'a> {
+    /// The command.
+    pub command: Command<'a>,
+    /// How to write the reply.
+    pub framing: [u8; FRAMING_BYTES],
+    /// Words that the reply repeats.
+    pub words: &'a [u8],
+}
+
+/// The batch at the end of what waits to be sent, while commands may be added to it.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenBatch {
+    start: usize,
+    count: usize,
+    hops: u8,
+    life: u8,
+    sent_ms: u32,
+}
+
+impl OpenBatch {
+    /// Begins a batch without commands behind what is there.
+    pub fn begin(output: &mut Buffer, hops: u8, stamp: Stamp) -> Self {
+        let start = output.bytes.len();
+        write(output, (Kind::Batch, 0, hops, 0), stamp, Value::EMPTY, |_| {});
+        Self { start, count: 0, hops, life: stamp.life, sent_ms: stamp.sent_ms }
+    }
+
+    /// Whether a command of this length may be added: nothing else was written since, and the batch is not full.
+    pub fn takes(&self, output: &Buffer, hops: u8, stamp: Stamp, element_bytes: usize) -> bool {
+        let value_bytes = output.bytes.get(self.start + 4..self.start + 8).and_then(|bytes| bytes.try_into().ok());
+        let value_bytes = value_bytes.map_or(usize::MAX, |bytes| u32::from_le_bytes(bytes) as usize);
+        value_bytes.checked_add(self.start + HEAD_BYTES) == Some(output.bytes.len())
+            && value_bytes + element_bytes <= BATCH_BYTES_MAX
+            && self.count < BATCH_COUNT_MAX
+            && (self.hops, self.life, self.sent_ms) == (hops, stamp.life, stamp.sent_ms)
+    }
+
+    /// Adds a command: the meta of its `Execute`, and its value.
+    pub fn push(&mut self, output: &mut Buffer, (id, follows): (u32, bool), stamp: Stamp, meta: &[u8], value: &[u8]) {
+        self.count += 1;
+        let bytes = &mut output.bytes;
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&(meta.len() as u16).to_le_bytes());
+        let mark = if follows { ELEMENT_FOLLOWS } else { 0 };
+        bytes.extend_from_slice(&(value.len() as u16 | mark).to_le_bytes());
+        bytes.extend_from_slice(meta);
+        bytes.extend_from_slice(value);
+        let value_bytes = bytes.len() - self.start - HEAD_BYTES;
+        let head = &mut bytes[self.start..self.start + HEAD_BYTES];
+        head[4..8].copy_from_slice(&(value_bytes as u32).to_le_bytes());
+        // What the sender has seen before the last of the commands, it has seen before the batch arrives.
+        head[20..28].copy_from_slice(&stamp.clock.to_le_bytes());
+        head[28..36].copy_from_slice(&stamp.fence.to_le_bytes());
+    }
+}
+
+/// Bytes of a command in a batch.
+pub fn element_bytes(meta: &[u8], value: &[u8]) -> usize {
+    ELEMENT_HEAD_BYTES + meta.len() + value.len()
+}
+
+/// A command of a `Batch`.
+#[derive(Clone, Copy, Debug)]
+pub struct Element<'a> {
+    /// Chosen by the asking side.
+    pub id: u32,
+    /// See `FLAG_FOLLOWS`.
+    pub follows: bool,
+    /// The command.
+    pub execute: Execute<'a>,
+}
+
+/// Takes the next command out of the value of a `Batch`; `None` at the end.
+pub fn read_element<'a>(batch: &mut &'a [u8]) -> Result<Option<Element<'a>>, FrameError> {
+    if batch.is_empty() {
+        return Ok(None);
+    }
+    let mut reader = Reader(batch);
+    let (id, meta_bytes, length) = (reader.u32()?, usize::from(reader.u16()?), reader.u16()?);
+    let value_bytes = usize::from(length & !ELEMENT_FOLLOWS);
+    let (meta, value) = (reader.take(meta_bytes)?, reader.take(value_bytes)?);
+    *batch = reader.0;
+    let (follows, execute) = (length & ELEMENT_FOLLOWS != 0, read_execute(meta, Value::Bytes(value))?);
+    Ok(Some(Element { id, follows, execute }))
+}
+
+/// Writes the meta of an `Execute`.
+pub fn write_execute(command: &Command<'_>, framing: [u8; FRAMING_BYTES], words: &[u8], output: &mut Vec<u8>) {
+    write_verb(&command.verb, output);
+    output.extend_from_slice(&framing);
+    let dropped = if let Value::Dropped { bytes } = command.value { bytes as u64 + 1 } else { 0 };
+    output.extend_from_slice(&dropped.to_le_bytes());
+    output.push(u8::from(command.key.encoded));
+    output.extend_from_slice(&(command.key.bytes.len() as u16).to_le_bytes());
+    output.extend_from_slice(command.key.bytes);
+    output.extend_from_slice(&(words.len() as u16).to_le_bytes());
+    output.extend_from_slice(words);
+}
+
+/// Reads the meta of an `Execute`.
+pub fn read_execute<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Execute<'a>, FrameError> {
+    let mut reader = Reader(meta);
+    let verb = read_verb(&mut reader)?;
+    let mut framing = [0; FRAMING_BYTES];
+    framing.copy_from_slice(reader.take(FRAMING_BYTES)?);
+    let dropped = reader.u64()?;
+    let encoded = reader.u8()? != 0;
+    let key_bytes = usize::from(reader.u16()?);
+    let key = reader.take(key_bytes)?;
+    let words_bytes = usize::from(reader.u16()?);
+    let words = reader.take(words_bytes)?;
+    reader.end()?;
+    let key = match encoded {
+        true => Key::from_base64(key).ok_or(FrameError("a key that is no base64"))?,
+        false if (1..=KEY_BYTES_MAX).contains(&key.len()) => Key::new(key),
+        false => return Err(FrameError("a key of no length that a key has")),
+    };
+    let value = match dropped {
+        0 => value,
+        bytes => Value::Dropped { bytes: usize::try_from(bytes - 1).unwrap_or(usize::MAX) },
+    };
+    Ok(Execute { command: Command { key, verb, value }, framing, words })
+}
+
+fn write_verb(verb: &Verb, output: &mut Vec<u8>) {
+    fn exptime(exptime: Option<Exptime>, output: &mut Vec<u8>) {
+        output.push(u8::from(exptime.is_some()));
+        output.extend_from_slice(&exptime.map_or(0, |exptime| exptime.0).to_le_bytes());
+    }
+    fn number(number: Option<u64>, output: &mut Vec<u8>) {
+        output.push(u8::from(number.is_some()));
+        output.extend_from_slice(&number.unwrap_or(0).to_le_bytes());
+    }
+    let bits = |flags: &[bool]| flags.iter().rev().fold(0u8, |bits, &flag| bits << 1 | u8::from(flag));
+    match verb {
+        Verb::Get(get) if *get == Get::default() => output.push(0),
+        Verb::Get(get) => {
+            output.extend_from_slice(&[1, bits(&[get.meta, get.peek, get.remaining_before, get.recache_before])]);
+            exptime(get.touch, output);
+            exptime(get.vivify, output);
+            exptime(get.recache, output);
+            number(get.cas_new, output);
+        }
+        Verb::Store(store) => {
+            output.extend_from_slice(&[2, store.mode as u8, bits(&[store.invalidate, store.remove_on_failure])]);
+            output.extend_from_slice(&store.client_flags.to_le_bytes());
+            exptime(Some(store.exptime), output);
+            number(store.compare, output);
+            number(store.cas_new, output);
+            exptime(store.vivify, output);
+        }
+        Verb::Delete(delete) => {
+            output.extend_from_slice(&[3, bits(&[delete.invalidate, delete.drop_value])]);
+            number(delete.compare, output);
+            number(delete.cas_new, output);
+            exptime(delete.touch, output);
+        }
+        Verb::Arithmetic(arithmetic) => {
+            let flags = bits(&[arithmetic.decrement, arithmetic.meta, arithmetic.remaining_before]);
+            output.extend_from_slice(&[4, flags]);
+            output.extend_from_slice(&arithmetic.delta.to_le_bytes());
+            output.extend_from_slice(&arithmetic.initial.to_le_bytes());
+            number(arithmetic.compare, output);
+            number(arithmetic.cas_new, output);
+            exptime(arithmetic.vivify, output);
+            exptime(arithmetic.touch, output);
+        }
+        Verb::Touch(time) => {
+            output.push(5);
+            exptime(Some(*time), output);
+        }
+        Verb::Inspect => output.push(6),
+    }
+}
+
+fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, FrameError> {
+    Ok(match reader.u8()? {
+        0 => Verb::Get(Get::default()),
+        1 => {
+            let bits = reader.u8()?;
+            Verb::Get(Get {
+                meta: bits & 1 != 0,
+                peek: bits & 2 != 0,
+                remaining_before: bits & 4 != 0,
+                recache_before: bits & 8 != 0,
+                touch: reader.exptime()?,
+                vivify: reader.exptime()?,
+                recache: reader.exptime()?,
+                cas_new: reader.number()?,
+            })
+        }
+        2 => {
+            let modes = [StoreMode::Set, StoreMode::Add, StoreMode::Replace, StoreMode::Append, StoreMode::Prepend];
+            let (mode, bits) = (reader.u8()?, reader.u8()?);
+            Verb::Store(Store {
+                mode: modes.into_iter().find(|known| *known as u8 == mode).ok_or(FrameError("an unknown kind of store"))?,
+                invalidate: bits & 1 != 0,
+                remove_on_failure: bits & 2 != 0,
+                client_flags: reader.u32()?,
+                exptime: reader.exptime()?.unwrap_or_default(),
+                compare: reader.number()?,
+                cas_new: reader.number()?,
+                vivify: reader.exptime()?,
+            })
+        }
+        3 => {
+            let bits = reader.u8()?;
+            Verb::Delete(Delete {
+                invalidate: bits & 1 != 0,
+                drop_value: bits & 2 != 0,
+                compare: reader.number()?,
+                cas_new: reader.number()?,
+                touch: reader.exptime()?,
+            })
+        }
+        4 => {
+            let bits = reader.u8()?;
+            Verb::Arithmetic(Arithmetic {
+                decrement: bits & 1 != 0,
+                meta: bits & 2 != 0,
+                remaining_before: bits & 4 != 0,
+                delta: reader.u64()?,
+                initial: reader.u64()?,
+                compare: reader.number()?,
+                cas_new: reader.number()?,
+                vivify: reader.exptime()?,
+                touch: reader.exptime()?,
+            })
+        }
+        5 => Verb::Touch(reader.exptime()?.unwrap_or_default()),
+        6 => Verb::Inspect,
+        _ => return Err(FrameError("an unknown verb")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::frame::{Head, Horizon};
+
+    const NOW: Horizon = Horizon(1 << 40);
+
+    fn verbs() -> Vec<Verb> {
+        let exptime = Some(Exptime(-1));
+        vec![
+            Verb::Get(Get::default()),
+            Verb::Get(Get {
+                touch: exptime,
+                vivify: Some(Exptime(5)),
+                recache: Some(Exptime(30)),
+                cas_new: Some(9),
+                meta: true,
+                ..Get::default()
+            }),
+            Verb::Get(Get { peek: true, remaining_before: true, recache_before: true, ..Get::default() }),
+            Verb::Store(Store { mode: StoreMode::Prepend, client_flags: 7, exptime: Exptime(100), ..Store::default() }),
+            Verb::Store(Store {
+                compare: Some(3),
+                cas_new: Some(4),
+                invalidate: true,
+                vivify: exptime,
+                remove_on_failure: true,
+                ..Store::default()
+            }),
+            Verb::Delete(Delete { compare: Some(0), cas_new: Some(2), invalidate: true, touch: exptime, drop_value: true }),
+            Verb::Arithmetic(Arithmetic {
+                delta: u64::MAX,
+                decrement: true,
+                initial: 5,
+                vivify: exptime,
+                ..Arithmetic::default()
+            }),
+            Verb::Arithmetic(Arithmetic {
+                compare: Some(1),
+                cas_new: Some(2),
+                touch: exptime,
+                meta: true,
+                remaining_before: true,
+                ..Arithmetic::default()
+            }),
+            Verb::Touch(Exptime(77)),
+            Verb::Inspect,
+        ]
+    }
+
+    #[test]
+    fn every_verb_arrives_as_it_was_sent() {
+        for verb in verbs() {
+            let command = Command { key: Key::new(b"some key"), verb, value: Value::Bytes(b"value") };
+            let mut meta = Vec::new();
+            write_execute(&command, [1, 2, 3, 4, 5, 6, 7, 8], b"v t Oabc", &mut meta);
+            let read = read_execute(&meta, Value::Bytes(b"value")).unwrap();
+            assert_eq!(read.command.verb, verb);
+            assert_eq!(
+                (read.command.key.bytes, read.words, read.framing),
+                (&b"some key"[..], &b"v t Oabc"[..], [1, 2, 3, 4, 5, 6, 7, 8])
+            );
+            for end in 0..meta.len() {
+                assert!(read_execute(&meta[..end], Value::EMPTY).is_err(), "{verb:?} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_takes_commands_until_it_is_full_or_something_else_is_written() {
+        let (mut meta, mut output) = (Vec::new(), Buffer::default());
+        let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::EMPTY };
+        write_execute(&command, [1; FRAMING_BYTES], b"words", &mut meta);
+        let stamp = |clock| Stamp { clock, fence: 2, sent_ms: 3, ..Stamp::default() };
+        let mut batch = OpenBatch::begin(&mut output, 1, stamp(4));
+        for id in 0..BATCH_COUNT_MAX as u32 {
+            assert!(batch.takes(&output, 1, stamp(5), element_bytes(&meta, b"value")));
+            assert!(!batch.takes(&output, 2, stamp(5), 10) && !batch.takes(&output, 1, stamp(5), BATCH_BYTES_MAX + 1));
+            batch.push(&mut output, (id, id % 3 == 0), stamp(5 + u64::from(id)), &meta, b"value");
+        }
+        assert!(!batch.takes(&output, 1, stamp(5), 10), "full");
+        let head = Head::read(output.bytes.first_chunk().unwrap(), 1 << 20, NOW).unwrap();
+        assert_eq!((head.kind, head.clock, head.frame_bytes()), (Kind::Batch, 4 + BATCH_COUNT_MAX as u64, output.bytes.len()));
+        let mut rest = &output.bytes[HEAD_BYTES..];
+        for wanted in 0..BATCH_COUNT_MAX as u32 {
+            let Element { id, follows, execute } = read_element(&mut rest).unwrap().unwrap();
+            assert_eq!((id, follows, execute.command.key.bytes), (wanted, wanted % 3 == 0, &b"k"[..]));
+            assert_eq!(execute.words, b"words");
+            assert_eq!(execute.command.value.to_vec(), b"value");
+        }
+        assert!(read_element(&mut rest).unwrap().is_none());
+        for end in HEAD_BYTES + 1..HEAD_BYTES + element_bytes(&meta, b"value") {
+            assert!(read_element(&mut &output.bytes[HEAD_BYTES..end]).is_err(), "cut at {end}");
+        }
+        let batch = OpenBatch::begin(&mut output, 1, stamp(4));
+        write(&mut output, (Kind::Sync, 0, 0, 7), stamp(4), Value::EMPTY, |_| {});
+        assert!(!batch.takes(&output, 1, stamp(4), 10), "something else was written");
+        output.clear();
+        assert!(!batch.takes(&output, 1, stamp(4), 10), "it was sent");
+    }
+}

@@ -1,0 +1,308 @@
+//! Between a core's part of the ring and its sockets: which connection is which link, where nodes are, answers on their way.
+//!
+//! ```text
+//!   turn.tick --> links wanted   --> address known?  yes: pump connects          no: resolver --Run--> the core
+//!             --> answers        --> slot of a connection | link to another core | output of a peer
+//!             --> links with output --> their connections are flushed
+//! ```
+//!
+//! Lives here: the traffic between `Core` and `cluster::Turn`, once a turn. Not here: sockets (`pump`), frames (`peer_socket`), decisions (`cluster`).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crossbeam_channel::Sender;
+
+use super::connection::Connection;
+use super::core::Core;
+use super::mesh::record::ReplyBytes;
+use super::peer_socket::{Peer, lose_link};
+use crate::buffer::Buffer;
+use crate::cluster::links::LinkId;
+use crate::cluster::{Finished, Outbox};
+use crate::cluster::{OperationId, Origin};
+use crate::command::{Command, Value};
+use crate::peer::frame::{self, Kind, Stamp};
+use crate::protocol::{Framing, Head};
+use crate::routing::{ShardId, Ticket};
+
+/// A name to be resolved for a core.
+pub struct Resolve {
+    /// Who asks.
+    pub core: ShardId,
+    /// For which link, if it waits for the address.
+    pub link: Option<LinkId>,
+    /// `HOST:PORT`.
+    pub name: String,
+}
+
+/// A core's knowledge of sockets to other nodes.
+pub struct Bridge {
+    /// Connection of each link, with its generation.
+    sockets: Vec<Option<(u32, u32)>>,
+    /// Links whose address is known and that are to be connected.
+    pub dial: Vec<(LinkId, SocketAddr)>,
+    /// Connections to be closed.
+    pub hang_up: Vec<u32>,
+    /// An emptied buffer for answers on their way to other cores.
+    scratch: Buffer,
+    /// Answers for clients of other cores whose link was full.
+    late: VecDeque<(ShardId, Ticket, Buffer)>,
+    resolver: Option<Sender<Resolve>>,
+    /// When names were last resolved because a stranger called.
+    learned_ms: u64,
+    outbox: Outbox,
+    /// Questions of the control plane that wait for their answer.
+    waiters: Vec<(u64, Sender<Vec<u8>>)>,
+    waiter: u64,
+}
+
+impl Bridge {
+    /// Of a core that has no link yet.
+    pub fn new(resolver: Option<Sender<Resolve>>) -> Self {
+        Self {
+            sockets: Vec::new(),
+            dial: Vec::new(),
+            hang_up: Vec::new(),
+            scratch: Buffer::default(),
+            late: VecDeque::new(),
+            resolver,
+            learned_ms: 0,
+            outbox: Outbox::default(),
+            waiters: Vec::new(),
+            waiter: 0,
+        }
+    }
+
+    /// The origin of a question of the control plane; `sender` gets the answer.
+    pub fn expect(&mut self, sender: Sender<Vec<u8>>) -> Origin {
+        self.waiter += 1;
+        self.waiters.push((self.waiter, sender));
+        Origin::Control(self.waiter)
+    }
+
+    fn socket_of(&mut self, link: LinkId) -> &mut Option<(u32, u32)> {
+        let index = link.0 as usize;
+        if self.sockets.len() <= index {
+            self.sockets.resize(index + 1, None);
+        }
+        &mut self.sockets[index]
+    }
+}
+
+impl Core {
+    /// What other nodes have to do with this turn. Once a turn, before connections are flushed.
+    pub fn attend_nodes(&mut self) {
+        // What waits is executed only if this process has not stood still since its sender was last heard.
+        self.context.read_ms();
+        let Some(mut turn) = self.context.turn() else { return };
+        turn.tick();
+        let stamp = turn.stamp();
+        let cluster = turn.cluster;
+        let wanted = std::mem::take(&mut cluster.peers.wanted);
+        let unwanted = std::mem::take(&mut cluster.peers.unwanted);
+        let ready = std::mem::take(&mut cluster.peers.ready);
+        let outbox = std::mem::replace(&mut cluster.outbox, std::mem::take(&mut self.bridge.outbox));
+        for link in unwanted {
+            if let Some((id, _)) = self.bridge.socket_of(link).take() {
+                self.bridge.hang_up.push(id);
+            }
+        }
+        wanted.into_iter().for_each(|link| self.find(link));
+        for link in ready {
+            if let Some((id, _)) = *self.bridge.socket_of(link) {
+                self.to_flush.push(id);
+            }
+        }
+        self.deliver(outbox, stamp);
+        self.pass_on();
+    }
+
+    /// Whether something for another node waits for this turn's end.
+    pub fn has_news_for_nodes(&self) -> bool {
+        let Some(cluster) = &self.context.shard.cluster else { return false };
+        !self.bridge.dial.is_empty()
+            || !self.bridge.hang_up.is_empty()
+            || !cluster.peers.wanted.is_empty()
+            || !cluster.peers.unwanted.is_empty()
+            || !cluster.peers.ready.is_empty()
+            || !cluster.outbox.finished.is_empty()
+            || !cluster.to_cores.is_empty()
+    }
+
+    /// Whether the clock matters: the core may wait, but not sleep.
+    pub fn has_deadlines(&self) -> bool {
+        !self.bridge.late.is_empty()
+            || self.context.shard.cluster.as_ref().is_some_and(|cluster| cluster.is_busy(self.context.ms))
+    }
+
+    /// Whether items wait for the next millisecond to go to another node.
+    pub fn is_paced(&self) -> bool {
+        self.context.shard.cluster.as_ref().is_some_and(|cluster| cluster.is_paced)
+    }
+
+    /// Finds out where a link goes.
+    fn find(&mut self, link: LinkId) {
+        let (Some(setup), Some(cluster)) = (&self.context.peer_setup, &self.context.shard.cluster) else { return };
+        let name = &setup.names[usize::from(cluster.peers.link(link).node.0)];
+        match (name.parse::<SocketAddr>(), &self.bridge.resolver) {
+            (Ok(address), _) => self.bridge.dial.push((link, address)),
+            (Err(_), Some(resolver)) => {
+                let resolve = Resolve { core: self.id(), link: Some(link), name: name.clone() };
+                let _ = resolver.send(resolve);
+            }
+            (Err(_), None) => self.link_failed(link, "its name does not resolve"),
+        }
+    }
+
+    /// Somebody has called from an address that no node has, as far as is known: names may resolve to others by now.
+    pub(super) fn learn_addresses(&mut self) {
+        let (Some(setup), Some(resolver)) = (&self.context.peer_setup, &self.bridge.resolver) else { return };
+        if self.context.ms < self.bridge.learned_ms + LEARN_PAUSE_MS {
+            return;
+        }
+        self.bridge.learned_ms = self.context.ms;
+        for name in setup.names.iter().filter(|name| name.parse::<SocketAddr>().is_err()) {
+            let _ = resolver.send(Resolve { core: self.id(), link: None, name: name.clone() });
+        }
+    }
+
+    /// A name was resolved, or not.
+    pub fn resolved(&mut self, link: LinkId, address: Option<SocketAddr>) {
+        match address {
+            Some(address) => self.bridge.dial.push((link, address)),
+            None => self.link_failed(link, "its name does not resolve"),
+        }
+    }
+
+    /// A link could not be made.
+    pub fn link_failed(&mut self, link: LinkId, why: &str) {
+        let quiet = self.draining;
+        if let Some(mut turn) = self.context.turn() {
+            lose_link(&mut turn, link, why, quiet);
+        }
+    }
+
+    /// A conversation for a link that is about to be connected.
+    pub fn open_link(&mut self, link: LinkId) -> Option<u32> {
+        let setup = self.context.peer_setup.clone()?;
+        let id = self.open(None, Vec::new(), Some(Box::new(Peer::connecting(link, &setup))));
+        let generation = self.connections[id as usize].generation;
+        *self.bridge.socket_of(link) = Some((id, generation));
+        Some(id)
+    }
+
+    /// The socket of a link is connected.
+    pub fn link_connected(&mut self, id: u32) {
+        let Some(setup) = self.context.peer_setup.clone() else { return };
+        if let Some(peer) = self.connections.get_mut(id as usize).and_then(Connection::peer) {
+            let _ = peer.connected(&setup, &self.context);
+            self.to_flush.push(id);
+        }
+    }
+
+    /// The connection of a link is gone.
+    pub(super) fn forget_link(&mut self, connection: &mut Connection) {
+        let generation = connection.generation;
+        let Some(link) = connection.peer().and_then(|peer| peer.link()) else { return };
+        let socket = self.bridge.socket_of(link);
+        if socket.is_some_and(|(_, held)| held == generation) {
+            *socket = None;
+            self.link_failed(link, "the connection is closed");
+        }
+    }
+
+    /// The connection of a peer is gone.
+    pub(super) fn forget_peer(&mut self, id: u32, connection: &mut Connection) {
+        let generation = connection.generation;
+        if connection.peer().is_some_and(|peer| peer.is_inbound())
+            && let Some(mut turn) = self.context.turn()
+        {
+            turn.peer_gone(id, generation);
+        }
+    }
+
+    /// Puts answers where they belong.
+    fn deliver(&mut self, mut outbox: Outbox, stamp: Stamp) {
+        let bytes = std::mem::take(&mut outbox.bytes);
+        for Finished { origin, is_frame, bytes: range, carried } in outbox.finished.drain(..) {
+            let inline = &bytes[range];
+            match origin {
+                Origin::Connection(ticket) => match carried {
+                    Some(buffer) => self.place(ticket, ReplyBytes::Carried(buffer)),
+                    None => self.place(ticket, ReplyBytes::Inline(inline)),
+                },
+                Origin::Core(core, ticket) => {
+                    let mut reply = carried.map_or_else(|| std::mem::take(&mut self.bridge.scratch), |buffer| *buffer);
+                    reply.put(inline);
+                    if !self.bridge.late.is_empty() || !self.context.mesh.reply(core, ticket, &mut reply) {
+                        self.bridge.late.push_back((core, ticket, reply));
+                    } else {
+                        reply.clear();
+                        self.bridge.scratch = reply;
+                    }
+                }
+                Origin::Peer(request) => {
+                    let Some(connection) = self.connections.get_mut(request.connection as usize) else { continue };
+                    if connection.generation != request.generation {
+                        continue;
+                    }
+                    let Some(peer) = connection.peer() else { continue };
+                    peer.answer(|output| match (is_frame, carried) {
+                        (true, Some(mut frame)) => output.append(&mut frame),
+                        (true, None) => output.put(inline),
+                        (false, Some(mut reply)) => frame::write_reply(output, request.id, stamp, &mut reply),
+                        (false, None) => {
+                            frame::write(output, (Kind::Reply, 0, 0, request.id), stamp, Value::Bytes(inline), |_| {});
+                        }
+                    });
+                    self.to_flush.push(request.connection);
+                }
+                Origin::Control(number) => {
+                    if let Some(index) = self.bridge.waiters.iter().position(|(waiter, _)| *waiter == number) {
+                        let _ = self.bridge.waiters.swap_remove(index).1.send(inline.to_vec());
+                    }
+                }
+            }
+        }
+        outbox.bytes = bytes;
+        outbox.clear();
+        self.bridge.outbox = outbox;
+        while let Some((core, ticket, mut reply)) = self.bridge.late.pop_front() {
+            if !self.context.mesh.reply(core, ticket, &mut reply) {
+                self.bridge.late.push_front((core, ticket, reply));
+                break;
+            }
+        }
+    }
+
+    /// Sends requests to the core of this node that must go on with them, in order, until one is not taken.
+    fn pass_on(&mut self) {
+        loop {
+            let Some(mut turn) = self.context.turn() else { return };
+            let Some((core, key)) = turn.cluster.to_cores.pop_front() else { return };
+            let Some((ticket, stored)) = turn.take_moved(key) else { continue };
+            let Ok(execute) = stored.execute() else { continue };
+            let Some(head) = Head::from_bytes(&execute.framing) else { continue };
+            let (framing, command): (_, Command<'_>) = (Framing { head, words: execute.words }, execute.command);
+            let taken = self.context.mesh.request(core, ticket, &command, &framing);
+            if !taken && let Some(mut turn) = self.context.turn() {
+                return turn.put_back(core, key, stored);
+            }
+        }
+    }
+
+    /// Another core has answered a request that it was given.
+    pub(super) fn moved_answered(&mut self, id: OperationId, bytes: ReplyBytes<'_>) {
+        let mut reply = match bytes {
+            ReplyBytes::Inline(bytes) => Buffer { bytes: bytes.to_vec(), bodies: Vec::new() },
+            ReplyBytes::Carried(buffer) => *buffer,
+        };
+        if let Some(mut turn) = self.context.turn() {
+            turn.moved_answered(id, &mut reply);
+        }
+    }
+}
+
+/// Names are resolved for strangers no more often than this, in milliseconds.
+const LEARN_PAUSE_MS: u64 = 1000;

@@ -1,0 +1,340 @@
+//! A conversation with a core of another node: handshake, then frames in both directions.
+//!
+//! ```text
+//!   accepted:  first byte 0xb5 --> HandshakingInbound  --> Inbound:  frames are requests   --> Turn::serve    --> responses, in any order
+//!   made:      connected       --> HandshakingOutbound --> Outbound: frames are responses  --> Turn::response
+//! ```
+//!
+//! Output of both is collected and sent once a turn. A value above `limits::INLINE_VALUE_BYTES_MAX` is received into memory of its
+//! own; while there is none, the conversation is blocked.
+//!
+//! Lives here: conversations, handshakes with the machine's randomness. Not here: frames (`crate::peer`), what they mean (`cluster`), sockets (`pump`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::connection::Flow;
+use super::context::Context;
+use crate::buffer::Buffer;
+use crate::cluster::links::LinkId;
+use crate::cluster::{PeerRequest, Turn};
+use crate::command::Value;
+use crate::limits;
+use crate::peer::frame::{self, Frame, FrameError, Horizon};
+use crate::peer::handshake::{Accepting, Connecting, Identity, Local, NONCE_BYTES, Progress};
+use crate::peer::stream::Decoder;
+use crate::placement::NodeIndex;
+use crate::routing::ShardId;
+
+/// What a core must know to speak with other nodes.
+#[derive(Clone, Debug)]
+pub struct PeerSetup {
+    /// Who this node is; clock and target core are filled in when it says so.
+    pub identity: Identity,
+    /// Of the secret.
+    pub key: Option<[u8; 32]>,
+    /// Where each node of the view is, as configured.
+    pub names: Vec<String>,
+    /// The addresses of these names.
+    pub known: Arc<KnownAddresses>,
+    /// The address that this node calls others from, if it is not the system's choice.
+    pub source: Option<IpAddr>,
+    /// Largest value that a frame may carry, in bytes.
+    pub value_bytes_max: usize,
+}
+
+/// Addresses of nodes, as their names resolve: who calls from elsewhere is not believed where there is no secret. Read once for each call.
+#[derive(Debug, Default)]
+pub struct KnownAddresses(RwLock<Vec<IpAddr>>);
+
+impl KnownAddresses {
+    /// The addresses among these names; for the others, `add` comes.
+    pub fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let known = Self::default();
+        names.filter_map(|name| name.parse::<SocketAddr>().ok()).for_each(|address| known.add(address.ip()));
+        known
+    }
+
+    /// Whether a node has this address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&address.to_canonical())
+    }
+
+    /// A name has resolved to it.
+    pub fn add(&self, address: IpAddr) {
+        let address = address.to_canonical();
+        if !self.has(address) {
+            self.0.write().unwrap_or_else(PoisonError::into_inner).push(address);
+        }
+    }
+}
+
+impl PeerSetup {
+    fn local(&self, context: &Context, target_core: u16, is_known: bool) -> Result<Local, String> {
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce).map_err(|error| format!("the system gives no random numbers: {error}."))?;
+        let identity = Identity { unix_ms: context.now.unix_ms, target_core, ..self.identity.clone() };
+        Ok(Local { identity, key: self.key, nonce, is_known })
+    }
+}
+
+/// A conversation with another node.
+pub struct Peer {
+    side: Side,
+    decoder: Decoder,
+    /// What goes out with the next flush.
+    output: Buffer,
+}
+
+enum Side {
+    /// Accepted; who it is is not known yet.
+    HandshakingInbound(Box<Accepting>),
+    /// Accepted, and known.
+    Inbound {
+        identity: Box<Identity>,
+        node: Option<NodeIndex>,
+        /// The core that it is for, if that is not this one: until it is there, nothing of it is handled.
+        elsewhere: Option<ShardId>,
+    },
+    /// Being made by this core; not connected yet.
+    Connecting(LinkId),
+    /// Connected; the handshake goes on.
+    HandshakingOutbound(LinkId, Box<Connecting>),
+    /// One of our links.
+    Outbound(LinkId),
+    /// Over.
+    Ended,
+}
+
+impl Peer {
+    /// The conversation of a connection whose first byte was a peer's.
+    ///
+    /// # Errors
+    /// No random numbers.
+    pub fn accepted(setup: &PeerSetup, context: &Context, caller: Option<IpAddr>) -> Result<Self, String> {
+        let is_known = caller.is_some_and(|caller| setup.known.has(caller));
+        let accepting = Accepting::new(setup.local(context, context.shard.id.0, is_known)?);
+        Ok(Self::new(Side::HandshakingInbound(Box::new(accepting)), setup))
+    }
+
+    /// The conversation of a link that is being made.
+    pub fn connecting(link: LinkId, setup: &PeerSetup) -> Self {
+        Self::new(Side::Connecting(link), setup)
+    }
+
+    fn new(side: Side, setup: &PeerSetup) -> Self {
+        Self { side, decoder: Decoder::new(setup.value_bytes_max), output: Buffer::default() }
+    }
+
+    /// The socket is connected: says hello.
+    ///
+    /// # Errors
+    /// No random numbers.
+    pub fn connected(&mut self, setup: &PeerSetup, context: &Context) -> Result<(), String> {
+        let Side::Connecting(link) = self.side else { return Ok(()) };
+        let target = context.shard.cluster.as_ref().map_or(0, |cluster| cluster.peers.link(link).core);
+        let connecting = Connecting::new(setup.local(context, target, true)?, &mut self.output.bytes);
+        self.side = Side::HandshakingOutbound(link, Box::new(connecting));
+        Ok(())
+    }
+
+    /// The link that this conversation is, or is to become.
+    pub fn link(&self) -> Option<LinkId> {
+        match self.side {
+            Side::Connecting(link) | Side::HandshakingOutbound(link, _) | Side::Outbound(link) => Some(link),
+            Side::HandshakingInbound(_) | Side::Inbound { .. } | Side::Ended => None,
+        }
+    }
+
+    /// Whether a node has made this connection, or is about to.
+    pub fn is_inbound(&self) -> bool {
+        matches!(self.side, Side::HandshakingInbound(_) | Side::Inbound { .. })
+    }
+
+    /// The core that an accepted conversation is for, once it is known.
+    pub fn belongs_to(&self) -> Option<ShardId> {
+        match self.side {
+            Side::Inbound { elsewhere, .. } if self.output.total_bytes() == 0 => elsewhere,
+            _ => None,
+        }
+    }
+
+    /// The conversation has come to another core. If it is for that one, the core hears of the node before anything that it says: how
+    /// many cores it has decides which of them a key is the word of.
+    pub fn arrive(&mut self, context: &mut Context) {
+        if let Side::Inbound { identity, node, elsewhere } = &mut self.side
+            && *elsewhere == Some(context.shard.id)
+        {
+            *elsewhere = None;
+            *node = context.turn().and_then(|mut turn| turn.on_inbound(identity));
+        }
+    }
+
+    /// Whether something has come that is not handled yet.
+    pub fn has_pending(&self) -> bool {
+        self.decoder.has_pending()
+    }
+
+    /// Whether everything was flushed.
+    pub fn is_drained(&self) -> bool {
+        self.output.total_bytes() == 0
+    }
+
+    /// Whether the other side owes the rest of what it has begun: a handshake, or a frame.
+    pub fn is_midway(&self) -> bool {
+        matches!(self.side, Side::HandshakingInbound(_)) || !self.decoder.is_empty()
+    }
+
+    /// Handles received bytes. What is to be sent waits for `flush`.
+    pub fn receive(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Flow {
+        match self.handle(at, fresh, setup, context) {
+            Ok(false) => Flow::Read,
+            Ok(true) => Flow::Blocked,
+            Err(why) => {
+                self.end(&why, context);
+                Flow::Closing
+            }
+        }
+    }
+
+    fn handle(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Result<bool, String> {
+        let ended = match &mut self.side {
+            Side::HandshakingInbound(accepting) => {
+                let received = self.decoder.keep(fresh);
+                let Progress::Done(identity) = accepting.feed(received, &mut self.output.bytes)? else {
+                    return Ok(false);
+                };
+                let node = context.turn().and_then(|mut turn| turn.on_inbound(&identity));
+                self.warn_of_view(&identity, setup);
+                let core = ShardId(identity.target_core);
+                let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
+                self.side = Side::Inbound { identity: Box::new(identity), node, elsewhere };
+                true
+            }
+            Side::HandshakingOutbound(link, connecting) => {
+                let received = self.decoder.keep(fresh);
+                let Progress::Done(identity) = connecting.feed(received, &mut self.output.bytes)? else {
+                    return Ok(false);
+                };
+                let link = *link;
+                self.check_callee(link, &identity, context)?;
+                self.side = Side::Outbound(link);
+                if let Some(mut turn) = context.turn() {
+                    tell_of_return(&turn, link);
+                    turn.link_up(link, &identity);
+                }
+                true
+            }
+            // Each core gives its own word, and only for its own keys.
+            Side::Inbound { elsewhere: Some(_), .. } => {
+                self.decoder.keep(fresh);
+                return Ok(false);
+            }
+            Side::Connecting(_) | Side::Ended => return Ok(false),
+            Side::Inbound { .. } | Side::Outbound(_) => false,
+        };
+        if matches!(self.side, Side::Inbound { elsewhere: Some(_), .. }) {
+            return Ok(false);
+        }
+        let fresh = if ended { &[] } else { fresh };
+        self.frames(at, fresh, context)
+    }
+
+    fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
+        let Self { side, decoder, output } = self;
+        let Context { shard, arena, now, ms, mesh, .. } = context;
+        let Some(mut turn) = shard.turn(*now, *ms) else { return Ok(false) };
+        let horizon = Horizon::at(*now);
+        let result = decoder.feed(fresh, (arena, horizon), &mut |frame| {
+            // Read anew for each: this process may have stood still since the last one, and what was sent before that may be given up.
+            turn.ms = mesh.shared.clock.ms();
+            match side {
+                // A reader that does not take its answers gets no more of them.
+                Side::Inbound { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
+                Side::Inbound { node, .. } => {
+                    let deadline_ms = frame.head.deadline_ms(turn.ms);
+                    let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
+                    turn.serve(from, frame, output).map(|()| true)
+                }
+                Side::Outbound(link) => turn.response(*link, frame).map(|()| true),
+                _ => Err(FrameError("a frame before the handshake")),
+            }
+        });
+        *ms = turn.ms;
+        result.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
+    }
+
+    /// Whether the node that answered is the one that was called.
+    fn check_callee(&self, link: LinkId, identity: &Identity, context: &Context) -> Result<(), String> {
+        let Some(cluster) = &context.shard.cluster else { return Ok(()) };
+        let expected = &cluster.view.nodes[usize::from(cluster.peers.link(link).node.0)].entry;
+        if expected.id.as_str() == identity.id {
+            return Ok(());
+        }
+        Err(format!(
+            "{} answers as {}, not as {}; name it so in --ringnode (`/id=`), or check the address.",
+            expected.address, identity.id, expected.id
+        ))
+    }
+
+    /// Two views are no error: nodes may be configured one after the other.
+    fn warn_of_view(&self, identity: &Identity, setup: &PeerSetup) {
+        if identity.view != setup.identity.view {
+            log::debug!(
+                "{} has another list of nodes than this one (view {:x}, here {:x})",
+                identity.id,
+                identity.view,
+                setup.identity.view
+            );
+        }
+    }
+
+    fn end(&mut self, why: &str, context: &mut Context) {
+        let link = self.link();
+        self.side = Side::Ended;
+        match (link, context.turn()) {
+            (Some(link), Some(mut turn)) => lose_link(&mut turn, link, why, false),
+            _ => log::warn!("a node was refused: {why}"),
+        }
+    }
+
+    /// Moves what is to be sent to `output`.
+    pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
+        output.append(&mut self.output);
+        if let (Side::Outbound(link), Some(cluster)) = (&self.side, &mut context.shard.cluster) {
+            cluster.peers.take_output(*link, output);
+        }
+    }
+
+    /// Adds an answer that has become ready, to be flushed.
+    pub fn answer(&mut self, write: impl FnOnce(&mut Buffer)) {
+        write(&mut self.output);
+    }
+}
+
+/// A link could not be made, or is lost: says so once for each reason, unless `quiet`.
+pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: bool) {
+    let node = turn.cluster.peers.link(link).node;
+    if turn.cluster.peers.node(node).trouble != why && !quiet {
+        log::warn!("no link to {}: {why}", turn.cluster.view.nodes[usize::from(node.0)].entry.id);
+    }
+    turn.link_down(link, why);
+}
+
+/// Says that a node can be reached of which it was said that it cannot. Before `link_up`, which forgets the trouble.
+fn tell_of_return(turn: &Turn<'_>, link: LinkId) {
+    let node = turn.cluster.peers.link(link).node;
+    if !turn.cluster.peers.node(node).trouble.is_empty() {
+        log::warn!("the link to {} is there", turn.cluster.view.nodes[usize::from(node.0)].entry.id);
+    }
+}
+
+/// Whether a value came in memory of its own: such a frame cannot be put back.
+fn is_large(frame: &Frame<'_>) -> bool {
+    matches!(frame.value, Value::Body(_))
+}
+
+/// Largest value of a frame on a node with this `--max_item_size`.
+pub fn value_bytes_max(item_bytes_max: u32) -> usize {
+    item_bytes_max as usize + frame::VALUE_BYTES_SLACK
+}
