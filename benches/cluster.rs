@@ -113,45 +113,45 @@ impl Bench {
             let cluster = self.nodes[node].cluster.as_mut().unwrap();
             self.answers += cluster.outbox.finished.len() as u64;
             cluster.outbox.clear();
-            cluster.peers.unwanted.clear();
-            for link in std::mem::take(&mut cluster.peers.wanted) {
+            cluster.links.unwanted.clear();
+            for link in std::mem::take(&mut cluster.links.wanted) {
                 self.connect(node, link);
             }
-            for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().peers.ready) {
+            for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().links.ready) {
                 self.pass(node, link);
             }
         }
     }
 
     fn connect(&mut self, node: usize, link: LinkId) {
-        let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().peers.link(link).node.0);
+        let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().links.link(link).node.0);
         if self.away == Some(to) {
-            return self.turn(node).link_down(link, "away");
+            return self.turn(node).handle_link_down(link, "away");
         }
-        self.turn(to).on_inbound(&identity(node));
-        self.turn(node).link_up(link, &identity(to));
+        self.turn(to).handle_inbound(&identity(node));
+        self.turn(node).handle_link_up(link, &identity(to));
     }
 
     /// Requests there, and what can be answered at once back.
     fn pass(&mut self, node: usize, link: LinkId) {
-        let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().peers.link(link).node.0);
+        let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().links.link(link).node.0);
         let (mut requests, mut responses) = (Buffer::default(), Buffer::default());
-        self.nodes[node].cluster.as_mut().unwrap().peers.take_output(link, &mut requests);
+        self.nodes[node].cluster.as_mut().unwrap().links.take_output(link, &mut requests);
         if self.away == Some(to) {
-            return self.turn(node).link_down(link, "away");
+            return self.turn(node).handle_link_down(link, "away");
         }
         let me = NodeIndex(node as u16);
         let mut served = Vec::new();
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), deadline_ms: u64::MAX };
-            self.turn(to).serve(from, frame, &mut responses).unwrap();
+            self.turn(to).handle_request(from, frame, &mut responses).unwrap();
             served.push(frame.head.id);
         });
         // What waits for copies is answered when they are there: they are, after the next exchange between those two.
         while responses_count(&responses.bytes) < served.len() {
             self.settle(to, &mut responses);
         }
-        each(&responses.bytes, |frame| self.turn(node).response(link, frame).unwrap());
+        each(&responses.bytes, |frame| self.turn(node).handle_response(link, frame).unwrap());
     }
 
     /// Lets a node's own requests go through, and collects what became ready for its peers.
@@ -159,10 +159,10 @@ impl Bench {
         // A lease may have to end first.
         self.ms += 1;
         self.turn(node).tick();
-        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().peers.wanted) {
+        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().links.wanted) {
             self.connect(node, link);
         }
-        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().peers.ready) {
+        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().links.ready) {
             self.pass(node, link);
         }
         let cluster = self.nodes[node].cluster.as_mut().unwrap();

@@ -23,11 +23,11 @@ use pbcache::shard::Shard;
 /// Links the first node to the second, and the second to the first.
 fn join(nodes: &mut [Shard; 2], ms: u64) {
     for node in 0..2 {
-        nodes[node].turn(NOW, ms).unwrap().cluster.peers.connect_overlapping(ms);
+        nodes[node].turn(NOW, ms).unwrap().cluster.links.connect_overlapping(ms);
         let cluster = nodes[node].cluster.as_mut().unwrap();
-        for link in std::mem::take(&mut cluster.peers.wanted) {
-            nodes[1 - node].turn(NOW, ms).unwrap().on_inbound(&identity(node));
-            nodes[node].turn(NOW, ms).unwrap().link_up(link, &identity(1 - node));
+        for link in std::mem::take(&mut cluster.links.wanted) {
+            nodes[1 - node].turn(NOW, ms).unwrap().handle_inbound(&identity(node));
+            nodes[node].turn(NOW, ms).unwrap().handle_link_up(link, &identity(1 - node));
         }
     }
 }
@@ -39,14 +39,14 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
         requests.clear();
         responses.clear();
         let cluster = nodes[node].cluster.as_mut().unwrap();
-        cluster.peers.ready.clear();
-        cluster.peers.take_output(link, requests);
+        cluster.links.ready.clear();
+        cluster.links.take_output(link, requests);
         let me = Some(NodeIndex(node as u16));
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, deadline_ms: u64::MAX };
-            nodes[1 - node].turn(NOW, ms).unwrap().serve(from, frame, responses).unwrap();
+            nodes[1 - node].turn(NOW, ms).unwrap().handle_request(from, frame, responses).unwrap();
         });
-        each(&responses.bytes, |frame| nodes[node].turn(NOW, ms).unwrap().response(link, frame).unwrap());
+        each(&responses.bytes, |frame| nodes[node].turn(NOW, ms).unwrap().handle_response(link, frame).unwrap());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The shape of the sources, checked: floors, file heads, lengths, unsafe code, words that may not stay.
 //!
-//! Each rule is a function from a file to its complaints, and has a planted file that it must catch.
+//! Each rule is a function from a file to its complaints, and has a planted file that it must catch. One looks at a whole folder.
 //!
 //! Lives here: rules that the compiler and clippy do not know. Not here: style that formatting settles.
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
@@ -45,7 +45,15 @@ const RULES: &[(&str, Rule)] = &[
     ("unfinished", unfinished),
     ("names", names),
     ("places", places),
+    ("one home", one_home),
 ];
+
+/// Types whose methods lie in several files of their folder. The list may only become shorter.
+const SPREAD: &[(&str, &str)] =
+    &[("Ring", "src/placement/"), ("Engine", "src/engine/"), ("Core", "src/runtime/"), ("Pump", "src/runtime/pump/")];
+
+/// A folder whose files, but for its door `mod.rs`, use each other in one direction only.
+const WITHOUT_CIRCLES: &str = "src/cluster/";
 
 #[test]
 fn the_sources_are_tidy() {
@@ -257,6 +265,108 @@ fn places(source: &Source) -> Vec<String> {
         .collect()
 }
 
+/// A type's own methods lie in the file that defines it: what a file does to a type of another file goes through that type's methods.
+fn one_home(source: &Source) -> Vec<String> {
+    if !source.path.starts_with("src/") {
+        return Vec::new();
+    }
+    let name = |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_string();
+    let lines: Vec<&str> = product(&source.text).map(|(_, line)| line).collect();
+    let defines = |wanted: &str| {
+        let mut words =
+            lines.iter().flat_map(|line| ["struct ", "enum ", "union "].iter().filter_map(|word| line.split_once(word)));
+        words.any(|(_, rest)| name(rest) == wanted)
+    };
+    let is_spread = |wanted: &str| SPREAD.iter().any(|&(spread, folder)| spread == wanted && source.path.starts_with(folder));
+    let mut complaints = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let Some(rest) = line.strip_prefix("impl").filter(|rest| rest.starts_with([' ', '<']) && !rest.contains(" for "))
+        else {
+            continue;
+        };
+        // Behind the parameters of the block, if it has some.
+        let subject = if rest.starts_with('<') { rest.split_once("> ").map_or(rest, |(_, subject)| subject) } else { rest };
+        let subject = name(subject.trim_start());
+        if !defines(&subject) && !is_spread(&subject) {
+            complaints.push(format!("line {}: methods of {subject}, which is defined elsewhere", index + 1));
+        }
+    }
+    complaints
+}
+
+/// Files of `WITHOUT_CIRCLES` that use each other in a circle, by the first and the last of it.
+fn circles(sources: &[Source]) -> Vec<String> {
+    let stem = |path: &str| {
+        path.strip_prefix(WITHOUT_CIRCLES)?.strip_suffix(".rs").map(|stem| stem.trim_end_matches("/mod").to_string())
+    };
+    let files: Vec<(String, &Source)> =
+        sources.iter().filter_map(|source| Some((stem(&source.path)?, source))).filter(|(stem, _)| stem != "mod").collect();
+    let uses = |from: &str, source: &Source| -> Vec<usize> {
+        let text: String = product(&source.text).flat_map(|(_, line)| [code(line), "\n"]).collect();
+        let folder = from.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut targets = Vec::new();
+        for (start, base) in [("super::", folder), ("crate::cluster::", ""), ("self::", from)] {
+            // `super` of a folder's `mod.rs` is the folder above it.
+            let base = if start == "super::" && source.path.ends_with("/mod.rs") { "" } else { base };
+            for (at, found) in text.match_indices(start) {
+                let wanted = modules(&text[at + found.len()..]);
+                let rest = text[at + found.len()..].split([';', ' ', '(']).next().unwrap_or("");
+                let deep = rest.split("::").take(2).collect::<Vec<_>>().join("/");
+                let names = wanted.iter().map(|name| name.to_string()).chain([deep]);
+                let names = names.map(|name| if base.is_empty() { name } else { format!("{base}/{name}") });
+                targets.extend(names.filter_map(|name| files.iter().position(|(stem, _)| *stem == name && stem != from)));
+            }
+        }
+        targets
+    };
+    let edges: Vec<Vec<usize>> = files.iter().map(|(stem, source)| uses(stem, source)).collect();
+    // What can be reached from each, step by step, until nothing is added.
+    let mut reached = edges.clone();
+    for _ in 0..files.len() {
+        for list in &mut reached {
+            let more: Vec<usize> = list.iter().flat_map(|&next| edges[next].iter().copied()).collect();
+            list.extend(more);
+            list.sort_unstable();
+            list.dedup();
+        }
+    }
+    let round = |index: &usize| reached[*index].contains(index);
+    (0..files.len()).filter(round).map(|index| format!("{}: uses what uses it", files[index].1.path)).collect()
+}
+
+#[test]
+fn the_files_of_the_cluster_use_each_other_in_one_direction() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: PathBuf| Source {
+        text: fs::read_to_string(&path).unwrap(),
+        path: path.strip_prefix(root).unwrap().to_string_lossy().into_owned(),
+    };
+    let sources: Vec<Source> = rust_files(&root.join(WITHOUT_CIRCLES)).into_iter().map(read).collect();
+    assert!(sources.len() > 10, "the folder has moved");
+    let found = circles(&sources);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found_however_it_is_written() {
+    let plant = |path: &str, text: &str| Source { path: format!("{WITHOUT_CIRCLES}{path}"), text: text.into() };
+    let one_way = [plant("serve.rs", "use super::merge::take;\n"), plant("merge.rs", "use super::{Turn, links};\n")];
+    assert!(circles(&one_way).is_empty());
+    let pairs = [
+        ["serve.rs", "use super::merge::take;\n", "merge.rs", "use super::{Turn, serve};\n"],
+        ["serve.rs", "fn f() { super::merge::take() }\n", "merge.rs", "use crate::cluster::serve::g;\n"],
+        ["serve.rs", "use super::handoff::purge;\n", "handoff/purge.rs", "use crate::cluster::serve::g;\n"],
+        ["handoff/replay.rs", "use super::{purge, transfer};\n", "handoff/purge.rs", "use super::replay;\n"],
+        ["handoff/mod.rs", "use self::replay::send;\n", "handoff/replay.rs", "use crate::cluster::handoff;\n"],
+    ];
+    for [first, first_text, second, second_text] in pairs {
+        let found = circles(&[plant(first, first_text), plant(second, second_text)]);
+        assert_eq!(found.len(), 2, "{first} and {second}: {found:?}");
+    }
+    let long = [plant("a.rs", "use super::b;\n"), plant("b.rs", "use super::c;\n"), plant("c.rs", "use super::a;\n")];
+    assert_eq!(circles(&long).len(), 3);
+}
+
 #[test]
 fn every_rule_catches_what_it_is_for() {
     let long = format!("//! Head. Not here: x.\nfn long() {{\n{}}}\n", "    step();\n".repeat(FUNCTION_LINES_MAX));
@@ -283,6 +393,9 @@ fn every_rule_catches_what_it_is_for() {
         ("clocks and sockets", "src/shard/mod.rs", "use std::time::SystemTime;\n"),
         ("unfinished", "src/shard/mod.rs", concat!("fn f() { to", "do!() }\n")),
         ("names", "src/shard/utils.rs", ""),
+        ("one home", "src/cluster/serve.rs", "impl Turn<'_> {\n}\n"),
+        ("one home", "src/cluster/serve.rs", "impl<T: Ord> Peers<T> {\n}\n"),
+        ("one home", "src/shard/mod.rs", "struct Enginery;\nimpl Engine {\n}\n"),
         ("places", "src/shard/mod.rs", concat!("const P: &str = \"/ho", "me/me\";\n")),
     ];
     for &(name, path, text) in planted {

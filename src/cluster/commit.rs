@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 
+use super::operations::OperationId;
 use super::{PeerRequest, Turn};
 use crate::key::Key;
 use crate::limits;
@@ -148,26 +149,39 @@ fn bytes_of(key: &[u8]) -> usize {
 /// Room for so many copies is kept where there are none.
 const KEPT_MAX: usize = 1024;
 
-impl Turn<'_> {
-    /// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
-    pub(super) fn committed_through(&self) -> u64 {
-        self.cluster.writes.committed_through(self.engine.clock())
-    }
+/// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
+pub(super) fn committed_through(turn: &Turn<'_>) -> u64 {
+    turn.cluster.writes.committed_through(turn.engine.clock())
+}
 
-    /// Keeps hints for the owners that may lack a copy, where its coordinator has not said in time that it is committed.
-    pub(super) fn hint_timed_out(&mut self) {
-        while let Some((version, key, source)) = self.cluster.uncommitted.timed_out(self.ms) {
-            let key = Key::new(&key);
-            if self.engine.copy_of(&key, self.now).is_none_or(|copy| copy.version != version) {
-                // Something newer has come, with hints of its own where they are needed.
-                continue;
-            }
-            let (bucket, partition) = (self.bucket_of(key.hash), self.partition_of(key.hash));
-            let owners = self.cluster.cache.owners_of(&self.cluster.view.ring, bucket);
-            for &owner in owners.iter().filter(|&&owner| owner != self.cluster.view.me && owner != source) {
-                self.cluster.hints.add(usize::from(owner.0), key.bytes, version, partition, self.now);
-            }
+/// Keeps hints for the owners that may lack a copy, where its coordinator has not said in time that it is committed.
+pub(super) fn hint_timed_out(turn: &mut Turn<'_>) {
+    while let Some((version, key, source)) = turn.cluster.uncommitted.timed_out(turn.ms) {
+        let key = Key::new(&key);
+        if turn.engine.copy_of(&key, turn.now).is_none_or(|copy| copy.version != version) {
+            // Something newer has come, with hints of its own where they are needed.
+            continue;
         }
+        let (bucket, partition) = (turn.bucket_of(key.hash), turn.partition_of(key.hash));
+        let owners = turn.cluster.cache.owners_of(&turn.cluster.view.ring, bucket);
+        for &owner in owners.iter().filter(|&&owner| owner != turn.cluster.view.me && owner != source) {
+            turn.cluster.hints.add(usize::from(owner.0), key.bytes, version, partition, turn.now);
+        }
+    }
+}
+
+/// Notes the version of which copies are under way, in place of the one before; 0 for none.
+pub(super) fn track(turn: &mut Turn<'_>, id: OperationId, version: u64) {
+    let Some(write) = turn.op(id).and_then(|op| op.write_state.as_deref_mut()) else { return };
+    let before = std::mem::replace(&mut write.uncommitted_version, version);
+    if before == version {
+        return;
+    }
+    if version > 0 {
+        turn.cluster.writes.begin(version);
+    }
+    if before > 0 {
+        turn.cluster.writes.end(before);
     }
 }
 

@@ -10,15 +10,22 @@
 //!
 //! Lives here: the two rounds. Not here: what a fence does to items (`engine`), the other cores of this node (`node::ring`).
 
-use super::coordinate::Purpose;
+use super::requests::{Purpose, Request};
 use super::{Origin, Turn};
 use crate::buffer::Buffer;
-use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind};
 
+/// Flushes under way.
+#[derive(Default)]
+pub(super) struct Flushes {
+    flushes: Vec<Flush>,
+    /// Flushes since start: the number of the last one.
+    begun: u32,
+}
+
 /// A flush under way.
-pub(super) struct Flush {
+struct Flush {
     number: u32,
     origin: Origin,
     /// The fence so far.
@@ -29,102 +36,119 @@ pub(super) struct Flush {
     waiting: Option<u32>,
 }
 
-impl Turn<'_> {
-    /// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
-    /// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
-    /// `least` is what the cores of this node have given so far. The answer is the fence, as eight bytes.
-    pub fn flush_ring(&mut self, origin: Origin, least: u64) {
-        let version = least.max(self.engine.new_version(self.now)) + 1;
-        self.cluster.flushes_begun = self.cluster.flushes_begun.wrapping_add(1);
-        let number = self.cluster.flushes_begun;
-        self.cluster.flushes.push(Flush { number, origin, version, round: 1, round_began_ms: self.ms, waiting: None });
-        self.engine.raise_fence(version);
-        self.send_fences(number);
+impl Flushes {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.flushes.len()
     }
 
-    fn flush(&mut self, number: u32, round: u8) -> Option<&mut Flush> {
-        self.cluster.flushes.iter_mut().find(|flush| flush.number == number && flush.round == round)
+    fn begin(&mut self, origin: Origin, version: u64, now_ms: u64) -> u32 {
+        self.begun = self.begun.wrapping_add(1);
+        let number = self.begun;
+        self.flushes.push(Flush { number, origin, version, round: 1, round_began_ms: now_ms, waiting: None });
+        number
     }
 
-    fn send_fences(&mut self, number: u32) {
-        // Every core of every node must hear of it: how many there are must be known.
-        if self.cluster.peers.connect_unknown(self.ms) {
-            return;
-        }
-        let Some(index) = self.cluster.flushes.iter().position(|flush| flush.number == number) else { return };
-        let Flush { version, round, .. } = self.cluster.flushes[index];
-        let (stamp, ms) = (self.stamp(), self.ms);
-        let mut sent = 0;
-        for link in self.cluster.peers.links() {
-            if self.cluster.peers.link(link).state.is_away() {
-                continue;
-            }
-            sent += 1;
-            let purpose = Purpose::Fence(number, round);
-            self.cluster.peers.request(link, (Kind::Fence, 0), stamp, Value::EMPTY, purpose, ms, |output| {
-                frame::write_version(version, output);
-            });
-        }
-        self.cluster.flushes[index].waiting = Some(sent);
-        if sent == 0 {
-            self.end_round(number, round);
-        }
+    fn find(&mut self, number: u32, round: u8) -> Option<&mut Flush> {
+        self.flushes.iter_mut().find(|flush| flush.number == number && flush.round == round)
     }
 
-    pub(super) fn on_fence_answer(&mut self, number: u32, round: u8, frame: &Frame<'_>) -> Result<(), FrameError> {
-        let seen = if frame.head.kind == Kind::Done { frame::read_version(frame.meta, self.horizon())? } else { 0 };
-        // Only in the first round: the fence of the second is what every node has by now, and what is written since is above it.
-        if let Some(flush) = self.flush(number, 1) {
-            flush.version = flush.version.max(seen);
-        }
-        self.on_fence_failed(number, round);
-        Ok(())
+    fn end(&mut self, number: u32) -> Option<Flush> {
+        let index = self.flushes.iter().position(|flush| flush.number == number)?;
+        Some(self.flushes.swap_remove(index))
     }
+}
 
-    /// A core of another node has answered, or never will.
-    pub(super) fn on_fence_failed(&mut self, number: u32, round: u8) {
-        let Some(Flush { waiting: Some(waiting), .. }) = self.flush(number, round) else { return };
-        *waiting -= 1;
-        if *waiting == 0 {
-            self.end_round(number, round);
-        }
+/// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
+/// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
+/// `least` is what the cores of this node have given so far. The answer is the fence, as eight bytes.
+pub(super) fn begin(turn: &mut Turn<'_>, origin: Origin, least: u64) {
+    let version = least.max(turn.engine.new_version(turn.now)) + 1;
+    let number = turn.cluster.flushes.begin(origin, version, turn.ms);
+    turn.engine.raise_fence(version);
+    send_fences(turn, number, 1);
+}
+
+/// Sends the fence of a round to every core of every other node that is there.
+fn send_fences(turn: &mut Turn<'_>, number: u32, round: u8) {
+    // Every core of every node must hear of it: how many there are must be known.
+    if turn.cluster.links.connect_unknown(turn.ms) {
+        return;
     }
-
-    /// The first round leads to the second; that one ends the flush.
-    fn end_round(&mut self, number: u32, round: u8) {
-        let ms = self.ms;
-        let Some(flush) = self.flush(number, round) else { return };
-        let version = flush.version;
-        if round == 1 {
-            (flush.round, flush.round_began_ms, flush.waiting) = (2, ms, None);
-            self.engine.raise_fence(version);
-            return self.send_fences(number);
+    let Some(&mut Flush { version, .. }) = turn.cluster.flushes.find(number, round) else { return };
+    let (at, mut sent) = (turn.moment(), 0);
+    for link in turn.cluster.links.ids() {
+        if turn.cluster.links.link(link).state.is_away() {
+            continue;
         }
-        let index = self.cluster.flushes.iter().position(|flush| flush.number == number);
-        if let Some(Flush { origin, .. }) = index.map(|index| self.cluster.flushes.swap_remove(index)) {
-            let mut fence = Buffer::default();
-            fence.put(&version.to_le_bytes());
-            self.cluster.outbox.put(origin, &mut fence);
-        }
+        sent += 1;
+        let purpose = Purpose::Fence(number, round);
+        turn.cluster.send(Request::new(link, Kind::Fence, purpose), at, |output| {
+            frame::write_version(version, output);
+        });
     }
+    if let Some(flush) = turn.cluster.flushes.find(number, round) {
+        flush.waiting = Some(sent);
+    }
+    if sent == 0 {
+        end_round(turn, number, round);
+    }
+}
 
-    /// Goes on with flushes that wait for a node to become known, and with rounds that last too long.
-    pub(super) fn retry_flushes(&mut self) {
-        let waits: Vec<(u32, u8, bool, bool)> = self
-            .cluster
-            .flushes
-            .iter()
-            .map(|flush| {
-                let late = self.ms >= flush.round_began_ms + limits::PEER_OPERATION_MS_MAX / 2;
-                (flush.number, flush.round, flush.waiting.is_none(), late)
-            })
-            .collect();
-        for (number, round, unsent, late) in waits {
-            match (unsent, late) {
-                (_, true) => self.end_round(number, round),
-                (true, false) => self.send_fences(number),
-                (false, false) => {}
-            }
+/// A core of another node has heard of a fence.
+pub(super) fn on_answer(turn: &mut Turn<'_>, number: u32, round: u8, frame: &Frame<'_>) -> Result<(), FrameError> {
+    let seen = if frame.head.kind == Kind::Done { frame::read_version(frame.meta, turn.horizon())? } else { 0 };
+    // Only in the first round: the fence of the second is what every node has by now, and what is written since is above it.
+    if let Some(flush) = turn.cluster.flushes.find(number, 1) {
+        flush.version = flush.version.max(seen);
+    }
+    on_failed(turn, number, round);
+    Ok(())
+}
+
+/// A core of another node has answered, or never will.
+pub(super) fn on_failed(turn: &mut Turn<'_>, number: u32, round: u8) {
+    let Some(Flush { waiting: Some(waiting), .. }) = turn.cluster.flushes.find(number, round) else { return };
+    *waiting -= 1;
+    if *waiting == 0 {
+        end_round(turn, number, round);
+    }
+}
+
+/// The first round leads to the second; that one ends the flush.
+fn end_round(turn: &mut Turn<'_>, number: u32, round: u8) {
+    let ms = turn.ms;
+    let Some(flush) = turn.cluster.flushes.find(number, round) else { return };
+    let version = flush.version;
+    if round == 1 {
+        (flush.round, flush.round_began_ms, flush.waiting) = (2, ms, None);
+        turn.engine.raise_fence(version);
+        return send_fences(turn, number, 2);
+    }
+    if let Some(Flush { origin, .. }) = turn.cluster.flushes.end(number) {
+        let mut fence = Buffer::default();
+        fence.put(&version.to_le_bytes());
+        turn.cluster.outbox.put(origin, &mut fence);
+    }
+}
+
+/// Goes on with flushes that wait for a node to become known, and with rounds that last too long.
+pub(super) fn retry(turn: &mut Turn<'_>) {
+    let waits: Vec<(u32, u8, bool, bool)> = turn
+        .cluster
+        .flushes
+        .flushes
+        .iter()
+        .map(|flush| {
+            let late = turn.ms >= flush.round_began_ms + limits::PEER_OPERATION_MS_MAX / 2;
+            (flush.number, flush.round, flush.waiting.is_none(), late)
+        })
+        .collect();
+    for (number, round, unsent, late) in waits {
+        match (unsent, late) {
+            (_, true) => end_round(turn, number, round),
+            (true, false) => send_fences(turn, number, round),
+            (false, false) => {}
         }
     }
 }

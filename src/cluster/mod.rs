@@ -1,57 +1,73 @@
-//! Which nodes hold a key, and what to do while they do not. A core comes to all of it through a `Turn`.
+//! Which nodes hold a key, and what to do while they do not. This file is the door: whoever moves bytes or commands calls [`Turn`].
 //!
 //! ```text
 //!   Shard { engine, cluster: Some(Cluster) }  --turn(now)-->  Turn: everything of one core at one moment
 //!
-//!   in:   place, submit (client, other core)   serve (request of a peer)   response, link_up, link_down (our links)   tick
-//!   out:  outbox   to_cores   peers.wanted, unwanted, ready        drained by whoever moves the bytes: the runtime, or the simulator
+//!   in:   place, submit (client, other core)   handle_request (of a peer)   handle_response, handle_link_* (our links)   tick
+//!   out:  outbox   to_cores   links.wanted, unwanted, ready        drained by whoever moves the bytes: the runtime, or the simulator
 //!
-//!   view         who is in the ring                              serve       requests of other nodes
-//!   links        which nodes are there, and what they owe us     flush       flush_all, in two rounds
-//!   operations   requests under way, in their order              answers     what other nodes have answered
-//!   coordinate   from a command to its answer                    output      answers on their way out
-//!   replicate    copies of one command                           handoff     what others lacked, when they are back
-//!   commit       what all owners have
+//!   each file owns its state, and uses only those on its right or further down (`tests/tidy.rs` checks that there is no circle):
+//!
+//!   serve        requests of other nodes               answers      responses, losses, what is tried again
+//!   coordinate   from a command to its answer          flush        flush_all, in two rounds
+//!   replicate    copies of one command                 merge        what others have of a key: asked for, taken over
+//!   conclude     the end of a request                  refuse       commands that are not executed here, and their successors
+//!   handoff/     what others lacked, when they are back
+//!   leases       may this core answer alone            commit       what all owners have
+//!   requests     under way to other nodes              operations   requests under way here, in their order
+//!   links        which nodes are there                 output       answers on their way out
+//!   view         who is in the ring
 //! ```
 //!
-//! Lives here: the state of a core's part of the ring, and its way in and out. Not here: frames and handshakes (`peer`), who owns what
+//! Lives here: the door, and the state of a core's part of the ring as a whole. Not here: frames and handshakes (`peer`), who owns what
 //! (`placement`), sockets (`runtime`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod answers;
 mod commit;
-pub mod coordinate;
+mod conclude;
+mod coordinate;
 mod flush;
 pub mod handoff;
+mod leases;
 pub mod links;
-pub mod operations;
+mod merge;
+mod operations;
 mod output;
+mod refuse;
 mod replicate;
+mod requests;
 mod serve;
 pub mod view;
 
 use self::commit::{Uncommitted, Writes};
-use self::coordinate::Purpose;
-use self::flush::Flush;
+use self::conclude::Pins;
+use self::flush::Flushes;
 use self::handoff::hints::Hints;
-use self::handoff::{Handoff, Purges};
-use self::links::Peers;
-use self::operations::Operations;
+use self::handoff::{Handoff, Pace, Purges, TICK_MS, purge, replay};
+use self::leases::Leases;
+use self::links::{Known, LinkId, Links};
+use self::operations::{OpState, Operation, Operations, Passage};
+use self::refuse::Refused;
+use self::requests::{InFlight, Moment, Request, Requests};
 use self::view::View;
 use crate::buffer::Buffer;
+use crate::command::Command;
 use crate::engine::Engine;
 use crate::key;
 use crate::limits;
 use crate::metrics::Counters;
 use crate::observe::Observer;
-use crate::peer::frame::{Horizon, Stamp};
+use crate::peer::frame::{self, Frame, FrameError, Horizon, Stamp};
+use crate::peer::handshake::Identity;
 use crate::placement::{NodeIndex, OwnersCache};
-use crate::routing::{Routes, ShardId};
+use crate::protocol::Head;
+use crate::routing::{Place, Routes, ShardId, Ticket};
 use crate::time::Instant;
 
-pub use self::operations::OperationId;
+pub use self::operations::{OperationId, StoredCommand};
 pub use self::output::{Finished, Origin, Outbox, PeerRequest};
 
 /// When a write is answered.
@@ -111,39 +127,37 @@ pub struct Cluster {
     /// How to take part.
     pub options: ClusterOptions,
     /// Links to the others.
-    pub peers: Peers<Purpose>,
+    pub links: Links,
+    /// What they have promised.
+    pub leases: Leases,
+    /// Requests under way to them.
+    pub requests: Requests,
     /// What others lack.
     pub hints: Hints,
     /// Answers to be taken away.
     pub outbox: Outbox,
     /// Requests of this core's clients that another core of this node must go on with, in order.
     pub to_cores: VecDeque<(ShardId, OperationId)>,
+    /// What happened.
+    pub figures: Figures,
     operations: Operations,
-    flushes: Vec<Flush>,
-    flushes_begun: u32,
-    /// By connection of a peer, the keys of which a command was refused: those that follow it are refused as well.
-    refused: HashMap<(u32, u32), HashSet<u64>, ahash::RandomState>,
+    flushes: Flushes,
+    refused: Refused,
     /// Writes of which copies are under way.
     writes: Writes,
     /// Copies of other coordinators' writes that are not known to be on every owner.
     uncommitted: Uncommitted,
-    /// Items that this node stores without owning, by hash, with the number of operations that still need each.
-    fallback_pins: HashMap<u64, u32, ahash::RandomState>,
+    pins: Pins,
+    /// By node.
     handoffs: Box<[Handoff]>,
     purges: Purges,
+    pace: Pace,
     cache: OwnersCache,
     scratch: Buffer,
     /// Millisecond of the last request for which leases matter.
     active_ms: u64,
     ticked_ms: u64,
-    paced_ms: u64,
-    /// Something is to be sent that waits for the next millisecond only.
-    pub is_paced: bool,
     swept_ms: u64,
-    /// When nobody held anything for anybody, and this core's clock then.
-    settling: (u64, u64),
-    /// What happened.
-    pub figures: Figures,
 }
 
 /// Counts of a core since start, for `stats peers` and `stats handoff`.
@@ -176,28 +190,27 @@ impl Cluster {
         // Half for hints, the rest for keys that are missing here, and for copies that are not known to be committed.
         let (hints_bytes, quarter_bytes) = (options.handoff_bytes_max / 2, options.handoff_bytes_max / 4);
         Self {
-            peers: Peers::new(nodes, view.me, own, options.cores, quarter_bytes / limits::PEER_MISSING_BYTES),
+            links: Links::new(nodes, view.me, own, options.cores),
+            leases: Leases::new(nodes, quarter_bytes / limits::PEER_MISSING_BYTES),
+            requests: Requests::default(),
             hints: Hints::new(nodes, hints_bytes, options.handoff_window_ms),
             outbox: Outbox::default(),
             to_cores: VecDeque::new(),
+            figures: Figures::default(),
             operations: Operations::default(),
-            flushes: Vec::new(),
-            flushes_begun: 0,
-            refused: HashMap::default(),
+            flushes: Flushes::default(),
+            refused: Refused::default(),
             writes: Writes::default(),
             uncommitted: Uncommitted::new(quarter_bytes),
-            fallback_pins: HashMap::default(),
+            pins: Pins::default(),
             handoffs: (0..nodes).map(|_| Handoff::default()).collect(),
             purges: Purges::default(),
+            pace: Pace::default(),
             cache: OwnersCache::default(),
             scratch: Buffer::default(),
             active_ms: 0,
             ticked_ms: 0,
-            paced_ms: 0,
-            is_paced: false,
             swept_ms: 0,
-            settling: (0, 0),
-            figures: Figures::default(),
             view,
             options,
         }
@@ -205,12 +218,17 @@ impl Cluster {
 
     /// Whether the core must look at the clock every few milliseconds: something is under way, or is to be tried again.
     pub fn is_busy(&self, ms: u64) -> bool {
-        self.peers.outstanding() > 0
+        self.requests.outstanding() > 0
             || self.operations() > 0
             || ms < self.active_ms + limits::PEER_ACTIVE_MS
-            || self.peers.is_connecting()
-            || self.peers.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
+            || self.links.is_connecting()
+            || self.links.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
             || self.is_dropping()
+    }
+
+    /// Whether items wait for the next millisecond to go to another node.
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_waiting()
     }
 
     /// Keeps the leases for a while, though no client asks.
@@ -228,6 +246,16 @@ impl Cluster {
     /// Requests under way.
     pub fn operations(&self) -> usize {
         self.operations.len() + self.flushes.len()
+    }
+
+    /// Sends a request to another node.
+    fn send(&mut self, request: Request<'_>, at: Moment, meta: impl FnOnce(&mut Vec<u8>)) {
+        self.requests.send(&mut self.links, request, at, meta);
+    }
+
+    /// The request that a response over a link answers.
+    fn answered(&mut self, link: LinkId, id: u32, now_ms: u64) -> Option<InFlight> {
+        self.requests.answered(&mut self.links, link, id, now_ms)
     }
 }
 
@@ -252,9 +280,148 @@ pub struct Turn<'a> {
 }
 
 impl Turn<'_> {
+    /// Where a command is executed that can be executed at once, without asking or telling anybody; `None` if it cannot.
+    #[inline]
+    pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
+        coordinate::place(self, command)
+    }
+
+    /// Takes over a request of a client; its answer will be in the outbox. False if too much is under way: ask again later.
+    pub fn submit(&mut self, origin: Origin, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
+        let taken = coordinate::take(self, origin, Passage::OWN, command, framing, words);
+        coordinate::advance_woken(self);
+        taken
+    }
+
+    /// Flushes the whole ring. `least` is what the cores of this node have given so far; the answer is the fence, as eight bytes.
+    pub fn flush_ring(&mut self, origin: Origin, least: u64) {
+        flush::begin(self, origin, least);
+    }
+
+    /// A node has shown who it is, over a connection of its own. Returns its place in the view, if it has one.
+    pub fn handle_inbound(&mut self, identity: &Identity) -> Option<NodeIndex> {
+        let node = self.cluster.view.ring.index_of(&identity.id).filter(|&node| node != self.cluster.view.me)?;
+        self.on_identity(node, identity);
+        self.on_contact(node);
+        Some(node)
+    }
+
+    /// A connection of a peer has ended.
+    pub fn handle_inbound_end(&mut self, connection: u32, generation: u32) {
+        self.cluster.refused.forget(connection, generation);
+    }
+
+    /// Handles a request of a peer; what can be answered at once goes to `output`.
+    ///
+    /// # Errors
+    /// It cannot be read: the connection must end.
+    pub fn handle_request(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
+        self.observe_head(&frame.head);
+        if let Some(node) = from.node {
+            self.on_contact(node);
+        }
+        let result = serve::serve(self, from, frame, output);
+        coordinate::advance_woken(self);
+        result
+    }
+
+    /// Handles a response to a request of this core.
+    ///
+    /// # Errors
+    /// It is no response to anything, or cannot be read: the link must end.
+    pub fn handle_response(&mut self, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
+        let result = answers::respond(self, link, frame);
+        coordinate::advance_woken(self);
+        result
+    }
+
+    /// A link of ours is up.
+    pub fn handle_link_up(&mut self, link: LinkId, identity: &Identity) {
+        let node = self.cluster.links.link(link).node;
+        self.on_identity(node, identity);
+        self.cluster.links.up(link, self.ms);
+        self.cluster.leases.end(link);
+        leases::ask(self, link);
+        answers::retry(self);
+        replay::send(self, node);
+        coordinate::advance_woken(self);
+    }
+
+    /// A link of ours could not be made, or is lost; `why` in words.
+    pub fn handle_link_down(&mut self, link: LinkId, why: &str) {
+        let node = self.cluster.links.link(link).node;
+        let until_ms = self.cluster.links.may_execute_until(link);
+        let was_up = self.cluster.links.down(link, self.ms);
+        self.cluster.links.note_trouble(node, why);
+        self.cluster.leases.on_link_lost(link, &self.cluster.links, self.ms);
+        handoff::on_link_lost(self, node);
+        for purpose in self.cluster.requests.take_lost(link) {
+            answers::lost(self, purpose, was_up, until_ms);
+        }
+        answers::retry(self);
+    }
+
+    /// Takes the command of a request out that goes to another core, with the ticket of its answer. `None` if it has ended.
+    pub fn take_moved(&mut self, id: OperationId) -> Option<(Ticket, StoredCommand)> {
+        let op = self.op(id).filter(|op| matches!(op.state(), OpState::Moved { .. }))?;
+        Some((id.ticket(op.origin.descriptor()), std::mem::take(&mut op.stored)))
+    }
+
+    /// The other core has taken no command just now: it goes there later, before those behind it.
+    pub fn put_back(&mut self, core: ShardId, id: OperationId, stored: StoredCommand) {
+        conclude::restore_command(self, id, stored);
+        self.cluster.to_cores.push_front((core, id));
+    }
+
+    /// The other core has answered a request that it was given.
+    pub fn handle_moved(&mut self, id: OperationId, reply: &mut Buffer) {
+        let Some(op) = self.op(id) else { return };
+        let origin = op.origin;
+        self.cluster.outbox.put(origin, reply);
+        conclude::end(self, id);
+        coordinate::advance_woken(self);
+    }
+
+    /// What is to be done now and then. Cheap when it is called too often.
+    pub fn tick(&mut self) {
+        handoff::pace(self);
+        if self.ms < self.cluster.ticked_ms + TICK_MS {
+            return;
+        }
+        self.cluster.hints.note_evicted(self.engine.evicted_count());
+        let passed_ms = (self.ms - self.cluster.ticked_ms).min(100);
+        if passed_ms >= STOOD_STILL_MS {
+            // This node did not listen: that others were silent meanwhile means nothing.
+            self.cluster.links.restart_timeouts(self.ms);
+        }
+        self.cluster.ticked_ms = self.ms;
+        for link in self.cluster.links.timed_out(self.ms) {
+            self.cluster.links.unwanted.push(link);
+            self.handle_link_down(link, "it does not answer");
+        }
+        let active = self.ms < self.cluster.active_ms + limits::PEER_ACTIVE_MS;
+        if active {
+            self.cluster.links.connect_overlapping(self.ms);
+            self.cluster.leases.recompute(&self.cluster.links, self.ms);
+        }
+        handoff::settle(self);
+        for link in self.cluster.links.heartbeats_due(active, self.ms) {
+            leases::ask(self, link);
+        }
+        answers::retry(self);
+        commit::hint_timed_out(self);
+        purge::purge_slice(self);
+        purge::unowned_slice(self);
+    }
+
     /// What every frame says.
     pub fn stamp(&self) -> Stamp {
         Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32, ..Stamp::default() }
+    }
+
+    /// What a frame says of now.
+    fn moment(&self) -> Moment {
+        Moment { stamp: self.stamp(), ms: self.ms }
     }
 
     /// What versions a peer may speak of.
@@ -290,4 +457,44 @@ impl Turn<'_> {
     fn me(&self) -> NodeIndex {
         self.cluster.view.me
     }
+
+    fn op(&mut self, id: OperationId) -> Option<&mut Operation> {
+        self.cluster.operations.get(id)
+    }
+
+    /// Takes note of what every frame says.
+    fn observe_head(&mut self, head: &frame::Head) {
+        self.engine.observe(head.clock);
+        if self.cluster.options.mistake != Some(Mistake::FenceSkipped) {
+            self.engine.raise_fence(head.fence);
+        }
+    }
+
+    /// A node has made contact: nobody stands in for it until it is known whether it is there.
+    fn on_contact(&mut self, node: NodeIndex) {
+        if self.cluster.links.on_contact(node, self.ms) {
+            self.cluster.leases.suspend();
+        }
+    }
+
+    /// What a node says of itself.
+    fn on_identity(&mut self, node: NodeIndex, identity: &Identity) {
+        let known = self.cluster.links.on_identity(node, identity);
+        if known == Known::Same {
+            return;
+        }
+        self.cluster.leases.forget_node(node, &self.cluster.links);
+        if known == Known::LostMemory {
+            self.cluster.leases.forget_grant(node);
+            handoff::on_lost_memory(self, node);
+        }
+    }
+
+    /// Whether everything that came for a node since its first partition became dirty is still here.
+    fn has_all_for(&self, node: NodeIndex) -> bool {
+        self.engine.evicted_count() == self.cluster.hints.target(usize::from(node.0)).evicted_before
+    }
 }
+
+/// Milliseconds without a tick after which this core takes it that it stood still.
+const STOOD_STILL_MS: u64 = 100;

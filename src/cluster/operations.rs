@@ -26,7 +26,6 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use slab::Slab;
 
-use super::coordinate::Passage;
 use super::links::LinkId;
 use super::output::Origin;
 use crate::arena::Body;
@@ -155,6 +154,24 @@ impl Source {
             Origin::Control(_) => Self::Nobody,
         }
     }
+}
+
+/// How a command came to this node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    /// Nodes that it has passed.
+    pub hops: u8,
+    /// See `Operation::deadline_ms`.
+    pub deadline_ms: u64,
+    /// See `Operation::follows`.
+    pub follows: bool,
+    /// See `Operation::repeated_since`.
+    pub repeated_since: u64,
+}
+
+impl Passage {
+    /// From a client of this node.
+    pub const OWN: Self = Self { hops: 0, deadline_ms: u64::MAX, follows: false, repeated_since: 0 };
 }
 
 /// A command that outlives its connection's buffer: one vector, used again and again.
@@ -737,6 +754,25 @@ impl Operations {
             index = op.next;
         }
         false
+    }
+
+    /// Something newer of a key has come from elsewhere. What was executed here before, and is not answered, may have to be executed
+    /// again on that.
+    pub fn overtaken(&mut self, key_hash: u64) {
+        for id in self.written(key_hash) {
+            self.note_conflict(id);
+        }
+    }
+
+    /// A request is to be executed again, if it was executed here and is not answered.
+    pub fn note_conflict(&mut self, id: OperationId) {
+        let Some(op) = self.get(id).filter(|op| op.conflicts < limits::PEER_CONFLICTS_MAX) else { return };
+        match op.state() {
+            OpState::Writing { .. } => _ = op.write_state().conflict.get_or_insert(Conflict::Here),
+            // It was executed on what has gone, as those before it.
+            OpState::Refetching { .. } => self.enter(id, OpState::Queued),
+            _ => {}
+        }
     }
 
     /// Requests that are under way for too long.

@@ -10,298 +10,274 @@
 
 use arrayvec::ArrayVec;
 
-use super::coordinate::{Purpose, with_plain_key};
+use super::conclude::{self, with_command, with_plain_key};
 use super::links::{LinkId, Reach};
+use super::merge::{self, Found};
 use super::operations::{Attempt, Conflict, OpState, OperationId};
-use super::{Ack, Cluster, Mistake, Turn};
+use super::requests::{Purpose, Request};
+use super::{Ack, Cluster, Mistake, Turn, commit};
 use crate::command::{Command, Error};
-use crate::key::Key;
 use crate::limits;
 use crate::peer::frame::{self, Along, Frame, FrameError, Kind, PutDone};
 use crate::placement::{NodeIndex, REDUNDANCY_MAX};
 
-impl Turn<'_> {
-    /// Sends what the command wrote to the nodes that are to have it and do not.
-    pub(super) fn copy(&mut self, id: OperationId) {
-        self.pin(id);
-        let Some(op) = self.op(id) else { return };
-        let hash = op.hash;
-        let (failed, before) = (op.write_state().failed.clone(), op.write_state().missing.len());
-        let (chosen, missing) = self.choose(hash, &failed);
-        self.with_command(id, |turn, execute| {
-            let Some(op) = turn.op(id) else { return };
-            let write = op.write_state();
-            // Who has a copy already hears of the owners that have gone since.
-            if missing.len() != before {
-                write.placed.clear();
-            }
-            write.missing = missing.clone();
-            let (version, placed) = (write.version, write.placed.clone());
-            turn.hint(&execute.command, version, &missing);
-            if chosen.len() > 1 {
-                turn.track_uncommitted(id, version);
-            }
-            for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node)) {
-                turn.put(id, node, link, &execute.command, &missing);
-            }
-        });
-        let early = self.cluster.options.ack == Ack::One || self.cluster.options.mistake == Some(Mistake::AckBeforeCopies);
-        match self.op(id).map(|op| op.state()) {
-            Some(OpState::Writing { waiting: 0 }) => self.end_writing(id),
-            Some(_) if early => self.answer(id),
-            _ => {}
-        }
-    }
-
-    /// Notes the version of which copies are under way, in place of the one before; 0 for none.
-    pub(super) fn track_uncommitted(&mut self, id: OperationId, version: u64) {
-        let Some(write) = self.op(id).and_then(|op| op.write_state.as_deref_mut()) else { return };
-        let before = std::mem::replace(&mut write.uncommitted_version, version);
-        if before == version {
-            return;
-        }
-        if version > 0 {
-            self.cluster.writes.begin(version);
-        }
-        if before > 0 {
-            self.cluster.writes.end(before);
-        }
-    }
-
-    /// Ends a request whose copies are under way for too long: who has not confirmed its copy gets a hint.
-    pub(super) fn abandon(&mut self, id: OperationId) {
-        let Some(op) = self.op(id) else { return };
-        let hash = op.hash;
-        let (version, placed) = (op.write_state().version, op.write_state().placed.clone());
-        let (bucket, me) = (self.bucket_of(hash), self.me());
-        let owners = self.cluster.cache.owners_of(&self.cluster.view.ring, bucket);
-        let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
-            owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
-        self.with_command(id, |turn, execute| turn.hint(&execute.command, version, &lacking));
-        self.finish(id);
-    }
-
-    /// What a command wrote on a node that does not own the key must not be let go of while its copies are under way.
-    fn pin(&mut self, id: OperationId) {
-        let Some(hash) = self.op(id).map(|op| op.hash) else { return };
-        if self.owns(self.cluster.view.me, hash) {
-            return;
-        }
-        let Cluster { operations, fallback_pins, .. } = &mut *self.cluster;
-        if let Some(op) = operations.get(id)
-            && !std::mem::replace(&mut op.write_state().is_pinned, true)
-        {
-            *fallback_pins.entry(hash).or_default() += 1;
-        }
-    }
-
-    /// The nodes besides this one that are to have a copy, and the owners that cannot.
-    fn choose(
-        &mut self,
-        hash: u64,
-        failed: &[NodeIndex],
-    ) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
-        let (bucket, buckets, ms) = (self.bucket_of(hash), self.buckets(), self.ms);
-        let Cluster { cache, view, peers, .. } = &mut *self.cluster;
-        let owners = cache.owners_of(&view.ring, bucket);
-        let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
-        // This node has one whether or not its place in the ranking asks for it.
-        let wanted = view.ring.redundancy() - 1;
-        for node in view.ring.ranking(bucket).filter(|&node| node != view.me) {
-            let reach = match failed.contains(&node) {
-                true => Reach::Away,
-                false => peers.reach(node, hash, buckets, ms),
-            };
-            match reach {
-                Reach::There(link) if chosen.len() < wanted || owners.contains(&node) => _ = chosen.try_push((node, link)),
-                Reach::There(_) => {}
-                Reach::Away | Reach::Unknown if owners.contains(&node) => missing.push(node),
-                Reach::Away | Reach::Unknown => {}
-            }
-            if chosen.len() >= wanted && owners.iter().all(|owner| *owner == view.me || seen(*owner, &chosen, &missing)) {
-                break;
-            }
-        }
-        (chosen, missing)
-    }
-
-    /// Keeps hints for owners that lack what was written.
-    fn hint(&mut self, command: &Command<'_>, version: u64, missing: &[NodeIndex]) {
-        if self.cluster.options.mistake == Some(Mistake::NoHints) {
-            return;
-        }
-        let partition = self.partition_of(command.key.hash);
-        let (hints, now) = (&mut self.cluster.hints, self.now);
-        with_plain_key(command, |key| {
-            missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
-        });
-    }
-
-    fn put(&mut self, id: OperationId, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
-        let (stamp, ms, now, committed_through) = (self.stamp(), self.ms, self.now, self.committed_through());
-        let Cluster { operations, peers, figures, view, options, .. } = &mut *self.cluster;
-        let attempt = operations.attempt(id);
-        let Some(op) = operations.get(id) else { return };
-        let OpState::Writing { waiting } = op.state() else { return };
-        let committed_through = (op.write_state().uncommitted_version > 0).then_some(committed_through);
-        let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
-            Some(Mistake::NoHints) => ArrayVec::new(),
-            _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].node_hash).collect(),
-        };
-        let engine = &mut *self.engine;
-        let sent = with_plain_key(command, |key| {
-            // It may have been evicted since; then there is nothing to copy, and a hint says so.
-            let Some(replica) = engine.copy_of(key, now) else { return false };
-            figures.copies_sent += 1;
-            op.write_state().sent_version = replica.version;
-            peers.request(link, (Kind::Put, 0), stamp, replica.value, Purpose::Copy(attempt, node), ms, |output| {
-                frame::write_replica(&replica, Along { missing: &node_hashes, committed_through, ..Along::default() }, output);
-            });
-            true
-        });
-        operations.set(id, OpState::Writing { waiting: waiting + u32::from(sent) });
-    }
-
-    /// A node has answered to a copy.
-    pub(super) fn on_copy_answer(&mut self, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), FrameError> {
-        let done = PutDone::of(frame, self.horizon())?;
-        let Some(op) = self.cluster.operations.at(attempt) else { return Ok(()) };
-        let version = op.write_state().version;
-        match done {
-            PutDone::Taken => self.placed(attempt, node),
-            PutDone::Kept(other) if other <= version => self.placed(attempt, node),
-            PutDone::Kept(other) => self.lost_to(attempt, node, other),
-            PutDone::Busy => self.on_copy_failed(attempt, node),
-        }
-        Ok(())
-    }
-
-    /// Counts an answer to a copy. False if nobody waits for it any more.
-    fn written_less(&mut self, attempt: Attempt) -> bool {
-        let Some(OpState::Writing { waiting }) = self.cluster.operations.at(attempt).map(|op| op.state()) else { return false };
-        self.cluster.operations.set(attempt.id, OpState::Writing { waiting: waiting - 1 });
-        true
-    }
-
-    /// A node has its copy, or something that makes it needless.
-    fn placed(&mut self, attempt: Attempt, node: NodeIndex) {
-        if !self.written_less(attempt) {
-            return;
-        }
-        self.cluster.operations.note_seen(attempt.id);
-        let Some(op) = self.op(attempt.id) else { return };
-        let _ = op.write_state().placed.try_push(node);
-        self.end_writing(attempt.id);
-    }
-
-    /// A node could not take its copy.
-    pub(super) fn on_copy_failed(&mut self, attempt: Attempt, node: NodeIndex) {
-        if !self.written_less(attempt) {
-            return;
-        }
-        self.cluster.operations.note_seen(attempt.id);
-        let Some(op) = self.op(attempt.id) else { return };
+/// Sends what the command wrote to the nodes that are to have it and do not.
+pub(super) fn copy(turn: &mut Turn<'_>, id: OperationId) {
+    conclude::pin(turn, id);
+    let Some(op) = turn.op(id) else { return };
+    let hash = op.hash;
+    let (failed, before) = (op.write_state().failed.clone(), op.write_state().missing.len());
+    let (chosen, missing) = choose(turn, hash, &failed);
+    with_command(turn, id, |turn, execute| {
+        let Some(op) = turn.op(id) else { return };
         let write = op.write_state();
-        let _ = write.failed.try_push(node);
-        match write.conflict {
-            Some(_) => self.end_writing(attempt.id),
-            None => self.copy(attempt.id),
-        }
-    }
-
-    /// A node has something newer of this key than what the command wrote.
-    fn lost_to(&mut self, attempt: Attempt, node: NodeIndex, other: u64) {
-        self.engine.observe(other);
-        let here = self.with_command(attempt.id, |turn, execute| {
-            with_plain_key(&execute.command, |key| turn.engine.copy_of(key, turn.now).map_or(0, |replica| replica.version))
-        });
-        let Some(op) = self.cluster.operations.at(attempt) else { return };
-        // A later write of ours is there already.
-        if here.unwrap_or(0) >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
-            return self.placed(attempt, node);
-        }
-        op.write_state().conflict = Some(Conflict::Node(node));
-        self.written_less(attempt);
-        self.end_writing(attempt.id);
-    }
-
-    /// All copies may be answered: if nothing newer was met, the request is done. Else it is executed again, unless others may have read
-    /// and overwritten what it wrote: it would come back behind that, or count twice.
-    fn end_writing(&mut self, id: OperationId) {
-        let was_seen = self.cluster.operations.was_seen(id);
-        let Some(op) = self.op(id).filter(|op| op.state() == OpState::Writing { waiting: 0 }) else { return };
-        let Some(conflict) = op.write_state().conflict.take() else { return self.finish(id) };
-        if was_seen {
-            return self.fail(id, Error::Interrupted);
-        }
-        op.conflicts += 1;
-        op.may_be_executed = true;
-        self.cluster.figures.conflicts += 1;
-        match conflict {
-            Conflict::Here => self.cluster.operations.enter(id, OpState::Queued),
-            Conflict::Node(node) => {
-                self.cluster.operations.enter(id, OpState::Refetching { node });
-                self.refetch(id, node);
-            }
-        }
-    }
-
-    /// Fetches what a node has that is newer than what a command wrote.
-    pub(super) fn refetch(&mut self, id: OperationId, node: NodeIndex) {
-        let Some(hash) = self.op(id).map(|op| op.hash) else { return };
-        let attempt = self.cluster.operations.attempt(id);
-        let Reach::There(link) = self.cluster.peers.reach(node, hash, self.buckets(), self.ms) else {
-            return self.lost(Purpose::Refetch(attempt, node), false, 0);
-        };
-        self.with_command(id, |turn, execute| turn.fetch(link, &execute.command, Purpose::Refetch(attempt, node)));
-    }
-
-    /// A node has told the version that it has. If that is here now, the command is executed on it. If it is none, the command lost to a
-    /// fence: what is here gets a newer version.
-    pub(super) fn begin_anew(&mut self, id: OperationId, found: u64) {
-        let Some((version, hash)) = self.op(id).map(|op| (op.write_state().version, op.key_hash)) else { return };
-        let renewed = self.with_command(id, |turn, execute| {
-            with_plain_key(&execute.command, |plain| {
-                let here = turn.engine.copy_of(plain, turn.now).map(|replica| replica.version);
-                let is_here = found <= version && here.is_some_and(|here| here >= version);
-                if is_here { turn.engine.bump_version_of(plain, turn.now) } else { None }
-            })
-        });
-        let Some(renewed) = renewed.flatten() else {
-            // All that was executed here on this key is, in its order: what came behind this one was executed on what it wrote.
-            self.cluster.operations.enter(id, OpState::Queued);
-            for other in self.cluster.operations.executed(hash) {
-                self.note_conflict(other);
-            }
-            return;
-        };
-        // What others of this key have written here is part of what is here.
-        for id in std::iter::once(id).chain(self.cluster.operations.written(hash)) {
-            let Some(op) = self.op(id) else { continue };
-            let write = op.write_state();
-            write.version = renewed;
+        // Who has a copy already hears of the owners that have gone since.
+        if missing.len() != before {
             write.placed.clear();
-            self.cluster.operations.enter(id, OpState::Writing { waiting: 0 });
-            self.copy(id);
+        }
+        write.missing = missing.clone();
+        let (version, placed) = (write.version, write.placed.clone());
+        hint(turn, &execute.command, version, &missing);
+        if chosen.len() > 1 {
+            commit::track(turn, id, version);
+        }
+        for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node)) {
+            put(turn, id, node, link, &execute.command, &missing);
+        }
+    });
+    let early = turn.cluster.options.ack == Ack::One || turn.cluster.options.mistake == Some(Mistake::AckBeforeCopies);
+    match turn.op(id).map(|op| op.state()) {
+        Some(OpState::Writing { waiting: 0 }) => end_writing(turn, id),
+        Some(_) if early => conclude::answer(turn, id),
+        _ => {}
+    }
+}
+
+/// Ends a request whose copies are under way for too long: who has not confirmed its copy gets a hint.
+pub(super) fn abandon(turn: &mut Turn<'_>, id: OperationId) {
+    let Some(op) = turn.op(id) else { return };
+    let hash = op.hash;
+    let (version, placed) = (op.write_state().version, op.write_state().placed.clone());
+    let (bucket, me) = (turn.bucket_of(hash), turn.me());
+    let owners = turn.cluster.cache.owners_of(&turn.cluster.view.ring, bucket);
+    let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
+        owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
+    with_command(turn, id, |turn, execute| hint(turn, &execute.command, version, &lacking));
+    conclude::finish(turn, id);
+}
+
+/// The nodes besides this one that are to have a copy, and the owners that cannot.
+fn choose(
+    turn: &mut Turn<'_>,
+    hash: u64,
+    failed: &[NodeIndex],
+) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
+    let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
+    let Cluster { cache, view, links, .. } = &mut *turn.cluster;
+    let owners = cache.owners_of(&view.ring, bucket);
+    let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
+    // This node has one whether or not its place in the ranking asks for it.
+    let wanted = view.ring.redundancy() - 1;
+    for node in view.ring.ranking(bucket).filter(|&node| node != view.me) {
+        let reach = match failed.contains(&node) {
+            true => Reach::Away,
+            false => links.reach(node, hash, buckets, ms),
+        };
+        match reach {
+            Reach::There(link) if chosen.len() < wanted || owners.contains(&node) => _ = chosen.try_push((node, link)),
+            Reach::There(_) => {}
+            Reach::Away | Reach::Unknown if owners.contains(&node) => missing.push(node),
+            Reach::Away | Reach::Unknown => {}
+        }
+        if chosen.len() >= wanted && owners.iter().all(|owner| *owner == view.me || seen(*owner, &chosen, &missing)) {
+            break;
         }
     }
+    (chosen, missing)
+}
 
-    /// Something newer of a key has come from elsewhere. What was executed here before, and is not answered, may have to be executed again
-    /// on that.
-    pub(super) fn overtaken(&mut self, key: &Key<'_>) {
-        for id in self.cluster.operations.written(key.whole_hash()) {
-            self.note_conflict(id);
+/// Keeps hints for owners that lack what was written.
+fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: u64, missing: &[NodeIndex]) {
+    if turn.cluster.options.mistake == Some(Mistake::NoHints) {
+        return;
+    }
+    let partition = turn.partition_of(command.key.hash);
+    let (hints, now) = (&mut turn.cluster.hints, turn.now);
+    with_plain_key(command, |key| {
+        missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
+    });
+}
+
+fn put(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
+    let (at, now, committed_through) = (turn.moment(), turn.now, commit::committed_through(turn));
+    let Cluster { operations, links, requests, figures, view, options, .. } = &mut *turn.cluster;
+    let attempt = operations.attempt(id);
+    let Some(op) = operations.get(id) else { return };
+    let OpState::Writing { waiting } = op.state() else { return };
+    let committed_through = (op.write_state().uncommitted_version > 0).then_some(committed_through);
+    let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
+        Some(Mistake::NoHints) => ArrayVec::new(),
+        _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].node_hash).collect(),
+    };
+    let engine = &mut *turn.engine;
+    let sent = with_plain_key(command, |key| {
+        // It may have been evicted since; then there is nothing to copy, and a hint says so.
+        let Some(replica) = engine.copy_of(key, now) else { return false };
+        figures.copies_sent += 1;
+        op.write_state().sent_version = replica.version;
+        let request = Request::with_value(link, Kind::Put, replica.value, Purpose::Copy(attempt, node));
+        requests.send(links, request, at, |output| {
+            frame::write_replica(&replica, Along { missing: &node_hashes, committed_through, ..Along::default() }, output);
+        });
+        true
+    });
+    operations.set(id, OpState::Writing { waiting: waiting + u32::from(sent) });
+}
+
+/// A node has answered to a copy.
+pub(super) fn on_copy_answer(
+    turn: &mut Turn<'_>,
+    attempt: Attempt,
+    node: NodeIndex,
+    frame: &Frame<'_>,
+) -> Result<(), FrameError> {
+    let done = PutDone::of(frame, turn.horizon())?;
+    let Some(op) = turn.cluster.operations.at(attempt) else { return Ok(()) };
+    let version = op.write_state().version;
+    match done {
+        PutDone::Taken => placed(turn, attempt, node),
+        PutDone::Kept(other) if other <= version => placed(turn, attempt, node),
+        PutDone::Kept(other) => lost_to(turn, attempt, node, other),
+        PutDone::Busy => on_copy_failed(turn, attempt, node),
+    }
+    Ok(())
+}
+
+/// Counts an answer to a copy. False if nobody waits for it any more.
+fn written_less(turn: &mut Turn<'_>, attempt: Attempt) -> bool {
+    let Some(OpState::Writing { waiting }) = turn.cluster.operations.at(attempt).map(|op| op.state()) else { return false };
+    turn.cluster.operations.set(attempt.id, OpState::Writing { waiting: waiting - 1 });
+    true
+}
+
+/// A node has its copy, or something that makes it needless.
+fn placed(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex) {
+    if !written_less(turn, attempt) {
+        return;
+    }
+    turn.cluster.operations.note_seen(attempt.id);
+    let Some(op) = turn.op(attempt.id) else { return };
+    let _ = op.write_state().placed.try_push(node);
+    end_writing(turn, attempt.id);
+}
+
+/// A node could not take its copy.
+pub(super) fn on_copy_failed(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex) {
+    if !written_less(turn, attempt) {
+        return;
+    }
+    turn.cluster.operations.note_seen(attempt.id);
+    let Some(op) = turn.op(attempt.id) else { return };
+    let write = op.write_state();
+    let _ = write.failed.try_push(node);
+    match write.conflict {
+        Some(_) => end_writing(turn, attempt.id),
+        None => copy(turn, attempt.id),
+    }
+}
+
+/// A node has something newer of this key than what the command wrote.
+fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex, other: u64) {
+    turn.engine.observe(other);
+    let here = with_command(turn, attempt.id, |turn, execute| {
+        with_plain_key(&execute.command, |key| turn.engine.copy_of(key, turn.now).map_or(0, |replica| replica.version))
+    });
+    let Some(op) = turn.cluster.operations.at(attempt) else { return };
+    // A later write of ours is there already.
+    if here.unwrap_or(0) >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
+        return placed(turn, attempt, node);
+    }
+    op.write_state().conflict = Some(Conflict::Node(node));
+    written_less(turn, attempt);
+    end_writing(turn, attempt.id);
+}
+
+/// All copies may be answered: if nothing newer was met, the request is done. Else it is executed again, unless others may have read
+/// and overwritten what it wrote: it would come back behind that, or count twice.
+fn end_writing(turn: &mut Turn<'_>, id: OperationId) {
+    let was_seen = turn.cluster.operations.was_seen(id);
+    let Some(op) = turn.op(id).filter(|op| op.state() == OpState::Writing { waiting: 0 }) else { return };
+    let Some(conflict) = op.write_state().conflict.take() else { return conclude::finish(turn, id) };
+    if was_seen {
+        return conclude::fail(turn, id, Error::Interrupted);
+    }
+    op.conflicts += 1;
+    op.may_be_executed = true;
+    turn.cluster.figures.conflicts += 1;
+    match conflict {
+        Conflict::Here => turn.cluster.operations.enter(id, OpState::Queued),
+        Conflict::Node(node) => {
+            turn.cluster.operations.enter(id, OpState::Refetching { node });
+            refetch(turn, id, node);
         }
     }
+}
 
-    fn note_conflict(&mut self, id: OperationId) {
-        let Some(op) = self.op(id).filter(|op| op.conflicts < limits::PEER_CONFLICTS_MAX) else { return };
-        match op.state() {
-            OpState::Writing { .. } => _ = op.write_state().conflict.get_or_insert(Conflict::Here),
-            // It was executed on what has gone, as those before it.
-            OpState::Refetching { .. } => self.cluster.operations.enter(id, OpState::Queued),
-            _ => {}
+/// Fetches what a node has that is newer than what a command wrote.
+pub(super) fn refetch(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex) {
+    let Some(hash) = turn.op(id).map(|op| op.hash) else { return };
+    let attempt = turn.cluster.operations.attempt(id);
+    let Reach::There(link) = turn.cluster.links.reach(node, hash, turn.buckets(), turn.ms) else {
+        return begin_anew(turn, id, 0);
+    };
+    with_command(turn, id, |turn, execute| merge::fetch(turn, link, &execute.command, Purpose::Refetch(attempt, node)));
+}
+
+/// A node has told what it has that is newer than what a command wrote.
+pub(super) fn on_refetched(
+    turn: &mut Turn<'_>,
+    attempt: Attempt,
+    node: NodeIndex,
+    frame: &Frame<'_>,
+) -> Result<(), FrameError> {
+    let found = merge::take_over(turn, node, frame)?;
+    if turn.cluster.operations.at(attempt).is_some() {
+        match found {
+            // Fetched again, when there is memory.
+            Found::Busy => turn.cluster.operations.park(attempt.id),
+            Found::Here(version) => begin_anew(turn, attempt.id, version),
         }
+    }
+    Ok(())
+}
+
+/// A node has told the version that it has. If that is here now, the command is executed on it. If it is none, the command lost to a
+/// fence: what is here gets a newer version.
+pub(super) fn begin_anew(turn: &mut Turn<'_>, id: OperationId, found: u64) {
+    let Some((version, hash)) = turn.op(id).map(|op| (op.write_state().version, op.key_hash)) else { return };
+    let renewed = with_command(turn, id, |turn, execute| {
+        with_plain_key(&execute.command, |plain| {
+            let here = turn.engine.copy_of(plain, turn.now).map(|replica| replica.version);
+            let is_here = found <= version && here.is_some_and(|here| here >= version);
+            if is_here { turn.engine.bump_version_of(plain, turn.now) } else { None }
+        })
+    });
+    let Some(renewed) = renewed.flatten() else {
+        // All that was executed here on this key is, in its order: what came behind this one was executed on what it wrote.
+        turn.cluster.operations.enter(id, OpState::Queued);
+        for other in turn.cluster.operations.executed(hash) {
+            turn.cluster.operations.note_conflict(other);
+        }
+        return;
+    };
+    // What others of this key have written here is part of what is here.
+    for id in std::iter::once(id).chain(turn.cluster.operations.written(hash)) {
+        let Some(op) = turn.op(id) else { continue };
+        let write = op.write_state();
+        write.version = renewed;
+        write.placed.clear();
+        turn.cluster.operations.enter(id, OpState::Writing { waiting: 0 });
+        copy(turn, id);
     }
 }
 

@@ -241,12 +241,12 @@ fn snapshot(core: &mut Core) -> Option<Snapshot> {
     let count = cluster.view.nodes.len();
     let mut nodes: Vec<_> = (0..count as u16)
         .map(|index| {
-            let node = cluster.peers.node(NodeIndex(index));
+            let node = cluster.links.node(NodeIndex(index));
             NodeSnapshot { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..NodeSnapshot::default() }
         })
         .collect();
-    for link in cluster.peers.links() {
-        let link = cluster.peers.link(link);
+    for link in cluster.links.ids() {
+        let link = cluster.links.link(link);
         let node = &mut nodes[usize::from(link.node.0)];
         node.up += u32::from(link.state == State::Up);
         node.away += u32::from(link.state.is_away());
@@ -257,13 +257,13 @@ fn snapshot(core: &mut Core) -> Option<Snapshot> {
         dirty: (0..count).map(|node| cluster.hints.target(node).dirty_count()).collect(),
         oldest_ms: (0..count).map(|node| cluster.hints.oldest_ms(node, now)).collect(),
         hint_bytes: cluster.hints.bytes(),
-        all_leases: cluster.peers.has_all_leases(ms),
-        missing: cluster.peers.missing_count(),
+        all_leases: cluster.leases.has_all(ms),
+        missing: cluster.leases.missing_count(),
         figures: cluster.figures,
         nodes,
         operations: cluster.operations(),
-        sent: cluster.peers.sent,
-        lost: cluster.peers.lost,
+        sent: cluster.requests.sent,
+        lost: cluster.links.lost,
     })
 }
 
@@ -363,8 +363,8 @@ pub fn is_settled(cores: &Cores) -> bool {
         // Leases are kept while somebody asks.
         cluster.active_now(ms);
         let clean =
-            cluster.peers.others().all(|node| cluster.hints.is_clean(usize::from(node.0)) || cluster.peers.is_lost(node));
-        clean && cluster.peers.has_all_leases(ms) && cluster.peers.missing_count() == 0
+            cluster.links.others().all(|node| cluster.hints.is_clean(usize::from(node.0)) || cluster.links.is_lost(node));
+        clean && cluster.leases.has_all(ms) && cluster.leases.missing_count() == 0
     });
     settled.iter().all(|settled| *settled)
 }
@@ -377,8 +377,8 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
     let owners = view.ring.owners_of(bucket);
     let away = cores.ask_one(usize::from(own_core), move |core| {
         let Some(cluster) = &core.context.shard.cluster else { return Vec::new() };
-        let others: Vec<NodeIndex> = cluster.peers.others().collect();
-        others.into_iter().filter(|&node| cluster.peers.is_away(node, hash, buckets)).collect::<Vec<_>>()
+        let others: Vec<NodeIndex> = cluster.links.others().collect();
+        others.into_iter().filter(|&node| cluster.links.is_away(node, hash, buckets)).collect::<Vec<_>>()
     });
     let away = away.unwrap_or_default();
     let id = |node: NodeIndex| view.ring.member(node).id.as_str().to_string();

@@ -99,9 +99,9 @@ impl Core {
         turn.tick();
         let stamp = turn.stamp();
         let cluster = turn.cluster;
-        let wanted = std::mem::take(&mut cluster.peers.wanted);
-        let unwanted = std::mem::take(&mut cluster.peers.unwanted);
-        let ready = std::mem::take(&mut cluster.peers.ready);
+        let wanted = std::mem::take(&mut cluster.links.wanted);
+        let unwanted = std::mem::take(&mut cluster.links.unwanted);
+        let ready = std::mem::take(&mut cluster.links.ready);
         let outbox = std::mem::replace(&mut cluster.outbox, std::mem::take(&mut self.bridge.outbox));
         for link in unwanted {
             if let Some((id, _)) = self.bridge.socket_of(link).take() {
@@ -123,9 +123,9 @@ impl Core {
         let Some(cluster) = &self.context.shard.cluster else { return false };
         !self.bridge.dial.is_empty()
             || !self.bridge.hang_up.is_empty()
-            || !cluster.peers.wanted.is_empty()
-            || !cluster.peers.unwanted.is_empty()
-            || !cluster.peers.ready.is_empty()
+            || !cluster.links.wanted.is_empty()
+            || !cluster.links.unwanted.is_empty()
+            || !cluster.links.ready.is_empty()
             || !cluster.outbox.finished.is_empty()
             || !cluster.to_cores.is_empty()
     }
@@ -138,13 +138,13 @@ impl Core {
 
     /// Whether items wait for the next millisecond to go to another node.
     pub fn is_paced(&self) -> bool {
-        self.context.shard.cluster.as_ref().is_some_and(|cluster| cluster.is_paced)
+        self.context.shard.cluster.as_ref().is_some_and(|cluster| cluster.is_paced())
     }
 
     /// Finds out where a link goes.
     fn find(&mut self, link: LinkId) {
         let (Some(setup), Some(cluster)) = (&self.context.peer_setup, &self.context.shard.cluster) else { return };
-        let name = &setup.names[usize::from(cluster.peers.link(link).node.0)];
+        let name = &setup.names[usize::from(cluster.links.link(link).node.0)];
         match (name.parse::<SocketAddr>(), &self.bridge.resolver) {
             (Ok(address), _) => self.bridge.dial.push((link, address)),
             (Err(_), Some(resolver)) => {
@@ -218,7 +218,7 @@ impl Core {
         if connection.peer().is_some_and(|peer| peer.is_inbound())
             && let Some(mut turn) = self.context.turn()
         {
-            turn.peer_gone(id, generation);
+            turn.handle_inbound_end(id, generation);
         }
     }
 
@@ -299,7 +299,7 @@ impl Core {
             ReplyBytes::Carried(buffer) => *buffer,
         };
         if let Some(mut turn) = self.context.turn() {
-            turn.moved_answered(id, &mut reply);
+            turn.handle_moved(id, &mut reply);
         }
     }
 }

@@ -132,7 +132,7 @@ impl Peer {
     /// No random numbers.
     pub fn connected(&mut self, setup: &PeerSetup, context: &Context) -> Result<(), String> {
         let Side::Connecting(link) = self.side else { return Ok(()) };
-        let target = context.shard.cluster.as_ref().map_or(0, |cluster| cluster.peers.link(link).core);
+        let target = context.shard.cluster.as_ref().map_or(0, |cluster| cluster.links.link(link).core);
         let connecting = Connecting::new(setup.local(context, target, true)?, &mut self.output.bytes);
         self.side = Side::HandshakingOutbound(link, Box::new(connecting));
         Ok(())
@@ -166,7 +166,7 @@ impl Peer {
             && *elsewhere == Some(context.shard.id)
         {
             *elsewhere = None;
-            *node = context.turn().and_then(|mut turn| turn.on_inbound(identity));
+            *node = context.turn().and_then(|mut turn| turn.handle_inbound(identity));
         }
     }
 
@@ -204,7 +204,7 @@ impl Peer {
                 let Progress::Done(identity) = accepting.feed(received, &mut self.output.bytes)? else {
                     return Ok(false);
                 };
-                let node = context.turn().and_then(|mut turn| turn.on_inbound(&identity));
+                let node = context.turn().and_then(|mut turn| turn.handle_inbound(&identity));
                 self.warn_of_view(&identity, setup);
                 let core = ShardId(identity.target_core);
                 let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
@@ -221,7 +221,7 @@ impl Peer {
                 self.side = Side::Outbound(link);
                 if let Some(mut turn) = context.turn() {
                     tell_of_return(&turn, link);
-                    turn.link_up(link, &identity);
+                    turn.handle_link_up(link, &identity);
                 }
                 true
             }
@@ -254,9 +254,9 @@ impl Peer {
                 Side::Inbound { node, .. } => {
                     let deadline_ms = frame.head.deadline_ms(turn.ms);
                     let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
-                    turn.serve(from, frame, output).map(|()| true)
+                    turn.handle_request(from, frame, output).map(|()| true)
                 }
-                Side::Outbound(link) => turn.response(*link, frame).map(|()| true),
+                Side::Outbound(link) => turn.handle_response(*link, frame).map(|()| true),
                 _ => Err(FrameError("a frame before the handshake")),
             }
         });
@@ -267,7 +267,7 @@ impl Peer {
     /// Whether the node that answered is the one that was called.
     fn check_callee(&self, link: LinkId, identity: &Identity, context: &Context) -> Result<(), String> {
         let Some(cluster) = &context.shard.cluster else { return Ok(()) };
-        let expected = &cluster.view.nodes[usize::from(cluster.peers.link(link).node.0)].entry;
+        let expected = &cluster.view.nodes[usize::from(cluster.links.link(link).node.0)].entry;
         if expected.id.as_str() == identity.id {
             return Ok(());
         }
@@ -302,7 +302,7 @@ impl Peer {
     pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
         output.append(&mut self.output);
         if let (Side::Outbound(link), Some(cluster)) = (&self.side, &mut context.shard.cluster) {
-            cluster.peers.take_output(*link, output);
+            cluster.links.take_output(*link, output);
         }
     }
 
@@ -314,17 +314,17 @@ impl Peer {
 
 /// A link could not be made, or is lost: says so once for each reason, unless `quiet`.
 pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: bool) {
-    let node = turn.cluster.peers.link(link).node;
-    if turn.cluster.peers.node(node).trouble != why && !quiet {
+    let node = turn.cluster.links.link(link).node;
+    if turn.cluster.links.node(node).trouble != why && !quiet {
         log::warn!("no link to {}: {why}", turn.cluster.view.nodes[usize::from(node.0)].entry.id);
     }
-    turn.link_down(link, why);
+    turn.handle_link_down(link, why);
 }
 
 /// Says that a node can be reached of which it was said that it cannot. Before `link_up`, which forgets the trouble.
 fn tell_of_return(turn: &Turn<'_>, link: LinkId) {
-    let node = turn.cluster.peers.link(link).node;
-    if !turn.cluster.peers.node(node).trouble.is_empty() {
+    let node = turn.cluster.links.link(link).node;
+    if !turn.cluster.links.node(node).trouble.is_empty() {
         log::warn!("the link to {} is there", turn.cluster.view.nodes[usize::from(node.0)].entry.id);
     }
 }

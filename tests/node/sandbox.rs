@@ -31,7 +31,7 @@ fn io_uring_forbidden_is_one_sentence_with_the_remedy() {
     }
 }
 
-/// The profile for containers lets a node start, serve over both ways of input and output, and end.
+/// The profile for containers lets a node start, serve over both engines, and end.
 #[test]
 fn the_profile_for_containers_is_enough() {
     for engine in ["pump", "streams"] {

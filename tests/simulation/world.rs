@@ -264,7 +264,7 @@ impl World {
             });
             let shard = &self.nodes[node].cores[core];
             let cluster = shard.cluster.as_ref().unwrap();
-            for other in cluster.peers.others() {
+            for other in cluster.links.others() {
                 let account = cluster.hints.target(usize::from(other.0)).account();
                 if !account.balances() {
                     self.broken.push(format!("hints of node {node} for {} do not balance: {account:?}", other.0));
@@ -295,9 +295,9 @@ impl World {
             let finished = std::mem::take(&mut cluster.outbox.finished);
             let bytes = std::mem::take(&mut cluster.outbox.bytes);
             let to_cores = std::mem::take(&mut cluster.to_cores);
-            let wanted = std::mem::take(&mut cluster.peers.wanted);
-            let unwanted = std::mem::take(&mut cluster.peers.unwanted);
-            let ready = std::mem::take(&mut cluster.peers.ready);
+            let wanted = std::mem::take(&mut cluster.links.wanted);
+            let unwanted = std::mem::take(&mut cluster.links.unwanted);
+            let ready = std::mem::take(&mut cluster.links.ready);
             if finished.is_empty() && to_cores.is_empty() && wanted.is_empty() && unwanted.is_empty() && ready.is_empty() {
                 return;
             }
@@ -311,7 +311,7 @@ impl World {
             }
             for link in ready {
                 let mut output = Buffer::default();
-                self.nodes[node].cores[core].cluster.as_mut().unwrap().peers.take_output(link, &mut output);
+                self.nodes[node].cores[core].cluster.as_mut().unwrap().links.take_output(link, &mut output);
                 if let Some(&connection) = self.open_links.get(&(node, core as u16, link.0)) {
                     self.send(connection, false, output.flatten());
                 }
@@ -355,7 +355,7 @@ impl World {
             None => self.answer(ticket, body),
             Some(key) => {
                 let mut reply = Buffer { bytes: body, bodies: Vec::new() };
-                self.with_turn(node, usize::from(core.0), |turn| turn.moved_answered(key, &mut reply));
+                self.with_turn(node, usize::from(core.0), |turn| turn.handle_moved(key, &mut reply));
             }
         }
     }
@@ -441,7 +441,7 @@ impl World {
     }
 
     fn connect(&mut self, node: usize, core: u16, link: LinkId) {
-        let wanted = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap().peers.link(link);
+        let wanted = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap().links.link(link);
         // Members are sorted by id, and ids of one digit sort as their numbers do.
         let to = (usize::from(wanted.node.0), wanted.core);
         let connection = self.connections.len();
@@ -478,9 +478,9 @@ impl World {
             return;
         }
         let (caller, callee) = (self.identity(from.0), self.identity(to.0));
-        let node = self.with_turn(to.0, usize::from(to.1), |turn| turn.on_inbound(&caller));
+        let node = self.with_turn(to.0, usize::from(to.1), |turn| turn.handle_inbound(&caller));
         self.connections[connection].node = node;
-        self.with_turn(from.0, usize::from(from.1), |turn| turn.link_up(link, &callee));
+        self.with_turn(from.0, usize::from(from.1), |turn| turn.handle_link_up(link, &callee));
     }
 
     fn send(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
@@ -520,12 +520,12 @@ impl World {
             let frame = Frame { head, meta, value: Value::Bytes(value) };
             self.trace(source, target, &frame);
             let result = match back {
-                true => self.with_turn(target.0, usize::from(target.1), |turn| turn.response(link, &frame)),
+                true => self.with_turn(target.0, usize::from(target.1), |turn| turn.handle_response(link, &frame)),
                 false => {
                     self.duplicate(connection, &input[..head.frame_bytes()]);
                     let deadline_ms = head.deadline_ms(self.now + 1000);
                     let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, deadline_ms };
-                    self.with_turn(target.0, usize::from(target.1), |turn| turn.serve(from, &frame, &mut output))
+                    self.with_turn(target.0, usize::from(target.1), |turn| turn.handle_request(from, &frame, &mut output))
                 }
             };
             if let Err(garbled) = result {
@@ -566,7 +566,7 @@ impl World {
         let (meta, value) = bytes[HEAD_BYTES..].split_at(head.meta_bytes);
         let frame = Frame { head, meta, value: Value::Bytes(value) };
         let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, deadline_ms: 0 };
-        let result = self.with_turn(to.0, usize::from(to.1), |turn| turn.serve(from, &frame, &mut Buffer::default()));
+        let result = self.with_turn(to.0, usize::from(to.1), |turn| turn.handle_request(from, &frame, &mut Buffer::default()));
         if let Err(garbled) = result {
             self.broken.push(format!("node {} cannot read a duplicate: {}", to.0, garbled.0));
         }
@@ -605,7 +605,7 @@ impl World {
             self.open_links.remove(&key);
         }
         if self.nodes[from.0].alive {
-            self.with_turn(from.0, usize::from(from.1), |turn| turn.link_down(link, why));
+            self.with_turn(from.0, usize::from(from.1), |turn| turn.handle_link_down(link, why));
         }
     }
 
@@ -652,8 +652,8 @@ impl World {
         self.nodes.iter().filter(|node| node.alive).all(|node| {
             node.cores.iter().all(|core| {
                 let cluster = core.cluster.as_ref().unwrap();
-                let clean = cluster.peers.others().all(|other| cluster.hints.is_clean(usize::from(other.0)));
-                let leased = cluster.peers.has_all_leases(self.now + 1000) && cluster.peers.missing_count() == 0;
+                let clean = cluster.links.others().all(|other| cluster.hints.is_clean(usize::from(other.0)));
+                let leased = cluster.leases.has_all(self.now + 1000) && cluster.leases.missing_count() == 0;
                 clean && leased && cluster.operations() == 0 && !cluster.is_dropping()
             })
         })
@@ -665,15 +665,15 @@ impl World {
         for (index, node) in self.nodes.iter().enumerate() {
             for (core, shard) in node.cores.iter().enumerate() {
                 let cluster = shard.cluster.as_ref().unwrap();
-                for other in cluster.peers.others() {
+                for other in cluster.links.others() {
                     let target = cluster.hints.target(usize::from(other.0));
                     if !cluster.hints.is_clean(usize::from(other.0)) {
                         let (pending, dirty) = (target.pending(), target.dirty_count());
                         reasons.push(format!("{index}.{core} has {pending} hints, {dirty} dirty for {}", other.0));
                     }
                 }
-                if !cluster.peers.has_all_leases(self.now + 1000) {
-                    let links = cluster.peers.links().map(|link| cluster.peers.link(link));
+                if !cluster.leases.has_all(self.now + 1000) {
+                    let links = cluster.links.ids().map(|link| cluster.links.link(link));
                     let states: Vec<String> = links
                         .map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding))
                         .collect();

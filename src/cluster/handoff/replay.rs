@@ -1,0 +1,132 @@
+//! Hints, sent to their owner: first which keys it lacks, then the items, oldest first.
+//!
+//! ```text
+//!   MISSING k1 k2 ..  -->  from now on only these may be stale there: it asks for them when a client does
+//!   PUT k1 | PUT k2   -->  taken: the hint ends        busy: again later        at most `Window` under way
+//!   none left         -->  dirty partitions (`transfer`)
+//! ```
+//!
+//! Lives here: what is announced, what is sent. Not here: the store of hints (`hints`), answers (`handoff`).
+
+use super::hints::End;
+use super::{purge, transfer};
+use crate::cluster::links::{LinkId, Reach};
+use crate::cluster::requests::{Purpose, Request, SentItem};
+use crate::cluster::{Cluster, Mistake, Turn};
+use crate::command::Value;
+use crate::key::{Key, partition_of_hash, routing_hash};
+use crate::peer::frame::{self, Along, Kind};
+use crate::placement::NodeIndex;
+
+/// What a node was told of the keys that it lacks.
+#[derive(Debug, Default)]
+pub(super) struct Announced {
+    /// Frames with missing keys under way.
+    in_flight: u32,
+    /// It has refused some: everything may be stale there until all hints have arrived.
+    refused: bool,
+}
+
+impl Announced {
+    /// Whether nothing waits for an answer, and nothing was refused.
+    pub(super) fn is_complete(&self) -> bool {
+        self.in_flight == 0 && !self.refused
+    }
+
+    /// A frame was answered.
+    pub(super) fn answered(&mut self, heard: bool) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.refused |= !heard;
+    }
+
+    /// Its link has gone: what it refused can be announced again.
+    pub(super) fn on_link_lost(&mut self) {
+        self.refused = false;
+    }
+}
+
+/// Sends what a node lacks, as much as may go.
+pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
+    let index = usize::from(node.0);
+    purge::announce(turn, node);
+    if turn.cluster.hints.is_clean(index) && turn.cluster.handoffs[index].transfer.is_none() {
+        return;
+    }
+    if !announce_missing(turn, node) {
+        return;
+    }
+    let buckets = turn.buckets();
+    while turn.cluster.handoffs[index].window.has_room() {
+        let Some((key, hint)) = turn.cluster.hints.next(index, turn.now, |key| partition_of_hash(routing_hash(key), buckets))
+        else {
+            break;
+        };
+        let plain = Key::new(&key);
+        if !turn.owns(node, plain.hash) {
+            turn.cluster.hints.end(index, &key, hint.version, End::Rerouted);
+            continue;
+        }
+        let target = match turn.cluster.options.mistake {
+            Some(Mistake::ReplayElsewhere) => turn.cluster.links.others().find(|&other| other != node).unwrap_or(node),
+            _ => node,
+        };
+        let Reach::There(link) = turn.cluster.links.reach(target, plain.hash, buckets, turn.ms) else {
+            turn.cluster.hints.requeue(index, &key);
+            return;
+        };
+        let (at, now) = (turn.moment(), turn.now);
+        // What was here and has gone is a miss everywhere, not what the owner had before.
+        let gone = turn.engine.tombstone(plain, hint.version.saturating_sub(1), now);
+        let replica = turn.engine.copy_of(&plain, now).unwrap_or(gone);
+        let generation = turn.cluster.handoffs[index].window.generation();
+        let version = replica.version.max(hint.version);
+        let purpose = Purpose::Replay(SentItem { node, key: key.clone(), version, generation });
+        turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), at, |output| {
+            frame::write_replica(&replica, Along::default(), output);
+        });
+        turn.cluster.handoffs[index].window.spend();
+    }
+    if turn.cluster.hints.target(index).pending() == 0 {
+        transfer::send(turn, node);
+    }
+}
+
+/// Tells a node which keys are missing there, so that no others may be stale. True once it knows all of them.
+fn announce_missing(turn: &mut Turn<'_>, node: NodeIndex) -> bool {
+    let (index, buckets) = (usize::from(node.0), turn.buckets());
+    let handoff = &turn.cluster.handoffs[index];
+    if handoff.announced.in_flight > 0 {
+        return false;
+    }
+    if handoff.announced.refused || turn.cluster.hints.target(index).all_announced() {
+        return true;
+    }
+    let (generation, at) = (handoff.window.generation(), turn.moment());
+    let Cluster { hints, links, .. } = &mut *turn.cluster;
+    let (mut lists, mut reached) = (Vec::<(LinkId, Vec<u8>)>::new(), true);
+    hints.missing_keys(index, MISSING_KEYS_MAX, |key, version| {
+        let hash = routing_hash(key);
+        let Some(link) = links.reach(node, hash, buckets, at.ms).link() else {
+            reached = false;
+            return;
+        };
+        let place = lists.iter().position(|(other, _)| *other == link).unwrap_or_else(|| {
+            lists.push((link, Vec::new()));
+            lists.len() - 1
+        });
+        frame::write_lacking((hash, version), &mut lists[place].1);
+    });
+    if !reached {
+        hints.forget_missing(index);
+        return false;
+    }
+    for (link, list) in &lists {
+        let purpose = Purpose::Missing(node, generation);
+        turn.cluster.send(Request::with_value(*link, Kind::Missing, Value::Bytes(list), purpose), at, |_| {});
+    }
+    turn.cluster.handoffs[index].announced.in_flight = lists.len() as u32;
+    lists.is_empty() && turn.cluster.hints.target(index).all_announced()
+}
+
+/// Missing keys in one frame: 4 KiB.
+const MISSING_KEYS_MAX: usize = 256;

@@ -1,0 +1,55 @@
+//! Commands of other nodes that are refused, and with them those of the same key that follow before the sender knows it.
+//!
+//! ```text
+//!   EXECUTE set k 1 | EXECUTE set k 2, follows | EXECUTE set k 3
+//!   refused           refused as well            executed: its sender has got back what was under way of k
+//! ```
+//!
+//! Lives here: which keys are refused on which connection. Not here: why (`serve`, `coordinate`).
+
+use std::collections::{HashMap, HashSet};
+
+use super::{PeerRequest, Turn};
+use crate::buffer::Buffer;
+use crate::command::Value;
+use crate::peer::frame::{self, Kind};
+
+/// By connection of a peer, the keys of which a command was refused.
+#[derive(Default)]
+pub(super) struct Refused(HashMap<(u32, u32), HashSet<u64>, ahash::RandomState>);
+
+impl Refused {
+    /// Whether a command was sent behind another one of its key that was refused, before its sender knew that.
+    pub(super) fn includes(&mut self, from: PeerRequest, follows: bool, key_hash: u64) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let connection = (from.connection, from.generation);
+        let Some(refused) = self.0.get_mut(&connection) else { return false };
+        if follows {
+            return refused.contains(&key_hash);
+        }
+        // Its sender has got back all that it had under way of this key.
+        refused.remove(&key_hash);
+        if refused.is_empty() {
+            self.0.remove(&connection);
+        }
+        false
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget(&mut self, connection: u32, generation: u32) {
+        self.0.remove(&(connection, generation));
+    }
+}
+
+/// Refuses a command, and with it those of its key that its sender sends before it knows that.
+pub(super) fn refuse_key(turn: &mut Turn<'_>, from: PeerRequest, key_hash: u64, output: &mut Buffer) {
+    turn.cluster.refused.0.entry((from.connection, from.generation)).or_default().insert(key_hash);
+    refuse(turn, from, output);
+}
+
+/// Refuses a request.
+pub(super) fn refuse(turn: &mut Turn<'_>, from: PeerRequest, output: &mut Buffer) {
+    frame::write(output, (Kind::Refused, 0, 0, from.id), turn.stamp(), Value::EMPTY, |_| {});
+}
