@@ -15,11 +15,11 @@ use bare::{cpu_ns, key, setting};
 use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
-use pbcache::cluster::{Origin, PeerRequest, Turn};
+use pbcache::cluster::{Origin, Output, Outputs, PeerRequest, Turn};
 use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
 use pbcache::observe::Client;
-use pbcache::peer::frame::{self, Stamp};
+
 use pbcache::placement::NodeIndex;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
 use pbcache::routing::{Place, Ticket};
@@ -63,12 +63,15 @@ struct Bench {
     away: Option<usize>,
     ms: u64,
     answers: u64,
+    /// Used again and again; `settle` comes in the middle of `exchange`.
+    outputs: Outputs,
+    settled: Outputs,
 }
 
 impl Bench {
     fn new(count: usize, redundancy: usize) -> Self {
         let nodes = (0..count).map(|index| node(index, count, redundancy, 256 << 20)).collect();
-        Self { nodes, away: None, ms: 1000, answers: 0 }
+        Self { nodes, away: None, ms: 1000, answers: 0, outputs: Outputs::default(), settled: Outputs::default() }
     }
 
     fn turn(&mut self, node: usize) -> Turn<'_> {
@@ -110,16 +113,17 @@ impl Bench {
                 continue;
             }
             self.turn(node).tick();
-            let cluster = self.nodes[node].cluster.as_mut().unwrap();
-            self.answers += cluster.outbox.finished.len() as u64;
-            cluster.outbox.clear();
-            cluster.links.unwanted.clear();
-            for link in std::mem::take(&mut cluster.links.wanted) {
-                self.connect(node, link);
+            let mut outputs = std::mem::take(&mut self.outputs);
+            self.turn(node).poll_output(&mut outputs);
+            while let Some(output) = outputs.next() {
+                match output {
+                    Output::Answer(..) => self.answers += 1,
+                    Output::Dial(link) => self.connect(node, link),
+                    Output::Ready(link) => self.pass(node, link),
+                    Output::HangUp(_) | Output::ToCore(..) => {}
+                }
             }
-            for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().links.ready) {
-                self.pass(node, link);
-            }
+            self.outputs = outputs;
         }
     }
 
@@ -136,7 +140,7 @@ impl Bench {
     fn pass(&mut self, node: usize, link: LinkId) {
         let to = usize::from(self.nodes[node].cluster.as_ref().unwrap().links.link(link).node.0);
         let (mut requests, mut responses) = (Buffer::default(), Buffer::default());
-        self.nodes[node].cluster.as_mut().unwrap().links.take_output(link, &mut requests);
+        self.turn(node).take_frames(link, &mut requests);
         if self.away == Some(to) {
             return self.turn(node).handle_link_down(link, "away");
         }
@@ -159,19 +163,17 @@ impl Bench {
         // A lease may have to end first.
         self.ms += 1;
         self.turn(node).tick();
-        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().links.wanted) {
-            self.connect(node, link);
+        let mut outputs = std::mem::take(&mut self.settled);
+        self.turn(node).poll_output(&mut outputs);
+        while let Some(output) = outputs.next() {
+            match output {
+                Output::Answer(Origin::Peer(request), answer) => answer.write_response(request, responses),
+                Output::Dial(link) => self.connect(node, link),
+                Output::Ready(link) => self.pass(node, link),
+                Output::Answer(..) | Output::HangUp(_) | Output::ToCore(..) => {}
+            }
         }
-        for link in std::mem::take(&mut self.nodes[node].cluster.as_mut().unwrap().links.ready) {
-            self.pass(node, link);
-        }
-        let cluster = self.nodes[node].cluster.as_mut().unwrap();
-        let bytes = std::mem::take(&mut cluster.outbox.bytes);
-        for answer in cluster.outbox.finished.drain(..) {
-            let Origin::Peer(request) = answer.origin else { continue };
-            let mut reply = Buffer { bytes: bytes[answer.bytes].to_vec(), bodies: Vec::new() };
-            frame::write_reply(responses, request.id, Stamp::default(), &mut reply);
-        }
+        self.settled = outputs;
     }
 
     fn away(&mut self, node: usize) {

@@ -1,7 +1,7 @@
 //! No allocation per command that is sent on to another node, counted by the allocator itself.
 //!
 //! ```text
-//!   node 0: place, submit (rank, stamp, frame) --> node 1: serve --> node 0: response --> outbox      0 allocations
+//!   node 0: place, submit (rank, stamp, frame) --> node 1: serve --> node 0: response --> outputs     0 allocations
 //! ```
 //!
 //! Lives here: two nodes whose frames are handed over in memory. Not here: sockets, copies (one entry each, from the heap).
@@ -12,7 +12,7 @@ mod counting;
 use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
-use pbcache::cluster::{Origin, PeerRequest};
+use pbcache::cluster::{Origin, Output, Outputs, PeerRequest};
 use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
 use pbcache::placement::NodeIndex;
@@ -23,9 +23,11 @@ use pbcache::shard::Shard;
 /// Links the first node to the second, and the second to the first.
 fn join(nodes: &mut [Shard; 2], ms: u64) {
     for node in 0..2 {
-        nodes[node].turn(NOW, ms).unwrap().cluster.links.connect_overlapping(ms);
-        let cluster = nodes[node].cluster.as_mut().unwrap();
-        for link in std::mem::take(&mut cluster.links.wanted) {
+        let mut outputs = Outputs::default();
+        nodes[node].cluster.as_mut().unwrap().links.connect_overlapping(ms);
+        nodes[node].turn(NOW, ms).unwrap().poll_output(&mut outputs);
+        while let Some(output) = outputs.next() {
+            let Output::Dial(link) = output else { continue };
             nodes[1 - node].turn(NOW, ms).unwrap().handle_inbound(&identity(node));
             nodes[node].turn(NOW, ms).unwrap().handle_link_up(link, &identity(1 - node));
         }
@@ -38,9 +40,7 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
     for node in 0..2 {
         requests.clear();
         responses.clear();
-        let cluster = nodes[node].cluster.as_mut().unwrap();
-        cluster.links.ready.clear();
-        cluster.links.take_output(link, requests);
+        nodes[node].turn(NOW, ms).unwrap().take_frames(link, requests);
         let me = Some(NodeIndex(node as u16));
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, deadline_ms: u64::MAX };
@@ -57,7 +57,7 @@ fn sending_a_command_on_allocates_nothing() {
     let (mut requests, mut responses) = (Buffer::with_capacity(1 << 16), Buffer::with_capacity(1 << 16));
     let mut session = Session::new(ProtocolOptions::default());
     let Step::Command { framing, .. } = session.step(b"get k\r\n") else { unreachable!() };
-    let mut sent = 0;
+    let (mut sent, mut outputs) = (0u64, Outputs::default());
     let mut run = |rounds: u64| {
         for round in 0..rounds {
             // Time stands still but for what keeps the nodes' word to each other.
@@ -75,9 +75,10 @@ fn sending_a_command_on_allocates_nothing() {
             let ticket = Ticket { connection: 0, generation: 0, slot: 0, descriptor: 7 };
             assert!(turn.submit(Origin::Connection(ticket), &command, framing.head, b""));
             pass(&mut nodes, &mut requests, &mut responses, 1010);
-            let cluster = nodes[0].cluster.as_mut().unwrap();
-            sent += cluster.outbox.finished.len();
-            cluster.outbox.clear();
+            nodes[0].turn(NOW, 1010).unwrap().poll_output(&mut outputs);
+            while let Some(output) = outputs.next() {
+                sent += u64::from(matches!(output, Output::Answer(..)));
+            }
         }
         sent
     };

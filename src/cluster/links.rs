@@ -15,6 +15,8 @@
 //! Lives here: state, timeouts and pauses of links, their output. Not here: what is under way over them (`requests`), what the other side has
 //! promised (`leases`), sockets.
 
+use std::collections::VecDeque;
+
 use arrayvec::ArrayVec;
 
 use crate::buffer::Buffer;
@@ -83,7 +85,7 @@ pub struct Link {
     /// Requests under way.
     pub outstanding: u32,
     outgoing: Outgoing,
-    /// It stands in `Links::ready`.
+    /// It stands in `LinkOutputs::ready`.
     is_ready: bool,
     /// When something was last heard, or expected from.
     heard_ms: u64,
@@ -138,6 +140,17 @@ pub(super) enum Known {
     LostMemory,
 }
 
+/// What is to be done with the sockets of links.
+#[derive(Default)]
+pub(super) struct LinkOutputs {
+    /// Links whose sockets are to be closed.
+    pub(super) hang_up: VecDeque<LinkId>,
+    /// Links to be connected.
+    pub(super) dial: VecDeque<LinkId>,
+    /// Links with output.
+    pub(super) ready: VecDeque<LinkId>,
+}
+
 /// All links of a core.
 pub struct Links {
     me: NodeIndex,
@@ -146,12 +159,7 @@ pub struct Links {
     own_cores: u16,
     links: Vec<Link>,
     nodes: Box<[Node]>,
-    /// Links to be connected.
-    pub wanted: Vec<LinkId>,
-    /// Links whose sockets are to be closed.
-    pub unwanted: Vec<LinkId>,
-    /// Links with output.
-    pub ready: Vec<LinkId>,
+    outputs: LinkOutputs,
     /// Links lost since start.
     pub lost: u64,
 }
@@ -166,9 +174,7 @@ impl Links {
             own_cores,
             links: Vec::new(),
             nodes: (0..nodes).map(node).collect(),
-            wanted: Vec::new(),
-            unwanted: Vec::new(),
-            ready: Vec::new(),
+            outputs: LinkOutputs::default(),
             lost: 0,
         };
         (0..nodes).filter(|&node| node != usize::from(me.0)).for_each(|node| links.ensure(node, 1));
@@ -289,7 +295,7 @@ impl Links {
             && until_ms <= now_ms
         {
             self.links[link.0 as usize].state = State::Probing(now_ms);
-            self.wanted.push(link);
+            self.outputs.dial.push_back(link);
         }
     }
 
@@ -320,7 +326,7 @@ impl Links {
 
     fn connect(&mut self, link: LinkId, now_ms: u64) {
         self.links[link.0 as usize].state = State::Connecting(now_ms);
-        self.wanted.push(link);
+        self.outputs.dial.push_back(link);
     }
 
     /// Makes a link if it was never needed.
@@ -367,7 +373,7 @@ impl Links {
         target.outstanding += 1;
         if !target.is_ready {
             target.is_ready = true;
-            self.ready.push(link);
+            self.outputs.ready.push_back(link);
         }
         &mut target.outgoing
     }
@@ -419,8 +425,8 @@ impl Links {
         target.contact_ignored_ms = limits::PEER_CONTACT_IGNORED_MS_MIN;
         // What waited for the link stood in `ready` before there was anything to send it over.
         target.is_ready |= !target.outgoing.output.bytes.is_empty();
-        if target.is_ready && !self.ready.contains(&link) {
-            self.ready.push(link);
+        if target.is_ready && !self.outputs.ready.contains(&link) {
+            self.outputs.ready.push_back(link);
         }
     }
 
@@ -458,7 +464,7 @@ impl Links {
         let node = target.node;
         self.nodes[usize::from(node.0)].lost = true;
         self.lost += u64::from(was_up);
-        self.ready.retain(|&ready| ready != link);
+        self.outputs.ready.retain(|&ready| ready != link);
         was_up
     }
 
@@ -472,6 +478,22 @@ impl Links {
             State::Idle | State::Down(_) => false,
         };
         self.ids().filter(|&link| is_timed_out(self.link(link))).take(16).collect()
+    }
+
+    /// A link is given up, whatever its socket says.
+    pub(super) fn hang_up(&mut self, link: LinkId) {
+        self.outputs.hang_up.push_back(link);
+    }
+
+    /// Whether something is to be done with a socket.
+    pub(super) fn has_output(&self) -> bool {
+        let LinkOutputs { hang_up, dial, ready } = &self.outputs;
+        !(hang_up.is_empty() && dial.is_empty() && ready.is_empty())
+    }
+
+    /// Moves what is to be done with sockets out.
+    pub(super) fn poll_output(&mut self, outputs: &mut LinkOutputs) {
+        std::mem::swap(&mut self.outputs, outputs);
     }
 
     /// Counts the silence of all links from now on.

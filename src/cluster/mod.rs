@@ -4,7 +4,7 @@
 //!   Shard { engine, cluster: Some(Cluster) }  --turn(now)-->  Turn: everything of one core at one moment
 //!
 //!   in:   place, submit (client, other core)   handle_request (of a peer)   handle_response, handle_link_* (our links)   tick
-//!   out:  outbox   to_cores   links.wanted, unwanted, ready        drained by whoever moves the bytes: the runtime, or the simulator
+//!   out:  poll_output: answers, frames that are ready, links to be made or closed, requests for other cores of this node
 //!
 //!   each file owns its state, and uses only those on its right or further down (`tests/tidy.rs` checks that there is no circle):
 //!
@@ -14,9 +14,9 @@
 //!   conclude     the end of a request                  refuse       commands that are not executed here, and their successors
 //!   handoff/     what others lacked, when they are back
 //!   leases       may this core answer alone            commit       what all owners have
-//!   requests     under way to other nodes              operations   requests under way here, in their order
-//!   links        which nodes are there                 output       answers on their way out
-//!   view         who is in the ring
+//!   output       everything that leaves                requests     under way to other nodes
+//!   operations   under way here, in their order        links        which nodes are there
+//!   origin       who asked                             view         who is in the ring
 //! ```
 //!
 //! Lives here: the door, and the state of a core's part of the ring as a whole. Not here: frames and handshakes (`peer`), who owns what
@@ -35,6 +35,7 @@ mod leases;
 pub mod links;
 mod merge;
 mod operations;
+mod origin;
 mod output;
 mod refuse;
 mod replicate;
@@ -50,6 +51,7 @@ use self::handoff::{Handoff, Pace, Purges, TICK_MS, purge, replay};
 use self::leases::Leases;
 use self::links::{Known, LinkId, Links};
 use self::operations::{OpState, Operation, Operations, Passage};
+use self::output::Outbox;
 use self::refuse::Refused;
 use self::requests::{InFlight, Moment, Request, Requests};
 use self::view::View;
@@ -68,7 +70,8 @@ use crate::routing::{Place, Routes, ShardId, Ticket};
 use crate::time::Instant;
 
 pub use self::operations::{OperationId, StoredCommand};
-pub use self::output::{Finished, Origin, Outbox, PeerRequest};
+pub use self::origin::{Origin, PeerRequest};
+pub use self::output::{Answer, Output, Outputs};
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,12 +137,11 @@ pub struct Cluster {
     pub requests: Requests,
     /// What others lack.
     pub hints: Hints,
-    /// Answers to be taken away.
-    pub outbox: Outbox,
-    /// Requests of this core's clients that another core of this node must go on with, in order.
-    pub to_cores: VecDeque<(ShardId, OperationId)>,
     /// What happened.
     pub figures: Figures,
+    outbox: Outbox,
+    /// Requests of this core's clients that another core of this node must go on with, in order.
+    to_cores: VecDeque<(ShardId, OperationId)>,
     operations: Operations,
     flushes: Flushes,
     refused: Refused,
@@ -226,6 +228,11 @@ impl Cluster {
             || self.is_dropping()
     }
 
+    /// Whether `poll_output` would give something.
+    pub fn has_output(&self) -> bool {
+        self.links.has_output() || !self.outbox.is_empty() || !self.to_cores.is_empty()
+    }
+
     /// Whether items wait for the next millisecond to go to another node.
     pub fn is_paced(&self) -> bool {
         self.pace.is_waiting()
@@ -286,7 +293,7 @@ impl Turn<'_> {
         coordinate::place(self, command)
     }
 
-    /// Takes over a request of a client; its answer will be in the outbox. False if too much is under way: ask again later.
+    /// Takes over a request of a client; its answer will be an output. False if too much is under way: ask again later.
     pub fn submit(&mut self, origin: Origin, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
         let taken = coordinate::take(self, origin, Passage::OWN, command, framing, words);
         coordinate::advance_woken(self);
@@ -361,16 +368,31 @@ impl Turn<'_> {
         answers::retry(self);
     }
 
+    /// Moves everything that has become ready to `outputs`, which must be empty.
+    pub fn poll_output(&mut self, outputs: &mut Outputs) {
+        outputs.stamp = self.stamp();
+        self.cluster.links.poll_output(&mut outputs.links);
+        std::mem::swap(&mut self.cluster.outbox, &mut outputs.outbox);
+        std::mem::swap(&mut self.cluster.to_cores, &mut outputs.to_cores);
+    }
+
+    /// Moves the frames that wait for a link to its socket, if the link is up.
+    pub fn take_frames(&mut self, link: LinkId, output: &mut Buffer) {
+        self.cluster.links.take_output(link, output);
+    }
+
     /// Takes the command of a request out that goes to another core, with the ticket of its answer. `None` if it has ended.
     pub fn take_moved(&mut self, id: OperationId) -> Option<(Ticket, StoredCommand)> {
         let op = self.op(id).filter(|op| matches!(op.state(), OpState::Moved { .. }))?;
         Some((id.ticket(op.origin.descriptor()), std::mem::take(&mut op.stored)))
     }
 
-    /// The other core has taken no command just now: it goes there later, before those behind it.
-    pub fn put_back(&mut self, core: ShardId, id: OperationId, stored: StoredCommand) {
+    /// The other core has taken no command just now: it goes there later, and before all that come behind it.
+    pub fn put_back(&mut self, core: ShardId, id: OperationId, stored: StoredCommand, outputs: &mut Outputs) {
         conclude::restore_command(self, id, stored);
-        self.cluster.to_cores.push_front((core, id));
+        let later = std::mem::take(&mut self.cluster.to_cores);
+        self.cluster.to_cores.push_back((core, id));
+        self.cluster.to_cores.extend(outputs.to_cores.drain(..).chain(later));
     }
 
     /// The other core has answered a request that it was given.
@@ -396,7 +418,7 @@ impl Turn<'_> {
         }
         self.cluster.ticked_ms = self.ms;
         for link in self.cluster.links.timed_out(self.ms) {
-            self.cluster.links.unwanted.push(link);
+            self.cluster.links.hang_up(link);
             self.handle_link_down(link, "it does not answer");
         }
         let active = self.ms < self.cluster.active_ms + limits::PEER_ACTIVE_MS;

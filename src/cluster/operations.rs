@@ -27,7 +27,7 @@ use arrayvec::ArrayVec;
 use slab::Slab;
 
 use super::links::LinkId;
-use super::output::Origin;
+use super::origin::Origin;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Value};

@@ -19,10 +19,7 @@ use super::mesh::record::ReplyBytes;
 use super::peer_socket::{Peer, lose_link};
 use crate::buffer::Buffer;
 use crate::cluster::links::LinkId;
-use crate::cluster::{Finished, Outbox};
-use crate::cluster::{OperationId, Origin};
-use crate::command::{Command, Value};
-use crate::peer::frame::{self, Kind, Stamp};
+use crate::cluster::{Answer, OperationId, Origin, Output, Outputs, StoredCommand};
 use crate::protocol::{Framing, Head};
 use crate::routing::{ShardId, Ticket};
 
@@ -51,7 +48,7 @@ pub struct Bridge {
     resolver: Option<Sender<Resolve>>,
     /// When names were last resolved because a stranger called.
     learned_ms: u64,
-    outbox: Outbox,
+    outputs: Outputs,
     /// Questions of the control plane that wait for their answer.
     waiters: Vec<(u64, Sender<Vec<u8>>)>,
     waiter: u64,
@@ -68,7 +65,7 @@ impl Bridge {
             late: VecDeque::new(),
             resolver,
             learned_ms: 0,
-            outbox: Outbox::default(),
+            outputs: Outputs::default(),
             waiters: Vec::new(),
             waiter: 0,
         }
@@ -95,39 +92,41 @@ impl Core {
     pub fn attend_nodes(&mut self) {
         // What waits is executed only if this process has not stood still since its sender was last heard.
         self.context.read_ms();
+        let mut outputs = std::mem::take(&mut self.bridge.outputs);
         let Some(mut turn) = self.context.turn() else { return };
         turn.tick();
-        let stamp = turn.stamp();
-        let cluster = turn.cluster;
-        let wanted = std::mem::take(&mut cluster.links.wanted);
-        let unwanted = std::mem::take(&mut cluster.links.unwanted);
-        let ready = std::mem::take(&mut cluster.links.ready);
-        let outbox = std::mem::replace(&mut cluster.outbox, std::mem::take(&mut self.bridge.outbox));
-        for link in unwanted {
-            if let Some((id, _)) = self.bridge.socket_of(link).take() {
-                self.bridge.hang_up.push(id);
+        turn.poll_output(&mut outputs);
+        self.retry_late();
+        while let Some(output) = outputs.next() {
+            match output {
+                Output::HangUp(link) => {
+                    if let Some((id, _)) = self.bridge.socket_of(link).take() {
+                        self.bridge.hang_up.push(id);
+                    }
+                }
+                Output::Dial(link) => self.find(link),
+                Output::Ready(link) => {
+                    if let Some((id, _)) = *self.bridge.socket_of(link) {
+                        self.to_flush.push(id);
+                    }
+                }
+                Output::Answer(origin, answer) => self.deliver(origin, answer),
+                Output::ToCore(core, id) => {
+                    if let Some(stored) = self.pass_on(core, id)
+                        && let Some(mut turn) = self.context.turn()
+                    {
+                        turn.put_back(core, id, stored, &mut outputs);
+                    }
+                }
             }
         }
-        wanted.into_iter().for_each(|link| self.find(link));
-        for link in ready {
-            if let Some((id, _)) = *self.bridge.socket_of(link) {
-                self.to_flush.push(id);
-            }
-        }
-        self.deliver(outbox, stamp);
-        self.pass_on();
+        self.bridge.outputs = outputs;
     }
 
     /// Whether something for another node waits for this turn's end.
     pub fn has_news_for_nodes(&self) -> bool {
         let Some(cluster) = &self.context.shard.cluster else { return false };
-        !self.bridge.dial.is_empty()
-            || !self.bridge.hang_up.is_empty()
-            || !cluster.links.wanted.is_empty()
-            || !cluster.links.unwanted.is_empty()
-            || !cluster.links.ready.is_empty()
-            || !cluster.outbox.finished.is_empty()
-            || !cluster.to_cores.is_empty()
+        !self.bridge.dial.is_empty() || !self.bridge.hang_up.is_empty() || cluster.has_output()
     }
 
     /// Whether the clock matters: the core may wait, but not sleep.
@@ -222,52 +221,43 @@ impl Core {
         }
     }
 
-    /// Puts answers where they belong.
-    fn deliver(&mut self, mut outbox: Outbox, stamp: Stamp) {
-        let bytes = std::mem::take(&mut outbox.bytes);
-        for Finished { origin, is_frame, bytes: range, carried } in outbox.finished.drain(..) {
-            let inline = &bytes[range];
-            match origin {
-                Origin::Connection(ticket) => match carried {
-                    Some(buffer) => self.place(ticket, ReplyBytes::Carried(buffer)),
-                    None => self.place(ticket, ReplyBytes::Inline(inline)),
-                },
-                Origin::Core(core, ticket) => {
-                    let mut reply = carried.map_or_else(|| std::mem::take(&mut self.bridge.scratch), |buffer| *buffer);
-                    reply.put(inline);
-                    if !self.bridge.late.is_empty() || !self.context.mesh.reply(core, ticket, &mut reply) {
-                        self.bridge.late.push_back((core, ticket, reply));
-                    } else {
-                        reply.clear();
-                        self.bridge.scratch = reply;
-                    }
+    /// Puts an answer where it belongs.
+    fn deliver(&mut self, origin: Origin, answer: Answer<'_>) {
+        match origin {
+            Origin::Connection(ticket) => match answer.into_parts() {
+                (_, Some(buffer)) => self.place(ticket, ReplyBytes::Carried(buffer)),
+                (bytes, None) => self.place(ticket, ReplyBytes::Inline(bytes)),
+            },
+            Origin::Core(core, ticket) => {
+                let (bytes, carried) = answer.into_parts();
+                let mut reply = carried.map_or_else(|| std::mem::take(&mut self.bridge.scratch), |buffer| *buffer);
+                reply.put(bytes);
+                if !self.bridge.late.is_empty() || !self.context.mesh.reply(core, ticket, &mut reply) {
+                    self.bridge.late.push_back((core, ticket, reply));
+                } else {
+                    reply.clear();
+                    self.bridge.scratch = reply;
                 }
-                Origin::Peer(request) => {
-                    let Some(connection) = self.connections.get_mut(request.connection as usize) else { continue };
-                    if connection.generation != request.generation {
-                        continue;
-                    }
-                    let Some(peer) = connection.peer() else { continue };
-                    peer.answer(|output| match (is_frame, carried) {
-                        (true, Some(mut frame)) => output.append(&mut frame),
-                        (true, None) => output.put(inline),
-                        (false, Some(mut reply)) => frame::write_reply(output, request.id, stamp, &mut reply),
-                        (false, None) => {
-                            frame::write(output, (Kind::Reply, 0, 0, request.id), stamp, Value::Bytes(inline), |_| {});
-                        }
-                    });
-                    self.to_flush.push(request.connection);
+            }
+            Origin::Peer(request) => {
+                let Some(connection) = self.connections.get_mut(request.connection as usize) else { return };
+                if connection.generation != request.generation {
+                    return;
                 }
-                Origin::Control(number) => {
-                    if let Some(index) = self.bridge.waiters.iter().position(|(waiter, _)| *waiter == number) {
-                        let _ = self.bridge.waiters.swap_remove(index).1.send(inline.to_vec());
-                    }
+                let Some(peer) = connection.peer() else { return };
+                peer.answer(|output| answer.write_response(request, output));
+                self.to_flush.push(request.connection);
+            }
+            Origin::Control(number) => {
+                if let Some(index) = self.bridge.waiters.iter().position(|(waiter, _)| *waiter == number) {
+                    let _ = self.bridge.waiters.swap_remove(index).1.send(answer.into_parts().0.to_vec());
                 }
             }
         }
-        outbox.bytes = bytes;
-        outbox.clear();
-        self.bridge.outbox = outbox;
+    }
+
+    /// Answers for other cores whose queue was full, in order.
+    fn retry_late(&mut self) {
         while let Some((core, ticket, mut reply)) = self.bridge.late.pop_front() {
             if !self.context.mesh.reply(core, ticket, &mut reply) {
                 self.bridge.late.push_front((core, ticket, reply));
@@ -276,20 +266,13 @@ impl Core {
         }
     }
 
-    /// Sends requests to the core of this node that must go on with them, in order, until one is not taken.
-    fn pass_on(&mut self) {
-        loop {
-            let Some(mut turn) = self.context.turn() else { return };
-            let Some((core, key)) = turn.cluster.to_cores.pop_front() else { return };
-            let Some((ticket, stored)) = turn.take_moved(key) else { continue };
-            let Ok(execute) = stored.execute() else { continue };
-            let Some(head) = Head::from_bytes(&execute.framing) else { continue };
-            let (framing, command): (_, Command<'_>) = (Framing { head, words: execute.words }, execute.command);
-            let taken = self.context.mesh.request(core, ticket, &command, &framing);
-            if !taken && let Some(mut turn) = self.context.turn() {
-                return turn.put_back(core, key, stored);
-            }
-        }
+    /// Sends a request to the core of this node that must go on with it; gives it back if that core takes none now.
+    fn pass_on(&mut self, core: ShardId, id: OperationId) -> Option<StoredCommand> {
+        let (ticket, stored) = self.context.turn()?.take_moved(id)?;
+        let execute = stored.execute().ok()?;
+        let framing = Framing { head: Head::from_bytes(&execute.framing)?, words: execute.words };
+        let taken = self.context.mesh.request(core, ticket, &execute.command, &framing);
+        (!taken).then_some(stored)
     }
 
     /// Another core has answered a request that it was given.

@@ -301,8 +301,8 @@ impl Peer {
     /// Moves what is to be sent to `output`.
     pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
         output.append(&mut self.output);
-        if let (Side::Outbound(link), Some(cluster)) = (&self.side, &mut context.shard.cluster) {
-            cluster.links.take_output(*link, output);
+        if let (Side::Outbound(link), Some(mut turn)) = (&self.side, context.turn()) {
+            turn.take_frames(*link, output);
         }
     }
 

@@ -16,13 +16,14 @@ use std::sync::Arc;
 
 use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
-use pbcache::cluster::Finished;
 use pbcache::cluster::links::LinkId;
 use pbcache::cluster::view::{Entry, View};
-use pbcache::cluster::{Ack, Cluster, ClusterOptions, Mistake, OperationId, Origin, PeerRequest, Turn};
+use pbcache::cluster::{
+    Ack, Answer, Cluster, ClusterOptions, Mistake, OperationId, Origin, Output, Outputs, PeerRequest, Turn,
+};
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
-use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
+use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon};
 use pbcache::peer::handshake::Identity;
 use pbcache::placement::{NodeId, NodeIndex};
 use pbcache::protocol::{self, Framing};
@@ -286,56 +287,49 @@ impl World {
         result
     }
 
+    /// Does what a core asks for, as the runtime's bridge does.
     fn drain(&mut self, node: usize, core: usize) {
-        loop {
-            let shard = &mut self.nodes[node].cores[core];
-            let sent_ms = (self.now + 1000) as u32;
-            let stamp = Stamp { clock: shard.engine.clock(), fence: shard.engine.fence(), sent_ms, ..Stamp::default() };
-            let cluster = shard.cluster.as_mut().unwrap();
-            let finished = std::mem::take(&mut cluster.outbox.finished);
-            let bytes = std::mem::take(&mut cluster.outbox.bytes);
-            let to_cores = std::mem::take(&mut cluster.to_cores);
-            let wanted = std::mem::take(&mut cluster.links.wanted);
-            let unwanted = std::mem::take(&mut cluster.links.unwanted);
-            let ready = std::mem::take(&mut cluster.links.ready);
-            if finished.is_empty() && to_cores.is_empty() && wanted.is_empty() && unwanted.is_empty() && ready.is_empty() {
-                return;
-            }
-            for link in unwanted {
-                if let Some(connection) = self.open_links.remove(&(node, core as u16, link.0)) {
-                    self.connections[connection].open = false;
+        let mut outputs = Outputs::default();
+        while self.nodes[node].cores[core].cluster.as_ref().unwrap().has_output() {
+            self.turn(node, core).poll_output(&mut outputs);
+            while let Some(output) = outputs.next() {
+                match output {
+                    Output::HangUp(link) => {
+                        if let Some(connection) = self.open_links.remove(&(node, core as u16, link.0)) {
+                            self.connections[connection].open = false;
+                        }
+                    }
+                    Output::Dial(link) => self.connect(node, core as u16, link),
+                    Output::Ready(link) => {
+                        let mut output = Buffer::default();
+                        self.turn(node, core).take_frames(link, &mut output);
+                        if let Some(&connection) = self.open_links.get(&(node, core as u16, link.0)) {
+                            self.send(connection, false, output.flatten());
+                        }
+                    }
+                    Output::Answer(origin, answer) => self.deliver(node, origin, answer),
+                    Output::ToCore(target, id) => self.pass_on(node, core, target, id),
                 }
             }
-            for link in wanted {
-                self.connect(node, core as u16, link);
-            }
-            for link in ready {
-                let mut output = Buffer::default();
-                self.nodes[node].cores[core].cluster.as_mut().unwrap().links.take_output(link, &mut output);
-                if let Some(&connection) = self.open_links.get(&(node, core as u16, link.0)) {
-                    self.send(connection, false, output.flatten());
-                }
-            }
-            finished.into_iter().for_each(|answer| self.deliver(node, answer, &bytes, stamp));
-            to_cores.into_iter().for_each(|(target, key)| self.pass_on(node, core, target, key));
         }
     }
 
-    fn deliver(&mut self, node: usize, answer: Finished, bytes: &[u8], stamp: Stamp) {
-        let body = match answer.carried {
-            Some(buffer) => buffer.flatten(),
-            None => bytes[answer.bytes].to_vec(),
+    fn turn(&mut self, node: usize, core: usize) -> Turn<'_> {
+        let (now, ms) = (self.clock(node), self.now + 1000);
+        self.nodes[node].cores[core].turn(now, ms).unwrap()
+    }
+
+    fn deliver(&mut self, node: usize, origin: Origin, answer: Answer<'_>) {
+        let body = |answer: Answer<'_>| match answer.into_parts() {
+            (_, Some(buffer)) => buffer.flatten(),
+            (bytes, None) => bytes.to_vec(),
         };
-        match answer.origin {
-            Origin::Connection(ticket) => self.answer(ticket, body),
-            Origin::Core(core, ticket) => self.answer_core(node, core, ticket, body),
+        match origin {
+            Origin::Connection(ticket) => self.answer(ticket, body(answer)),
+            Origin::Core(core, ticket) => self.answer_core(node, core, ticket, body(answer)),
             Origin::Peer(request) => {
                 let mut output = Buffer::default();
-                let mut reply = Buffer { bytes: body, bodies: Vec::new() };
-                match answer.is_frame {
-                    true => output.append(&mut reply),
-                    false => frame::write_reply(&mut output, request.id, stamp, &mut reply),
-                }
+                answer.write_response(request, &mut output);
                 let connection = request.connection as usize;
                 if self.connections[connection].generation == request.generation {
                     self.send(connection, true, output.flatten());
