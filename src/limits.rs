@@ -78,8 +78,8 @@ pub const INPUT_KEPT_BYTES_MAX: usize = 1 << 10;
 /// Unparsed input of a blocked connection above which its socket is no longer read, in bytes.
 pub const INPUT_PAUSE_BYTES: usize = 16 << 10;
 
-/// Unparsed input up to which a connection is not counted against `HELD_BYTES_MAX`: one request with a value that is copied.
-pub const INPUT_UNCOUNTED_BYTES: usize = INLINE_VALUE_BYTES_MAX + LINE_BYTES_MAX;
+/// Unparsed input up to which a connection goes on though its core holds `HELD_BYTES_MAX`: one request with a value that is copied.
+pub const INPUT_SHORT_BYTES: usize = INLINE_VALUE_BYTES_MAX + LINE_BYTES_MAX;
 
 /// Bytes that one core may hold for its connections (long unparsed requests, output that readers do not take). Beyond it, a long
 /// request is refused and its connection closed.
@@ -91,11 +91,11 @@ pub const HELD_BYTES_SOFT: usize = 2 << 20;
 /// See [`HELD_BYTES_SOFT`], in bytes.
 pub const OUTPUT_TIGHT_BYTES_MAX: usize = 4 << 10;
 
-/// Inbound links of one core, all peers together, in bytes; divided among the peers.
-pub const MESH_BYTES_PER_CORE: usize = 2 << 20;
+/// Queues from the other cores to one core, in bytes; divided among them.
+pub const MESH_BYTES_PER_CORE: usize = 1 << 20;
 
-/// Capacity of one link between two cores, in bytes. The least is what 256 cores have room for.
-pub const QUEUE_BYTES_MIN: usize = 4 << 10;
+/// Capacity of one queue between two cores, in bytes. The least is what 256 cores have room for.
+pub const QUEUE_BYTES_MIN: usize = 2 << 10;
 /// See [`QUEUE_BYTES_MIN`].
 pub const QUEUE_BYTES_MAX: usize = 256 << 10;
 
@@ -126,10 +126,48 @@ pub const WATCHER_BYTES_MAX: usize = 256 << 10;
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 
-/// Memory that a node sets aside from `--memory_size` for each core's receive buffers and held requests, in bytes, at most.
+/// What a process may have beside `--memory_size`, in bytes, with any number of cores, clients and nodes. A core's part adds up as
+///
+/// | of one core | KiB | |
+/// |---|---|---|
+/// | receive buffers | 2048 | [`RECEIVE_BUFFERS_BYTES`] |
+/// | queues from the other cores | 1024 | [`MESH_BYTES_PER_CORE`] |
+/// | output of a turn, what is copied for it, and bytes for other nodes | 384 | [`OUTPUT_BYTES_PER_CORE`] |
+/// | entries and completions of its io_urings, and glommio's | 320 | measured |
+/// | input, output and requests that it holds for others, before it counts as items | 256 | [`HELD_BYTES_FREE`] |
+///
+/// and the rest, 64 KiB, is for its stack. All that it holds for clients and nodes beyond [`HELD_BYTES_FREE`] is charged to the memory of
+/// items, which make room for it. What is kept for nodes that are away has a part of `--memory_size` (`node::budget`). The code of the
+/// program, the tables of its connections, its control plane and what the arena has free at the wrong place are [`PROCESS_BYTES`].
+pub const fn beside_memory_bytes(cores: usize) -> usize {
+    PROCESS_BYTES + cores * CORE_BYTES
+}
+
+/// See [`beside_memory_bytes`].
+pub const PROCESS_BYTES: usize = 16 << 20;
+/// See [`beside_memory_bytes`].
+pub const CORE_BYTES: usize = 4 << 20;
+
+/// Receive buffers of one core. All are free again at the end of every turn; a turn with more events than this re-arms the receives that
+/// found none.
+pub const RECEIVE_BUFFERS_COUNT: u16 = 256;
+/// Bytes of one receive buffer: a hundred pipelined gets, or a set of a value that is copied.
+pub const RECEIVE_BUFFER_BYTES: usize = 8 << 10;
+/// All of one core, in bytes.
+pub const RECEIVE_BUFFERS_BYTES: usize = RECEIVE_BUFFERS_COUNT as usize * RECEIVE_BUFFER_BYTES;
+
+/// Output of one turn of a core, in bytes, and a piece of it that is put together elsewhere.
+pub const OUTPUT_BYTES_PER_CORE: usize = 4 * OUTPUT_TURN_BYTES_MAX + 2 * OUTPUT_TURN_BYTES_MAX;
+
+/// What a core holds for its connections and other nodes that is not charged to the memory of items, in bytes.
+pub const HELD_BYTES_FREE: usize = 256 << 10;
+/// What is charged beyond, is charged in steps of this many bytes.
+pub const HELD_BYTES_STEP: usize = 64 << 10;
+
+/// Memory that a node sets aside from `--memory_size` for each core's receive buffers and held requests, in bytes, at most: with few
+/// cores, a node keeps to `--memory_size` better than it must.
 pub const RESERVE_BYTES_PER_CORE: usize = 2 << 20;
-/// At most one part in this many of `--memory_size` is set aside: with many cores or little memory, what the buffers take beyond it comes
-/// on top, within the 4 MiB a core that a process may have beside `--memory_size`.
+/// At most one part in this many of `--memory_size` is set aside.
 pub const RESERVE_PART: usize = 32;
 
 /// Least memory of a node, in MiB; a node with more cores needs one for each.
@@ -243,6 +281,11 @@ const _: () = assert!(PEER_FRESH_MS < PEER_LEASE_MS && PEER_LEASE_MS < PEER_SILE
 const _: () = assert!(PEER_PING_MS < PEER_FRESH_MS);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < COPIED_VALUE_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
+const _: () = assert!(
+    RECEIVE_BUFFERS_BYTES + MESH_BYTES_PER_CORE + OUTPUT_BYTES_PER_CORE + (320 << 10) + HELD_BYTES_FREE + (64 << 10)
+        <= CORE_BYTES
+);
+const _: () = assert!(HELD_BYTES_FREE < HELD_BYTES_SOFT && HELD_BYTES_SOFT < HELD_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);
 
 /// What an item counts against `--max_item_size`, in bytes: key, value and memcached's header of 48 bytes, CAS, and ends, so that

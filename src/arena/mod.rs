@@ -153,7 +153,14 @@ impl Arena {
         true
     }
 
-    /// Gives back what `charge` counted.
+    /// Counts `bytes` that are in use already, whether they fit or not: above the limit, cores give segments back in their ticks.
+    pub fn charge_used(&self, bytes: usize) {
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.charged_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.trim();
+    }
+
+    /// Gives back what `charge` or `charge_used` counted.
     pub fn discharge(&self, bytes: usize) {
         self.charged_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.uncount(bytes);

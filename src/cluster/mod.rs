@@ -250,6 +250,11 @@ impl Cluster {
             || self.handoffs.iter().any(|handoff| !handoff.has_announced_purged() || !handoff.is_idle())
     }
 
+    /// Bytes of commands that are kept for requests under way, here and to other nodes.
+    pub fn held_bytes(&self) -> usize {
+        self.operations.stored_bytes() + self.requests.bytes()
+    }
+
     /// Requests under way.
     pub fn operations(&self) -> usize {
         self.operations.len() + self.flushes.len()

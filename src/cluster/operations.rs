@@ -423,6 +423,11 @@ impl Operations {
         self.ops.len()
     }
 
+    /// Bytes of the commands that are kept.
+    pub(super) fn stored_bytes(&self) -> usize {
+        self.stored_bytes
+    }
+
     /// Whether an unanswered request on this key is under way.
     #[inline]
     pub fn has(&self, key: &Key<'_>) -> bool {

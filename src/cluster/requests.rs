@@ -148,6 +148,11 @@ impl Requests {
         self.in_flight.len()
     }
 
+    /// Bytes of the requests under way.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether one more command may go over a link.
     pub(super) fn has_room(&self, links: &Links, link: LinkId) -> bool {
         !self.is_full && links.link(link).outstanding < limits::PEER_WINDOW

@@ -73,7 +73,7 @@ impl Decoder {
         pending.extend_from_slice(fresh);
         let (used, blocked) = self.advance(&pending, at, handle)?;
         pending.drain(..used);
-        if pending.capacity() > limits::INPUT_UNCOUNTED_BYTES && pending.len() < pending.capacity() / 4 {
+        if pending.capacity() > limits::INPUT_SHORT_BYTES && pending.len() < pending.capacity() / 4 {
             pending.shrink_to_fit();
         }
         self.pending = pending;

@@ -311,9 +311,9 @@ impl Connection {
         self.count_held(context);
     }
 
-    /// Counts a long input against what the core may hold.
+    /// Counts the input against what the core may hold.
     fn count_held(&mut self, context: &Context) {
-        let held = if self.input.len() > limits::INPUT_UNCOUNTED_BYTES { self.input.len() } else { 0 };
+        let held = if self.input.len() > limits::INPUT_KEPT_BYTES_MAX { self.input.len() } else { 0 };
         if held != self.held {
             context.held_bytes.update(|total| total + held - self.held);
             self.held = held;
@@ -329,7 +329,7 @@ impl Connection {
     /// A request that is long and not complete, on a core that holds too much already: it ends here, as on memcached.
     fn refuse_long_request(&mut self, context: &Context, output: &mut Buffer) {
         self.count_held(context);
-        if self.held > 0 && context.held_bytes.get() > limits::HELD_BYTES_MAX {
+        if self.held > limits::INPUT_SHORT_BYTES && context.held_bytes.get() > limits::HELD_BYTES_MAX {
             if !self.session.is_binary() && self.replies.is_empty() {
                 output.put(b"SERVER_ERROR out of memory reading request\r\n");
             }
@@ -385,7 +385,7 @@ impl Connection {
                 let mut input = std::mem::take(&mut self.input);
                 let consumed = self.advance(id, &input, context, output, output_start);
                 input.drain(..consumed);
-                if input.capacity() > limits::INPUT_UNCOUNTED_BYTES && input.len() < input.capacity() / 4 {
+                if input.capacity() > limits::INPUT_SHORT_BYTES && input.len() < input.capacity() / 4 {
                     input.shrink_to_fit();
                 }
                 if !input.is_empty() || input.capacity() <= limits::INPUT_KEPT_BYTES_MAX {

@@ -40,6 +40,8 @@ pub struct Context {
     pub control: Sender<ControlRequest>,
     /// Bytes that this core holds for its connections: long unparsed requests, and output that readers have not taken.
     pub held_bytes: Rc<Cell<usize>>,
+    /// What of it, and of what is held for other nodes, is charged to the memory of items.
+    pub charged_bytes: usize,
 }
 
 /// A request to the node, on its way to the control plane. Control traffic may allocate.
@@ -119,6 +121,19 @@ impl Context {
     #[inline]
     pub fn place(&mut self, command: &Command<'_>) -> Option<Place> {
         self.turn()?.place(command)
+    }
+
+    /// Charges what this core holds for others beyond `limits::HELD_BYTES_FREE` to the memory of items, which make room for it.
+    pub fn charge_held(&mut self) {
+        let for_nodes = self.shard.cluster.as_ref().map_or(0, |cluster| cluster.held_bytes());
+        let beyond = (self.held_bytes.get() + for_nodes).saturating_sub(limits::HELD_BYTES_FREE);
+        let wanted = beyond.next_multiple_of(limits::HELD_BYTES_STEP);
+        if wanted > self.charged_bytes {
+            self.arena.charge_used(wanted - self.charged_bytes);
+        } else if wanted < self.charged_bytes {
+            self.arena.discharge(self.charged_bytes - wanted);
+        }
+        self.charged_bytes = wanted;
     }
 
     /// Output that one connection may make in one turn: little, once slow readers hold much of what this core has for them.

@@ -127,7 +127,18 @@ impl Core {
         let CoreDeps { shard, mesh, arena, protocol, control, inbox, peer_setup, resolver } = deps;
         let bridge = Bridge::new(resolver);
         Self {
-            context: Context { shard, mesh, arena, now, ms, peer_setup, protocol, control, held_bytes: Rc::default() },
+            context: Context {
+                shard,
+                mesh,
+                arena,
+                now,
+                ms,
+                peer_setup,
+                protocol,
+                control,
+                held_bytes: Rc::default(),
+                charged_bytes: 0,
+            },
             connections: Slab::new(),
             adopted: Vec::new(),
             to_flush: Vec::new(),
@@ -153,6 +164,7 @@ impl Core {
     /// Reads the clock for the turn that begins.
     pub fn begin_turn(&mut self) {
         self.context.read_clocks();
+        self.context.charge_held();
     }
 
     /// Opens a conversation; its index is free again after `close`. Who owns the socket tells its descriptor.

@@ -57,8 +57,13 @@ pub struct CoreOptions {
     pub listeners: Vec<Listener>,
 }
 
-/// glommio's preempt timer: our task yields by itself, this bounds how late other tasks of the core are under load.
-const PREEMPT_TIMER: Duration = Duration::from_millis(5);
+/// glommio's preempt timer, practically never: the pump yields by itself, and its helpers wait for rings, not for the timer.
+///
+/// Symptom: of 128 cores on two CPUs, some listened and never answered nor ended. Cause: glommio 0.9 looks at the timer before it runs the
+/// first task of a turn, and where it had already fired (the thread did not run for those 5 ms) it sleeps as if there were none to run.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
+/// The same for streams, whose tasks keep each other from the reactor until it fires.
+const PREEMPT_TIMER_STREAMS: Duration = Duration::from_millis(100);
 /// Memory that glommio registers for direct I/O, which data cores do not do yet.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
@@ -77,7 +82,7 @@ pub fn start_core(
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("pbcache-{index}"))
             .io_memory(IO_MEMORY_BYTES)
-            .preempt_timer(PREEMPT_TIMER)
+            .preempt_timer(if options.io == IoBackend::Streams { PREEMPT_TIMER_STREAMS } else { PREEMPT_TIMER })
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
             .make();
         let executor = match executor {

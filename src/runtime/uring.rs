@@ -22,11 +22,8 @@ use std::time::Duration;
 use io_uring::types::{BufRingEntry, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
-/// Receive buffers of one core, 2 MiB in all. All are free again at the end of every turn; a turn with more events than this re-arms
-/// the receives that found none.
-const BUFFERS_COUNT: u16 = 256;
-/// Bytes of one receive buffer: a hundred pipelined gets, or a set of a value that is copied.
-pub const BUFFER_BYTES: usize = 8 << 10;
+use crate::limits::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS_BYTES, RECEIVE_BUFFERS_COUNT};
+
 /// The only buffer group.
 pub const BUFFER_GROUP: u16 = 0;
 /// Submission entries: one turn's sends and re-arms; a full queue is submitted at once.
@@ -152,9 +149,11 @@ impl Uring {
         let _ = uring.submitter().register_ring_fd();
         let buffers = Buffers::new();
         // SAFETY: the ring of entries is page aligned, as long as announced, and lives until the uring is dropped (field order).
-        unsafe { uring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS_COUNT, BUFFER_GROUP, 0)? };
+        unsafe {
+            uring.submitter().register_buf_ring_with_flags(buffers.entries as u64, RECEIVE_BUFFERS_COUNT, BUFFER_GROUP, 0)?
+        };
         let mut uring = Self { io_uring: uring, buffers, broken: None };
-        (0..BUFFERS_COUNT).for_each(|id| uring.recycle(id));
+        (0..RECEIVE_BUFFERS_COUNT).for_each(|id| uring.recycle(id));
         uring.publish_buffers();
         Ok(uring)
     }
@@ -304,11 +303,12 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    const ENTRIES: Layout = match Layout::from_size_align(BUFFERS_COUNT as usize * size_of::<BufRingEntry>(), 4096) {
+    const ENTRIES: Layout = match Layout::from_size_align(RECEIVE_BUFFERS_COUNT as usize * size_of::<BufRingEntry>(), 4096) {
         Ok(layout) => layout,
         Err(_) => panic!("a constant layout"),
     };
-    const MEMORY: Layout = match Layout::from_size_align(BUFFERS_COUNT as usize * BUFFER_BYTES, 4096) {
+    /// No more alignment than the allocator gives anyway: for more, it would write the zeroes itself, and all would be resident at start.
+    const MEMORY: Layout = match Layout::from_size_align(RECEIVE_BUFFERS_BYTES, 16) {
         Ok(layout) => layout,
         Err(_) => panic!("a constant layout"),
     };
@@ -321,20 +321,20 @@ impl Buffers {
     }
 
     fn slice(&self, id: u16, length: usize) -> &[u8] {
-        assert!(id < BUFFERS_COUNT && length <= BUFFER_BYTES);
+        assert!(id < RECEIVE_BUFFERS_COUNT && length <= RECEIVE_BUFFER_BYTES);
         // SAFETY: the buffer lies inside the block (asserted); the kernel writes it only while it is published as free, and it is
         // recycled only after the caller is done (`&self` here, `&mut self` there).
-        unsafe { std::slice::from_raw_parts(self.memory.add(id as usize * BUFFER_BYTES), length) }
+        unsafe { std::slice::from_raw_parts(self.memory.add(id as usize * RECEIVE_BUFFER_BYTES), length) }
     }
 
     fn recycle(&mut self, id: u16) {
-        assert!(id < BUFFERS_COUNT);
-        let place = (self.tail & (BUFFERS_COUNT - 1)) as usize;
+        assert!(id < RECEIVE_BUFFERS_COUNT);
+        let place = (self.tail & (RECEIVE_BUFFERS_COUNT - 1)) as usize;
         // SAFETY: `place` is inside the ring of entries; the kernel reads entries only up to the published tail.
         let entry = unsafe { &mut *self.entries.add(place) };
         // SAFETY: `id` is inside the block.
-        entry.set_addr(unsafe { self.memory.add(id as usize * BUFFER_BYTES) } as u64);
-        entry.set_len(BUFFER_BYTES as u32);
+        entry.set_addr(unsafe { self.memory.add(id as usize * RECEIVE_BUFFER_BYTES) } as u64);
+        entry.set_len(RECEIVE_BUFFER_BYTES as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
     }

@@ -171,11 +171,14 @@ impl Mesh {
     pub fn of_node(shared: &Arc<Shared>) -> Vec<Mesh> {
         let (cores, capacity) = (shared.cores.len(), queue_bytes(shared.cores.len()));
         let mut peers: Vec<Vec<Option<CorePeer>>> = (0..cores).map(|_| (0..cores).map(|_| None).collect()).collect();
+        let mut queues = record::queues(2 * cores * (cores - 1), capacity);
         for (a, b) in (0..cores).flat_map(|a| (a + 1..cores).map(move |b| (a, b))) {
-            let (a_asks, b_hears) = record::queue(capacity);
-            let (b_asks, a_hears) = record::queue(capacity);
-            let (a_replies, b_gets) = record::queue(capacity);
-            let (b_replies, a_gets) = record::queue(capacity);
+            let mut four = || (queues.next(), queues.next(), queues.next(), queues.next());
+            let (Some((a_asks, b_hears)), Some((b_asks, a_hears)), Some((a_replies, b_gets)), Some((b_replies, a_gets))) =
+                four()
+            else {
+                break;
+            };
             peers[a][b] = Some(CorePeer::new(a_asks, a_replies, a_hears, a_gets));
             peers[b][a] = Some(CorePeer::new(b_asks, b_replies, b_hears, b_gets));
         }

@@ -30,12 +30,31 @@ const CAPACITY_BYTES_MIN: usize = if cfg!(all(loom, test)) { 64 } else { 1024 };
 struct Position(AtomicUsize);
 
 struct Queue {
-    words: Box<[UnsafeCell<u64>]>,
+    block: Arc<Block>,
+    /// First word of this queue in the block.
+    start: usize,
     mask: usize,
     dispose: Dispose,
     head: Position,
     tail: Position,
 }
+
+/// Memory for any number of queues, zeroed: what no queue has written is not resident.
+struct Block(Box<[UnsafeCell<u64>]>);
+
+impl Block {
+    fn new(words: usize) -> Arc<Self> {
+        // Zeroes from the system, not written: half of the memory of a node with many cores would be resident at its start.
+        let words = Box::into_raw(vec![0u64; words].into_boxed_slice());
+        // SAFETY: the box was given up just before, and an `UnsafeCell<u64>` has the layout of a `u64`.
+        Arc::new(Self(unsafe { Box::from_raw(words as *mut [UnsafeCell<u64>]) }))
+    }
+}
+
+// SAFETY: each queue reaches only its own words, see below.
+unsafe impl Sync for Block {}
+// SAFETY: the memory is plain.
+unsafe impl Send for Block {}
 
 // SAFETY: `Producer` writes only the bytes between tail and head + capacity, `Consumer` reads only those between head and tail,
 // and each position is moved by one side only, with release, and read by the other with acquire.
@@ -70,9 +89,25 @@ pub type Dispose = unsafe fn(kind: u32, payload: &mut [u8]);
 /// # Panics
 /// If the capacity is not such a number: a mistake of the caller.
 pub fn queue(capacity_bytes: usize, dispose: Dispose) -> (Producer, Consumer) {
+    part_of(&Block::new(capacity_bytes / 8), 0, capacity_bytes, dispose)
+}
+
+/// As many queues of `capacity_bytes` as are taken, at most `count`, in one piece of memory.
+///
+/// # Panics
+/// As `queue`.
+pub fn queues(count: usize, capacity_bytes: usize, dispose: Dispose) -> impl Iterator<Item = (Producer, Consumer)> {
+    let words = capacity_bytes / 8;
+    let block = Block::new(count * words);
+    (0..count).map(move |index| part_of(&block, index * words, capacity_bytes, dispose))
+}
+
+fn part_of(block: &Arc<Block>, start: usize, capacity_bytes: usize, dispose: Dispose) -> (Producer, Consumer) {
     assert!(capacity_bytes.is_power_of_two() && capacity_bytes >= CAPACITY_BYTES_MIN);
+    assert!(start + capacity_bytes / 8 <= block.0.len());
     let queue = Arc::new(Queue {
-        words: (0..capacity_bytes / 8).map(|_| UnsafeCell::new(0)).collect(),
+        block: block.clone(),
+        start,
         mask: capacity_bytes - 1,
         dispose,
         head: Position(AtomicUsize::new(0)),
@@ -87,12 +122,12 @@ impl Queue {
         self.mask + 1
     }
 
-    /// Where the byte of a position lies; what comes of it may reach to the end of the block. Positions are multiples of 8.
+    /// Where the byte of a position lies; what comes of it may reach to the end of the queue. Positions are multiples of 8.
     fn pointer(&self, position: usize) -> *mut u8 {
         let offset = position & self.mask;
         // `UnsafeCell<u64>` has the layout of `u64`, so the block is contiguous bytes. Of the whole block, and not through one of its words:
         // a pointer made from a reference to a word must not leave that word.
-        UnsafeCell::raw_get(self.words.as_ptr()).cast::<u8>().wrapping_add(offset)
+        UnsafeCell::raw_get(self.block.0.as_ptr().wrapping_add(self.start)).cast::<u8>().wrapping_add(offset)
     }
 
     /// The record that starts at a position.

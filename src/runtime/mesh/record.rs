@@ -44,6 +44,11 @@ pub fn queue(capacity_bytes: usize) -> (Writer, Reader) {
     (Writer(producer), Reader(consumer))
 }
 
+/// At most `count` such queues, in one piece of memory.
+pub fn queues(count: usize, capacity_bytes: usize) -> impl Iterator<Item = (Writer, Reader)> {
+    queue::queues(count, capacity_bytes, dispose).map(|(producer, consumer)| (Writer(producer), Reader(consumer)))
+}
+
 /// Kind of a record that carries a command.
 const REQUEST: u32 = 1;
 /// Kind of a record that carries the bytes of a reply.

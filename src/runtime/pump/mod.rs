@@ -39,7 +39,7 @@ use crate::runtime::listener::{self, Listener};
 use crate::runtime::mesh::{CoreState, Standing};
 use crate::runtime::park::Doorbell;
 use crate::runtime::sys;
-use crate::runtime::uring::{BUFFER_BYTES, BUFFER_GROUP, Completion, Kind, Mark, Uring};
+use crate::runtime::uring::{BUFFER_GROUP, Completion, Kind, Mark, Uring};
 
 /// A timer that runs on while the core waits in its own io_uring; glommio's tasks are late by as much. A timeout per wait would have to be
 /// set and taken back each time: on a virtual machine that cost a core with one client a fifth of its time. Each tick wakes a thread that
@@ -679,7 +679,9 @@ impl Pump {
         socket.receiving = true;
         let fd = types::Fd(socket.fd.as_raw_fd());
         let entry = if socket.single {
-            let receive = opcode::Recv::new(fd, std::ptr::null_mut(), BUFFER_BYTES as u32).buf_group(BUFFER_GROUP).build();
+            let receive = opcode::Recv::new(fd, std::ptr::null_mut(), limits::RECEIVE_BUFFER_BYTES as u32)
+                .buf_group(BUFFER_GROUP)
+                .build();
             receive.flags(squeue::Flags::BUFFER_SELECT)
         } else {
             opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
