@@ -66,10 +66,10 @@ use crate::peer::frame::{self, Frame, FrameError, Horizon, Stamp};
 use crate::peer::handshake::Identity;
 use crate::placement::{NodeIndex, OwnersCache};
 use crate::protocol::Head;
-use crate::routing::{Place, Routes, ShardId, Ticket};
+use crate::routing::{Place, Routes, ShardId};
 use crate::time::Instant;
 
-pub use self::operations::{OperationId, StoredCommand};
+pub use self::operations::{Moved, OperationId, StoredCommand};
 pub use self::origin::{Origin, PeerRequest};
 pub use self::output::{Answer, Output, Outputs};
 
@@ -121,6 +121,8 @@ pub enum Mistake {
     MissingIgnored,
     /// A copy counts as committed though its coordinator has not said so.
     AllCommitted,
+    /// A command that is repeated does not say so to the core that goes on with it.
+    RepeatForgotten,
 }
 
 /// The part of a core that knows other nodes.
@@ -300,7 +302,20 @@ impl Turn<'_> {
 
     /// Takes over a request of a client; its answer will be an output. False if too much is under way: ask again later.
     pub fn submit(&mut self, origin: Origin, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
-        let taken = coordinate::take(self, origin, Passage::OWN, command, framing, words);
+        self.submit_repeated(origin, 0, command, framing, words)
+    }
+
+    /// As `submit`, for a request of another core of this node. Where a node that has gone away may have executed it, it is not executed
+    /// again if its key was written since `repeated_since` by others; 0 where none can have.
+    pub fn submit_repeated(
+        &mut self,
+        origin: Origin,
+        repeated_since: u64,
+        command: &Command<'_>,
+        framing: Head,
+        words: &[u8],
+    ) -> bool {
+        let taken = coordinate::take(self, origin, Passage { repeated_since, ..Passage::OWN }, command, framing, words);
         coordinate::advance_woken(self);
         taken
     }
@@ -387,14 +402,17 @@ impl Turn<'_> {
     }
 
     /// Takes the command of a request out that goes to another core, with the ticket of its answer. `None` if it has ended.
-    pub fn take_moved(&mut self, id: OperationId) -> Option<(Ticket, StoredCommand)> {
+    pub fn take_moved(&mut self, id: OperationId) -> Option<Moved> {
         let op = self.op(id).filter(|op| matches!(op.state(), OpState::Moved { .. }))?;
-        Some((id.ticket(op.origin.descriptor()), std::mem::take(&mut op.stored)))
+        let (ticket, stored) = (id.ticket(op.origin.descriptor()), std::mem::take(&mut op.stored));
+        let repeated_since = op.repeated_since;
+        let is_forgotten = self.cluster.options.mistake == Some(Mistake::RepeatForgotten);
+        Some(Moved { ticket, repeated_since: if is_forgotten { 0 } else { repeated_since }, stored })
     }
 
     /// The other core has taken no command just now: it goes there later, and before all that come behind it.
-    pub fn put_back(&mut self, core: ShardId, id: OperationId, stored: StoredCommand, outputs: &mut Outputs) {
-        conclude::restore_command(self, id, stored);
+    pub fn put_back(&mut self, core: ShardId, id: OperationId, moved: Moved, outputs: &mut Outputs) {
+        conclude::restore_command(self, id, moved.stored);
         let later = std::mem::take(&mut self.cluster.to_cores);
         self.cluster.to_cores.push_back((core, id));
         self.cluster.to_cores.extend(outputs.to_cores.drain(..).chain(later));

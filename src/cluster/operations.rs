@@ -228,6 +228,16 @@ impl StoredCommand {
     }
 }
 
+/// A command on its way to another core of this node.
+pub struct Moved {
+    /// Where its answer goes.
+    pub ticket: Ticket,
+    /// Versions above this are of others, where a node that has gone away may have executed the command; 0 where none can have.
+    pub repeated_since: u64,
+    /// The command.
+    pub stored: StoredCommand,
+}
+
 /// A request under way.
 pub(super) struct Operation {
     serial: u32,

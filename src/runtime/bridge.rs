@@ -19,7 +19,7 @@ use super::mesh::record::ReplyBytes;
 use super::peer_socket::{Peer, lose_link};
 use crate::buffer::Buffer;
 use crate::cluster::links::LinkId;
-use crate::cluster::{Answer, OperationId, Origin, Output, Outputs, StoredCommand};
+use crate::cluster::{Answer, Moved, OperationId, Origin, Output, Outputs};
 use crate::protocol::{Framing, Head};
 use crate::routing::{ShardId, Ticket};
 
@@ -112,10 +112,10 @@ impl Core {
                 }
                 Output::Answer(origin, answer) => self.deliver(origin, answer),
                 Output::ToCore(core, id) => {
-                    if let Some(stored) = self.pass_on(core, id)
+                    if let Some(moved) = self.pass_on(core, id)
                         && let Some(mut turn) = self.context.turn()
                     {
-                        turn.put_back(core, id, stored, &mut outputs);
+                        turn.put_back(core, id, moved, &mut outputs);
                     }
                 }
             }
@@ -267,12 +267,12 @@ impl Core {
     }
 
     /// Sends a request to the core of this node that must go on with it; gives it back if that core takes none now.
-    fn pass_on(&mut self, core: ShardId, id: OperationId) -> Option<StoredCommand> {
-        let (ticket, stored) = self.context.turn()?.take_moved(id)?;
-        let execute = stored.execute().ok()?;
+    fn pass_on(&mut self, core: ShardId, id: OperationId) -> Option<Moved> {
+        let moved = self.context.turn()?.take_moved(id)?;
+        let execute = moved.stored.execute().ok()?;
         let framing = Framing { head: Head::from_bytes(&execute.framing)?, words: execute.words };
-        let taken = self.context.mesh.request(core, ticket, &execute.command, &framing);
-        (!taken).then_some(stored)
+        let taken = self.context.mesh.request(core, moved.ticket, moved.repeated_since, &execute.command, &framing);
+        (!taken).then_some(moved)
     }
 
     /// Another core has answered a request that it was given.

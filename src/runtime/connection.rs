@@ -601,7 +601,7 @@ impl Connection {
             }
             Place::Core(core) => {
                 let ticket = self.next_ticket(id);
-                if !context.mesh.request(core, ticket, command, framing) {
+                if !context.mesh.request(core, ticket, 0, command, framing) {
                     return Outcome::Blocked;
                 }
                 context.shard.counters.requests_crossed += 1;

@@ -293,11 +293,12 @@ impl Core {
         replies: &mut Writer,
         starved_since_ms: &mut Option<u64>,
     ) -> bool {
-        let Request { ticket, command, framing } = request;
+        let Request { ticket, repeated_since, command, framing } = request;
         let context = &mut self.context;
-        if context.shard.cluster.is_some() && context.place(command) != Some(Place::Here) {
+        let is_repeated = *repeated_since > 0;
+        if context.shard.cluster.is_some() && (is_repeated || context.place(command) != Some(Place::Here)) {
             let Some(mut turn) = context.turn() else { return false };
-            return turn.submit(Origin::Core(core, *ticket), command, framing.head, framing.words);
+            return turn.submit_repeated(Origin::Core(core, *ticket), *repeated_since, command, framing.head, framing.words);
         }
         let client = Client { descriptor: ticket.descriptor, meta: framing.head.is_meta() };
         let mut reply = context.shard.execute(command, client, context.now);

@@ -12,6 +12,7 @@
 mod clients;
 mod histories;
 mod laws;
+mod moved;
 mod world;
 
 use pbcache::cluster::{Ack, Mistake};

@@ -19,7 +19,7 @@ use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
 use pbcache::cluster::view::{Entry, View};
 use pbcache::cluster::{
-    Ack, Answer, Cluster, ClusterOptions, Mistake, OperationId, Origin, Output, Outputs, PeerRequest, Turn,
+    Ack, Answer, Cluster, ClusterOptions, Mistake, Moved, OperationId, Origin, Output, Outputs, PeerRequest, Turn,
 };
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
@@ -357,11 +357,17 @@ impl World {
     fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OperationId) {
         let (now, ms) = (self.clock(node), self.now + 1000);
         let Some(mut turn) = self.nodes[node].cores[core].turn(now, ms) else { return };
-        let Some((ticket, stored)) = turn.take_moved(key) else { return };
+        let Some(Moved { ticket, repeated_since, stored }) = turn.take_moved(key) else { return };
         let execute = stored.execute().unwrap();
         let head = protocol::Head::from_bytes(&execute.framing).unwrap();
-        let origin = Origin::Core(ShardId(core as u16), ticket);
-        self.execute(node, usize::from(target.0), origin, &execute.command, &Framing { head, words: execute.words });
+        let (origin, target) = (Origin::Core(ShardId(core as u16), ticket), usize::from(target.0));
+        if repeated_since == 0 {
+            return self.execute(node, target, origin, &execute.command, &Framing { head, words: execute.words });
+        }
+        let taken = self.with_turn(node, target, |turn| {
+            turn.submit_repeated(origin, repeated_since, &execute.command, head, execute.words)
+        });
+        assert!(taken, "too much under way for so few clients");
     }
 
     /// Gives a command to a core, as the runtime would.

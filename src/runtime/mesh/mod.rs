@@ -203,9 +203,16 @@ impl Mesh {
 
     /// Sends a command to its core. False when that queue is full: wait a turn.
     #[inline]
-    pub fn request(&mut self, core: ShardId, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
+    pub fn request(
+        &mut self,
+        core: ShardId,
+        ticket: Ticket,
+        repeated_since: u64,
+        command: &Command<'_>,
+        framing: &Framing<'_>,
+    ) -> bool {
         match &mut self.peers[core.0 as usize] {
-            Some(peer) => peer.requests_out.request(ticket, command, framing),
+            Some(peer) => peer.requests_out.request(ticket, repeated_since, command, framing),
             None => false,
         }
     }

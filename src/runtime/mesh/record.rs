@@ -59,6 +59,7 @@ const HANDOVER: u32 = 3;
 /// What a command's record begins with.
 pub struct RequestHead {
     ticket: Ticket,
+    repeated_since: u64,
     hash: u64,
     verb: Verb,
     framing: Head,
@@ -124,6 +125,8 @@ pub struct Record<'a, H> {
 pub struct Request<'a> {
     /// Where the reply goes.
     pub ticket: Ticket,
+    /// Versions above this are of others, where a node that has gone away may have executed the command; 0 where none can have.
+    pub repeated_since: u64,
     /// What to do.
     pub command: Command<'a>,
     /// How to encode the reply.
@@ -143,8 +146,9 @@ const _: () = assert!(align_of::<RequestHead>() <= 8 && align_of::<ReplyHead>() 
 const _: () = assert!(size_of::<RequestHead>() + KEY_BYTES_MAX + 64 <= QUEUE_BYTES_MIN / 4 - RECORD_HEAD_BYTES);
 
 impl Writer {
-    /// Writes a command for another core. False, and nothing written, when the queue is full.
-    pub fn request(&mut self, ticket: Ticket, command: &Command<'_>, framing: &Framing<'_>) -> bool {
+    /// Writes a command for another core, which a node may have executed that has gone away, if `repeated_since` is not 0. False, and
+    /// nothing written, when the queue is full.
+    pub fn request(&mut self, ticket: Ticket, repeated_since: u64, command: &Command<'_>, framing: &Framing<'_>) -> bool {
         let (key, words) = (command.key.bytes, framing.words);
         let room = self.0.payload_bytes_max() - size_of::<RequestHead>();
         let names: &[&[u8]] = if key.len() + words.len() <= room { &[key, words] } else { &[] };
@@ -158,6 +162,7 @@ impl Writer {
         };
         let head = RequestHead {
             ticket,
+            repeated_since,
             hash: command.key.hash,
             verb: command.verb,
             framing: framing.head,
@@ -309,6 +314,7 @@ fn read_request<'a>(head: &'a RequestHead, rest: &'a [u8]) -> Request<'a> {
     let key = Key { bytes: key, hash: head.hash, encoded: head.key_encoded, has_hash_tag: head.key_tagged };
     Request {
         ticket: head.ticket,
+        repeated_since: head.repeated_since,
         command: Command { key, verb: head.verb, value },
         framing: Framing { head: head.framing, words },
     }
@@ -363,14 +369,14 @@ mod tests {
         for (value_bytes, words) in sizes.into_iter().flat_map(|bytes| words.iter().map(move |words| (bytes, words))) {
             let value = vec![7u8; value_bytes];
             let command = store(Value::Bytes(&value));
-            assert!(writer.request(TICKET, &command, &framing(words)));
+            assert!(writer.request(TICKET, 5, &command, &framing(words)));
             writer.publish();
             assert_eq!(reader.requests_ahead().map(|request| request.command.key.hash).collect::<Vec<_>>(), [command.key.hash]);
             // Left once, and then taken.
             oldest_request(&mut reader).leave();
             let mut record = oldest_request(&mut reader);
             let request = record.request();
-            assert_eq!(request.ticket, TICKET);
+            assert_eq!((request.ticket, request.repeated_since), (TICKET, 5));
             assert_eq!(request.command.key.bytes, b"{a}key");
             assert_eq!(request.command.key.hash, command.key.hash);
             assert_eq!(request.command.value.to_vec(), value);
@@ -387,7 +393,7 @@ mod tests {
         let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
         let (mut writer, mut reader) = queue(4096);
         let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::Body(&body) };
-        assert!(writer.request(TICKET, &command, &framing(b"")));
+        assert!(writer.request(TICKET, 5, &command, &framing(b"")));
         writer.publish();
         let record = oldest_request(&mut reader);
         assert_eq!(Arc::strong_count(&body), 2);
@@ -432,7 +438,7 @@ mod tests {
             let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
             let (mut writer, mut reader) = queue(4096);
             for round in 0..2 {
-                assert!(writer.request(TICKET, &store(Value::Body(&body)), &framing(b"")));
+                assert!(writer.request(TICKET, 5, &store(Value::Body(&body)), &framing(b"")));
                 let mut reply = Buffer::default();
                 reply.put_body(body.clone());
                 assert!(writer.reply(TICKET, &mut reply));
