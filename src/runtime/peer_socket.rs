@@ -1,8 +1,8 @@
 //! A conversation with a core of another node: handshake, then frames in both directions.
 //!
 //! ```text
-//!   accepted:  first byte 0xb5 --> HandshakingInbound  --> Inbound:  frames are requests   --> Turn::serve    --> responses, in any order
-//!   made:      connected       --> HandshakingOutbound --> Outbound: frames are responses  --> Turn::response
+//!   accepted:  first byte 0xb5 --> Called  --handshake--> Inbound:  frames are requests  --> Turn::handle_request  --> responses, in any order
+//!   made:      connected       --> Calling --handshake--> Outbound: frames are responses --> Turn::handle_response
 //! ```
 //!
 //! Output of both is collected and sent once a turn. A value above `limits::INLINE_VALUE_BYTES_MAX` is received into memory of its
@@ -21,8 +21,8 @@ use crate::cluster::{PeerRequest, Turn};
 use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Horizon};
-use crate::peer::handshake::{Accepting, Connecting, Identity, Local, NONCE_BYTES, Progress};
-use crate::peer::stream::Decoder;
+use crate::peer::handshake::{Identity, Local, NONCE_BYTES};
+use crate::peer::stream::Stream;
 use crate::placement::NodeIndex;
 use crate::routing::ShardId;
 
@@ -81,14 +81,12 @@ impl PeerSetup {
 /// A conversation with another node.
 pub struct Peer {
     side: Side,
-    decoder: Decoder,
-    /// What goes out with the next flush.
-    output: Buffer,
+    stream: Stream,
 }
 
 enum Side {
     /// Accepted; who it is is not known yet.
-    HandshakingInbound(Box<Accepting>),
+    Called,
     /// Accepted, and known.
     Inbound {
         identity: Box<Identity>,
@@ -96,10 +94,8 @@ enum Side {
         /// The core that it is for, if that is not this one: until it is there, nothing of it is handled.
         elsewhere: Option<ShardId>,
     },
-    /// Being made by this core; not connected yet.
-    Connecting(LinkId),
-    /// Connected; the handshake goes on.
-    HandshakingOutbound(LinkId, Box<Connecting>),
+    /// Being made by this core, up to the end of the handshake.
+    Calling(LinkId),
     /// One of our links.
     Outbound(LinkId),
     /// Over.
@@ -113,17 +109,13 @@ impl Peer {
     /// No random numbers.
     pub fn accepted(setup: &PeerSetup, context: &Context, caller: Option<IpAddr>) -> Result<Self, String> {
         let is_known = caller.is_some_and(|caller| setup.known.has(caller));
-        let accepting = Accepting::new(setup.local(context, context.shard.id.0, is_known)?);
-        Ok(Self::new(Side::HandshakingInbound(Box::new(accepting)), setup))
+        let local = setup.local(context, context.shard.id.0, is_known)?;
+        Ok(Self { side: Side::Called, stream: Stream::called(local, setup.value_bytes_max) })
     }
 
     /// The conversation of a link that is being made.
     pub fn connecting(link: LinkId, setup: &PeerSetup) -> Self {
-        Self::new(Side::Connecting(link), setup)
-    }
-
-    fn new(side: Side, setup: &PeerSetup) -> Self {
-        Self { side, decoder: Decoder::new(setup.value_bytes_max), output: Buffer::default() }
+        Self { side: Side::Calling(link), stream: Stream::silent(setup.value_bytes_max) }
     }
 
     /// The socket is connected: says hello.
@@ -131,36 +123,35 @@ impl Peer {
     /// # Errors
     /// No random numbers.
     pub fn connected(&mut self, setup: &PeerSetup, context: &Context) -> Result<(), String> {
-        let Side::Connecting(link) = self.side else { return Ok(()) };
+        let Side::Calling(link) = self.side else { return Ok(()) };
         let target = context.shard.cluster.as_ref().map_or(0, |cluster| cluster.links.link(link).core);
-        let connecting = Connecting::new(setup.local(context, target, true)?, &mut self.output.bytes);
-        self.side = Side::HandshakingOutbound(link, Box::new(connecting));
+        self.stream.call(setup.local(context, target, true)?);
         Ok(())
     }
 
     /// The link that this conversation is, or is to become.
     pub fn link(&self) -> Option<LinkId> {
         match self.side {
-            Side::Connecting(link) | Side::HandshakingOutbound(link, _) | Side::Outbound(link) => Some(link),
-            Side::HandshakingInbound(_) | Side::Inbound { .. } | Side::Ended => None,
+            Side::Calling(link) | Side::Outbound(link) => Some(link),
+            Side::Called | Side::Inbound { .. } | Side::Ended => None,
         }
     }
 
     /// Whether a node has made this connection, or is about to.
     pub fn is_inbound(&self) -> bool {
-        matches!(self.side, Side::HandshakingInbound(_) | Side::Inbound { .. })
+        matches!(self.side, Side::Called | Side::Inbound { .. })
     }
 
     /// The core that an accepted conversation is for, once it is known.
     pub fn belongs_to(&self) -> Option<ShardId> {
         match self.side {
-            Side::Inbound { elsewhere, .. } if self.output.total_bytes() == 0 => elsewhere,
+            Side::Inbound { elsewhere, .. } if self.is_drained() => elsewhere,
             _ => None,
         }
     }
 
     /// The conversation has come to another core. If it is for that one, the core hears of the node before anything that it says: how
-    /// many cores it has decides which of them a key is the word of.
+    /// many cores it has decides which of them a key belongs to.
     pub fn arrive(&mut self, context: &mut Context) {
         if let Side::Inbound { identity, node, elsewhere } = &mut self.side
             && *elsewhere == Some(context.shard.id)
@@ -172,17 +163,17 @@ impl Peer {
 
     /// Whether something has come that is not handled yet.
     pub fn has_pending(&self) -> bool {
-        self.decoder.has_pending()
+        self.stream.has_pending()
     }
 
     /// Whether everything was flushed.
     pub fn is_drained(&self) -> bool {
-        self.output.total_bytes() == 0
+        self.stream.output.total_bytes() == 0
     }
 
     /// Whether the other side owes the rest of what it has begun: a handshake, or a frame.
     pub fn is_midway(&self) -> bool {
-        matches!(self.side, Side::HandshakingInbound(_)) || !self.decoder.is_empty()
+        self.stream.is_midway()
     }
 
     /// Handles received bytes. What is to be sent waits for `flush`.
@@ -197,55 +188,47 @@ impl Peer {
         }
     }
 
-    fn handle(&mut self, at: (u32, u32), fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Result<bool, String> {
-        let ended = match &mut self.side {
-            Side::HandshakingInbound(accepting) => {
-                let received = self.decoder.keep(fresh);
-                let Progress::Done(identity) = accepting.feed(received, &mut self.output.bytes)? else {
-                    return Ok(false);
-                };
-                let node = context.turn().and_then(|mut turn| turn.handle_inbound(&identity));
-                self.warn_of_view(&identity, setup);
-                let core = ShardId(identity.target_core);
-                let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
-                self.side = Side::Inbound { identity: Box::new(identity), node, elsewhere };
-                true
-            }
-            Side::HandshakingOutbound(link, connecting) => {
-                let received = self.decoder.keep(fresh);
-                let Progress::Done(identity) = connecting.feed(received, &mut self.output.bytes)? else {
-                    return Ok(false);
-                };
-                let link = *link;
-                self.check_callee(link, &identity, context)?;
-                self.side = Side::Outbound(link);
-                if let Some(mut turn) = context.turn() {
-                    tell_of_return(&turn, link);
-                    turn.handle_link_up(link, &identity);
-                }
-                true
-            }
-            // Each core gives its own word, and only for its own keys.
-            Side::Inbound { elsewhere: Some(_), .. } => {
-                self.decoder.keep(fresh);
-                return Ok(false);
-            }
-            Side::Connecting(_) | Side::Ended => return Ok(false),
-            Side::Inbound { .. } | Side::Outbound(_) => false,
-        };
-        if matches!(self.side, Side::Inbound { elsewhere: Some(_), .. }) {
-            return Ok(false);
+    fn handle(&mut self, at: (u32, u32), mut fresh: &[u8], setup: &PeerSetup, context: &mut Context) -> Result<bool, String> {
+        if matches!(self.side, Side::Called | Side::Calling(_)) {
+            let Some(identity) = self.stream.handshake(fresh)? else { return Ok(false) };
+            self.opened(identity, setup, context)?;
+            fresh = &[];
         }
-        let fresh = if ended { &[] } else { fresh };
-        self.frames(at, fresh, context)
+        match self.side {
+            // Each core gives its own lease, and only for its own keys.
+            Side::Inbound { elsewhere: Some(_), .. } => {
+                self.stream.keep(fresh);
+                Ok(false)
+            }
+            Side::Inbound { .. } | Side::Outbound(_) => self.frames(at, fresh, context),
+            Side::Called | Side::Calling(_) | Side::Ended => Ok(false),
+        }
+    }
+
+    /// The handshake has succeeded.
+    fn opened(&mut self, identity: Identity, setup: &PeerSetup, context: &mut Context) -> Result<(), String> {
+        if let Side::Calling(link) = self.side {
+            self.check_callee(link, &identity, context)?;
+            self.side = Side::Outbound(link);
+            if let Some(mut turn) = context.turn() {
+                tell_of_return(&turn, link);
+                turn.handle_link_up(link, &identity);
+            }
+            return Ok(());
+        }
+        let node = context.turn().and_then(|mut turn| turn.handle_inbound(&identity));
+        self.warn_of_view(&identity, setup);
+        let core = ShardId(identity.target_core);
+        let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
+        self.side = Side::Inbound { identity: Box::new(identity), node, elsewhere };
+        Ok(())
     }
 
     fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
-        let Self { side, decoder, output } = self;
+        let Self { side, stream } = self;
         let Context { shard, arena, now, ms, mesh, .. } = context;
         let Some(mut turn) = shard.turn(*now, *ms) else { return Ok(false) };
-        let horizon = Horizon::at(*now);
-        let result = decoder.feed(fresh, (arena, horizon), &mut |frame| {
+        let result = stream.frames(fresh, (arena, Horizon::at(*now)), &mut |frame, output| {
             // Read anew for each: this process may have stood still since the last one, and what was sent before that may be given up.
             turn.ms = mesh.shared.clock.ms();
             match side {
@@ -300,7 +283,7 @@ impl Peer {
 
     /// Moves what is to be sent to `output`.
     pub fn flush(&mut self, context: &mut Context, output: &mut Buffer) {
-        output.append(&mut self.output);
+        output.append(&mut self.stream.output);
         if let (Side::Outbound(link), Some(mut turn)) = (&self.side, context.turn()) {
             turn.take_frames(*link, output);
         }
@@ -308,7 +291,7 @@ impl Peer {
 
     /// Adds an answer that has become ready, to be flushed.
     pub fn answer(&mut self, write: impl FnOnce(&mut Buffer)) {
-        write(&mut self.output);
+        write(&mut self.stream.output);
     }
 }
 
@@ -321,7 +304,7 @@ pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: boo
     turn.handle_link_down(link, why);
 }
 
-/// Says that a node can be reached of which it was said that it cannot. Before `link_up`, which forgets the trouble.
+/// Says that a node can be reached of which it was said that it cannot. Before `handle_link_up`, which forgets the trouble.
 fn tell_of_return(turn: &Turn<'_>, link: LinkId) {
     let node = turn.cluster.links.link(link).node;
     if !turn.cluster.links.node(node).trouble.is_empty() {

@@ -4,14 +4,15 @@
 //!   events by time:  tick of a node | bytes of a link | a link is made, refused or broken | a client acts | a fault begins or ends
 //! ```
 //!
-//! A link is what TCP gives: bytes in order, or a break. Loss is a pause (what was sent comes later) that ends in a break where it lasts.
-//! Links overtake each other freely. Frames pass as bytes, so that the codec is part of it. Duplicates, which TCP does not make, are made
-//! of copies and questions all the same: what must not come twice is a command.
+//! A link is what TCP gives: bytes in order and in pieces, or a break. Loss is a pause (what was sent comes later) that ends in a break
+//! where it lasts. Links overtake each other freely. Both sides of a link are the node's own streams (`peer::stream`), and what a core asks
+//! for is what the runtime's bridge is asked for (`Turn::poll_output`): handshake, decoder and codec are part of it. Duplicates, which TCP
+//! does not make, are made of copies and questions all the same: what must not come twice is a command.
 //!
 //! Lives here: the machinery. Not here: what clients do (`clients`), what must hold (`laws`), which faults come (`main`).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use pbcache::arena::Arena;
@@ -23,8 +24,9 @@ use pbcache::cluster::{
 };
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
-use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon};
-use pbcache::peer::handshake::Identity;
+use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
+use pbcache::peer::handshake::{Identity, Local, NONCE_BYTES};
+use pbcache::peer::stream::Stream;
 use pbcache::placement::{NodeId, NodeIndex};
 use pbcache::protocol::{self, Framing};
 use pbcache::routing::{Place, Routes, ShardId, Ticket};
@@ -35,6 +37,11 @@ use super::Random;
 
 /// Virtual time begins here, in Unix milliseconds.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
+
+/// Largest value that a frame may carry.
+const VALUE_BYTES_MAX: usize = 1 << 20;
+/// One of so many sendings comes in two pieces.
+const PIECES_EVERY: u64 = 16;
 
 /// Generation of a connection to which no answer goes.
 const NOBODY: u32 = u32::MAX;
@@ -69,11 +76,14 @@ pub struct Node {
     pub incarnation: u64,
     pub skew_ms: i64,
     view: Arc<View>,
+    arena: Arc<Arena>,
 }
 
 /// One direction of one link, as TCP keeps it.
 #[derive(Default)]
 struct Pipe {
+    /// What was sent and has not arrived, in order: whatever is due, its front arrives.
+    sent: VecDeque<Vec<u8>>,
     /// When what was sent last arrives.
     last_at: u64,
 }
@@ -88,6 +98,8 @@ struct Connection {
     /// What is on its way, both ways; kept while the network is cut.
     there: Pipe,
     back: Pipe,
+    /// Of who made it, and of the other side, once the handshake has begun.
+    streams: [Option<Box<Stream>>; 2],
     node: Option<NodeIndex>,
     /// One end lost its power: what was on its way is gone.
     lost: bool,
@@ -103,7 +115,6 @@ enum Event {
     Bytes {
         connection: usize,
         back: bool,
-        bytes: Vec<u8>,
     },
     /// A request comes once more; nobody waits for the answer.
     Again {
@@ -133,6 +144,7 @@ pub struct World {
     pub due: Vec<usize>,
     /// Where the last request of each link of a (node, core, link) goes.
     open_links: BTreeMap<(usize, u16, u32), usize>,
+    outputs: Vec<Outputs>,
     traced: Option<String>,
     /// What a check found.
     pub broken: Vec<String>,
@@ -154,6 +166,7 @@ impl World {
             answers: Vec::new(),
             due: Vec::new(),
             open_links: BTreeMap::new(),
+            outputs: Vec::new(),
             broken: Vec::new(),
             traced: std::env::var("SIMULATION_TRACE").ok(),
             plan,
@@ -204,7 +217,7 @@ impl World {
         };
         let shards = (0..cores).map(core).collect();
         let incarnation = self.random.draw() | 1;
-        Node { cores: shards, alive: true, paused_until: 0, incarnation, skew_ms: self.plan.skew_ms[node], view }
+        Node { cores: shards, alive: true, paused_until: 0, incarnation, skew_ms: self.plan.skew_ms[node], view, arena }
     }
 
     fn at(&mut self, time: u64, event: Event) {
@@ -242,7 +255,7 @@ impl World {
             Event::Connected(connection) => self.connected(connection),
             Event::Refused(connection) => self.end(connection, "refused"),
             Event::Broken(connection) => self.end(connection, "broken"),
-            Event::Bytes { connection, back, bytes } => self.arrive(connection, back, bytes),
+            Event::Bytes { connection, back } => self.arrive(connection, back),
             Event::Again { connection, bytes } => self.arrive_again(connection, &bytes),
         }
     }
@@ -289,7 +302,8 @@ impl World {
 
     /// Does what a core asks for, as the runtime's bridge does.
     fn drain(&mut self, node: usize, core: usize) {
-        let mut outputs = Outputs::default();
+        // Kept for the next time: what a core asks for may make another core ask for something.
+        let mut outputs = self.outputs.pop().unwrap_or_default();
         while self.nodes[node].cores[core].cluster.as_ref().unwrap().has_output() {
             self.turn(node, core).poll_output(&mut outputs);
             while let Some(output) = outputs.next() {
@@ -312,6 +326,7 @@ impl World {
                 }
             }
         }
+        self.outputs.push(outputs);
     }
 
     fn turn(&mut self, node: usize, core: usize) -> Turn<'_> {
@@ -453,6 +468,7 @@ impl World {
             open: true,
             there: Pipe::default(),
             back: Pipe::default(),
+            streams: [None, None],
             node: None,
             lost: false,
             incarnations: [self.nodes[node].incarnation, self.nodes[to.0].incarnation],
@@ -463,9 +479,9 @@ impl World {
         self.at(self.now + delay, event);
     }
 
-    /// The handshake is over, unless somebody does not hear.
+    /// The handshake begins, unless somebody does not hear.
     fn connected(&mut self, connection: usize) {
-        let Connection { from, to, link, open, .. } = self.connections[connection];
+        let Connection { from, to, open, .. } = self.connections[connection];
         if !open || !self.nodes[from.0].alive {
             return;
         }
@@ -477,25 +493,53 @@ impl World {
             self.at(self.now + 50, Event::Connected(connection));
             return;
         }
-        let (caller, callee) = (self.identity(from.0), self.identity(to.0));
-        let node = self.with_turn(to.0, usize::from(to.1), |turn| turn.handle_inbound(&caller));
-        self.connections[connection].node = node;
-        self.with_turn(from.0, usize::from(from.1), |turn| turn.handle_link_up(link, &callee));
+        let (caller, called) = (self.local(from.0, to.1), self.local(to.0, to.1));
+        let mut calling = Box::new(Stream::silent(VALUE_BYTES_MAX));
+        calling.call(caller);
+        let hello = calling.output.flatten();
+        calling.output.clear();
+        self.connections[connection].streams = [Some(calling), Some(Box::new(Stream::called(called, VALUE_BYTES_MAX)))];
+        self.send(connection, false, hello);
     }
 
-    fn send(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
+    /// What a node brings to a handshake.
+    fn local(&mut self, node: usize, target_core: u16) -> Local {
+        let mut nonce = [0; NONCE_BYTES];
+        nonce.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.random.draw().to_le_bytes()[..chunk.len()]));
+        let identity = Identity { target_core, ..self.identity(node) };
+        Local { identity, key: None, nonce, is_known: true }
+    }
+
+    /// Sends bytes, now and then in two pieces.
+    fn send(&mut self, connection: usize, back: bool, mut bytes: Vec<u8>) {
         if bytes.is_empty() || !self.connections[connection].open {
             return;
         }
-        let delay = self.delay();
-        let pipe = if back { &mut self.connections[connection].back } else { &mut self.connections[connection].there };
-        let at = (self.now + delay).max(pipe.last_at);
-        pipe.last_at = at;
-        self.at(at, Event::Bytes { connection, back, bytes });
+        if self.random.below(PIECES_EVERY) == 0 {
+            let rest = bytes.split_off(self.random.below(bytes.len() as u64) as usize);
+            self.send_piece(connection, back, bytes);
+            return self.send_piece(connection, back, rest);
+        }
+        self.send_piece(connection, back, bytes);
     }
 
-    fn arrive(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
-        let Connection { from, to, link, open, generation, node, .. } = self.connections[connection];
+    fn send_piece(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
+        let delay = self.delay();
+        let now = self.now;
+        let pipe = self.pipe(connection, back);
+        let at = (now + delay).max(pipe.last_at);
+        pipe.last_at = at;
+        pipe.sent.push_back(bytes);
+        self.at(at, Event::Bytes { connection, back });
+    }
+
+    fn pipe(&mut self, connection: usize, back: bool) -> &mut Pipe {
+        let connection = &mut self.connections[connection];
+        if back { &mut connection.back } else { &mut connection.there }
+    }
+
+    fn arrive(&mut self, connection: usize, back: bool) {
+        let Connection { from, to, open, .. } = self.connections[connection];
         let (source, target) = if back { (to, from) } else { (from, to) };
         // What was sent before its sender gave up still arrives, as long as that process lived.
         let dead = self.nodes[target.0].incarnation != self.connections[connection].incarnations[usize::from(!back)];
@@ -503,55 +547,78 @@ impl World {
             return;
         }
         if self.cut[source.0][target.0] || !self.runs(target.0) {
-            // In order: what comes later waits for this, by its pipe.
             let again = self.now + 20;
-            let pipe = if back { &mut self.connections[connection].back } else { &mut self.connections[connection].there };
+            let pipe = self.pipe(connection, back);
             pipe.last_at = pipe.last_at.max(again);
-            self.at(again, Event::Bytes { connection, back, bytes });
+            self.at(again, Event::Bytes { connection, back });
             return;
         }
-        let mut input = &bytes[..];
-        let mut output = Buffer::default();
-        while let Some(head) = input.first_chunk::<HEAD_BYTES>() {
-            let horizon = Horizon::at(self.clock(target.0));
-            let head = Head::read(head, 1 << 20, horizon).expect("a node made it");
-            let (meta, rest) = input[HEAD_BYTES..].split_at(head.meta_bytes);
-            let (value, rest) = rest.split_at(head.value_bytes);
-            let frame = Frame { head, meta, value: Value::Bytes(value) };
-            self.trace(source, target, &frame);
-            let result = match back {
-                true => self.with_turn(target.0, usize::from(target.1), |turn| turn.handle_response(link, &frame)),
+        let Some(bytes) = self.pipe(connection, back).sent.pop_front() else { return };
+        let Some(mut stream) = self.connections[connection].streams[usize::from(!back)].take() else { return };
+        if let Err(why) = self.receive(connection, back, &mut stream, &bytes) {
+            self.broken.push(format!("node {} cannot read node {}: {why}", target.0, source.0));
+        }
+        let output = stream.output.flatten();
+        stream.output.clear();
+        self.connections[connection].streams[usize::from(!back)] = Some(stream);
+        self.send(connection, !back, output);
+    }
+
+    /// Bytes have come to one side of a connection: it goes on with its handshake, or handles frames, as `runtime::peer_socket` does.
+    fn receive(&mut self, connection: usize, back: bool, stream: &mut Stream, mut fresh: &[u8]) -> Result<(), String> {
+        let Connection { from, to, link, generation, .. } = self.connections[connection];
+        let (source, target) = if back { (to, from) } else { (from, to) };
+        let core = usize::from(target.1);
+        if !stream.is_open() {
+            let Some(identity) = stream.handshake(fresh)? else { return Ok(()) };
+            match back {
+                true => self.with_turn(target.0, core, |turn| turn.handle_link_up(link, &identity)),
                 false => {
-                    self.duplicate(connection, &input[..head.frame_bytes()]);
-                    let deadline_ms = head.deadline_ms(self.now + 1000);
-                    let from = PeerRequest { connection: connection as u32, generation, id: head.id, node, deadline_ms };
-                    self.with_turn(target.0, usize::from(target.1), |turn| turn.handle_request(from, &frame, &mut output))
+                    self.connections[connection].node = self.with_turn(target.0, core, |turn| turn.handle_inbound(&identity));
                 }
-            };
-            if let Err(garbled) = result {
-                self.broken.push(format!("node {} cannot read node {}: {}", target.0, source.0, garbled.0));
             }
-            input = rest;
+            fresh = &[];
         }
-        assert!(input.is_empty(), "whole frames");
-        if !back {
-            self.send(connection, true, output.flatten());
+        let (node, horizon) = (self.connections[connection].node, Horizon::at(self.clock(target.0)));
+        let arena = self.nodes[target.0].arena.clone();
+        let blocked = stream.frames(fresh, (&arena, horizon), &mut |frame, output| {
+            self.trace(source, target, frame);
+            match back {
+                true => self.with_turn(target.0, core, |turn| turn.handle_response(link, frame))?,
+                false => {
+                    self.duplicate(connection, frame);
+                    let deadline_ms = frame.head.deadline_ms(self.now + 1000);
+                    let id = frame.head.id;
+                    let from = PeerRequest { connection: connection as u32, generation, id, node, deadline_ms };
+                    self.with_turn(target.0, core, |turn| turn.handle_request(from, frame, output))?;
+                }
+            }
+            Ok(true)
+        });
+        if blocked.map_err(|garbled| garbled.0.to_string())? {
+            // There was no memory for a large value: tried again.
+            self.pipe(connection, back).sent.push_back(Vec::new());
+            self.at(self.now + 10, Event::Bytes { connection, back });
         }
+        Ok(())
     }
 
     /// Has a request of a kind that may come twice do so now and then, soon or late.
-    fn duplicate(&mut self, connection: usize, frame: &[u8]) {
+    fn duplicate(&mut self, connection: usize, frame: &Frame<'_>) {
         use frame::Kind::*;
         const KINDS: [frame::Kind; 6] = [Put, Fetch, Fence, Sync, Purged, Missing];
         // An item of a partition that was announced passes its fence: it comes once, before what is written later.
         const EXEMPT: u8 = 16;
-        if frame[8] == Put as u8 && frame[HEAD_BYTES] & EXEMPT != 0 {
+        let Head { kind, flags, hops, id, clock, fence, sent_ms, heard_ms, life, .. } = frame.head;
+        if kind == Put && frame.meta[0] & EXEMPT != 0 {
             return;
         }
-        if KINDS.iter().any(|kind| *kind as u8 == frame[8]) && self.random.below(50) == 0 {
+        if KINDS.contains(&kind) && self.random.below(50) == 0 {
             let delay = [10, 900][self.random.below(2) as usize];
             let at = self.now + self.random.below(delay);
-            self.at(at, Event::Again { connection, bytes: frame.to_vec() });
+            let (mut bytes, stamp) = (Buffer::default(), Stamp { clock, fence, sent_ms, heard_ms, life });
+            frame::write(&mut bytes, (kind, flags, hops, id), stamp, frame.value, |meta| meta.extend_from_slice(frame.meta));
+            self.at(at, Event::Again { connection, bytes: bytes.flatten() });
         }
     }
 
