@@ -16,6 +16,7 @@ use pbcache::routing::{Routes, ShardId};
 use pbcache::runtime::clock::Clock;
 use pbcache::runtime::core::{Core, CoreDeps};
 use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
+use pbcache::runtime::service::Services;
 use pbcache::shard::Shard;
 
 fn core() -> Core {
@@ -23,11 +24,8 @@ fn core() -> Core {
     let shared = Arc::new(Shared {
         clock: Clock::default(),
         cores: Box::new([CoreState::default()]),
-        connections: AtomicU32::new(0),
+        services: Services::new(Arc::new([]), 10, false),
         listening: AtomicU32::new(1),
-        connections_max: 10,
-        peers: AtomicU32::new(0),
-        unproven: None,
     });
     let mesh = Mesh::of_node(&shared).remove(0);
     let engine = Engine::new(

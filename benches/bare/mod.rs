@@ -14,6 +14,7 @@ use pbcache::routing::{Routes, ShardId};
 use pbcache::runtime::clock::Clock;
 use pbcache::runtime::core::{Core, CoreDeps};
 use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
+use pbcache::runtime::service::Services;
 use pbcache::shard::Shard;
 
 /// A number from the environment; `small` under `cargo test --benches`, which only wants to see that the bench runs.
@@ -39,11 +40,8 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
     let shared = Arc::new(Shared {
         clock: Clock::default(),
         cores: (0..count).map(|_| CoreState::default()).collect(),
-        connections: AtomicU32::new(0),
+        services: Services::new(Arc::new([]), 10, false),
         listening: AtomicU32::new(count.into()),
-        connections_max: 10,
-        peers: AtomicU32::new(0),
-        unproven: None,
     });
     let core = |(id, mesh): (u16, Mesh)| {
         let options =

@@ -47,6 +47,7 @@ use crate::runtime::bridge::Resolve;
 use crate::runtime::clock::Clock;
 use crate::runtime::core::{CoreDeps, ToCore};
 use crate::runtime::listener::Listener;
+use crate::runtime::service::Services;
 use crate::runtime::{self, CoreOptions, IoBackend};
 use crate::runtime::{
     context::ControlRequest,
@@ -102,11 +103,8 @@ impl Node {
         let shared = Arc::new(Shared {
             clock: Clock::default(),
             cores: (0..options.cores).map(|_| CoreState::default()).collect(),
-            connections: AtomicU32::new(0),
+            services: Services::new(options.incoming.clone().into(), options.conn_limit, plan.is_some()),
             listening: AtomicU32::new(options.cores.into()),
-            connections_max: options.conn_limit,
-            peers: AtomicU32::new(0),
-            unproven: plan.as_ref().map(|_| AtomicU32::new(0)),
         });
         let (control_sender, requests) = unbounded();
         let resolver = plan.as_ref().map(|plan| names::start(plan.setup.clone())).transpose()?;
@@ -262,10 +260,9 @@ impl Starter<'_> {
     /// The listening sockets of one core: every address, the unix socket on core 0, its shard port.
     fn listeners(&self, index: u16) -> Result<Vec<Listener>, StartError> {
         let options = self.options;
-        let admitted: Arc<[ipnet::IpNet]> = options.incoming.clone().into();
         let backlog = options.listen_backlog as i32;
         let tcp = |address: SocketAddr, balanced| {
-            Listener::tcp(address, backlog, admitted.clone(), balanced).map_err(|error| cannot_listen(address, &error))
+            Listener::tcp(address, backlog, balanced).map_err(|error| cannot_listen(address, &error))
         };
         let mut listeners = Vec::new();
         for &address in &options.addresses {

@@ -13,21 +13,17 @@
 //! A connection that waits in a listener when it is shut down is reset, and its client has been told that it is connected. A listener that
 //! is only closed lives on in the accept that the kernel has not taken back yet, beyond the end of the process.
 //!
-//! Lives here: binding, admission, the end of a listener. Not here: accepting (`pump`, `streams`), which core a connection goes to (`core`).
+//! Lives here: binding, admission, the end of a listener. Not here: who is admitted (`service`), accepting (`pump`, `streams`), which core a connection goes to (`core`).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::AcqRel;
 
-use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
-use super::mesh::{Shared, Standing};
+use super::service::{ServiceId, Services};
 use super::sys;
-use crate::limits;
 
 /// A listening socket of one core.
 pub struct Listener {
@@ -37,15 +33,13 @@ pub struct Listener {
     pub name: String,
     /// Whether connections may be given to a less loaded core (not on shard ports).
     pub balanced: bool,
-    /// Addresses that may connect; empty for unix sockets.
-    pub admitted: Arc<[IpNet]>,
 }
 
 /// What becomes of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Counted as what it stands for. It comes from this address, or over a unix socket.
-    Admitted(Option<SocketAddr>, Standing),
+    /// Counted as what it is served as. It comes from this address, or over a unix socket.
+    Admitted(Option<SocketAddr>, ServiceId),
     /// Its address is not in `--incoming_ip`.
     Denied,
     /// `--conn_limit` is reached; it was told so.
@@ -60,7 +54,7 @@ impl Listener {
     ///
     /// # Errors
     /// The operating system's, most often that the address is in use.
-    pub fn tcp(address: SocketAddr, backlog: i32, admitted: Arc<[IpNet]>, balanced: bool) -> io::Result<Self> {
+    pub fn tcp(address: SocketAddr, backlog: i32, balanced: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -71,7 +65,7 @@ impl Listener {
         socket.set_tcp_nodelay(true)?;
         socket.bind(&SockAddr::from(address))?;
         socket.listen(backlog)?;
-        Ok(Self { fd: socket.into(), name: address.to_string(), balanced, admitted })
+        Ok(Self { fd: socket.into(), name: address.to_string(), balanced })
     }
 
     /// Whether another process listens on the address. SO_REUSEPORT would silently share it with a process of the same user.
@@ -102,7 +96,7 @@ impl Listener {
         socket.bind(&SockAddr::unix(path)?)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mask))?;
         socket.listen(backlog)?;
-        Ok(Self { fd: socket.into(), name: path.display().to_string(), balanced: true, admitted: Arc::new([]) })
+        Ok(Self { fd: socket.into(), name: path.display().to_string(), balanced: true })
     }
 
     /// Lets no new handshake begin, and those that have begun end. On a unix socket, where a connection is made in one step,
@@ -133,34 +127,21 @@ const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
 /// Decides about a new connection. One system call.
-pub fn check(fd: &OwnedFd, listener: &Listener, shared: &Shared) -> Admission {
-    let mut peer = None;
-    if !listener.admitted.is_empty() {
-        peer = SockRef::from(fd).peer_addr().ok().and_then(|address| address.as_socket());
-        if !peer.is_some_and(|peer| is_admitted(peer.ip(), &listener.admitted)) {
-            return Admission::Denied;
-        }
-    }
-    let before = shared.connections.fetch_add(1, AcqRel);
-    if before < shared.connections_max {
-        return Admission::Admitted(peer, Standing::Client);
-    }
-    shared.connections.fetch_sub(1, AcqRel);
-    // It may be a node's, which no number of clients keeps out.
-    if let Some(unproven) = &shared.unproven {
-        if unproven.fetch_add(1, AcqRel) < limits::PEER_UNPROVEN_MAX {
-            return Admission::Admitted(peer, Standing::Unproven);
-        }
-        unproven.fetch_sub(1, AcqRel);
-    }
+pub fn check(fd: &OwnedFd, services: &Services) -> Admission {
     let socket = SockRef::from(fd);
+    let peer = match socket.peer_addr() {
+        Ok(address) => address.as_socket(),
+        // It has gone already: nobody is there to be served.
+        Err(_) => return Admission::Denied,
+    };
+    if peer.is_some_and(|peer| !services.clients.admits(peer.ip())) {
+        return Admission::Denied;
+    }
+    if let Some(service) = services.enter() {
+        return Admission::Admitted(peer, service);
+    }
     let _ = socket.send_with_flags(FULL, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     Admission::Full
-}
-
-fn is_admitted(address: IpAddr, ranges: &[IpNet]) -> bool {
-    let address = address.to_canonical();
-    ranges.iter().any(|range| range.contains(&address))
 }
 
 #[cfg(test)]
@@ -174,7 +155,7 @@ mod tests {
     fn a_listener_that_ends_keeps_who_has_come_and_lets_nobody_in() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let address = Listener::probe_tcp(address.parse().unwrap()).unwrap();
-            let listener = Listener::tcp(address, 8, Arc::new([]), true).unwrap();
+            let listener = Listener::tcp(address, 8, true).unwrap();
             // What a kernel does that has not taken back an accept yet.
             let held = Socket::from(listener.fd.try_clone().unwrap());
             let early = TcpStream::connect(address).unwrap();
@@ -190,7 +171,7 @@ mod tests {
             drop(listener);
             assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
             assert!(Listener::probe_tcp(address).is_ok(), "the next process may listen");
-            let successor = Listener::tcp(address, 8, Arc::new([]), true).unwrap();
+            let successor = Listener::tcp(address, 8, true).unwrap();
             drop(TcpStream::connect(address).unwrap());
             drop((successor, held));
 
@@ -198,22 +179,6 @@ mod tests {
             let mut bytes = [0; 5];
             std::io::Read::read_exact(&mut &early, &mut bytes).unwrap();
             assert_eq!(&bytes, b"hello");
-        }
-    }
-
-    #[test]
-    fn only_listed_ranges_are_admitted() {
-        let ranges: Vec<IpNet> = ["127.0.0.0/8", "10.1.0.0/16", "::1/128"].iter().map(|r| r.parse().unwrap()).collect();
-        for (address, expected) in [
-            ("127.0.0.1", true),
-            ("10.1.255.255", true),
-            ("10.2.0.0", false),
-            ("8.8.8.8", false),
-            ("::1", true),
-            ("::2", false),
-            ("::ffff:127.0.0.1", true),
-        ] {
-            assert_eq!(is_admitted(address.parse().unwrap(), &ranges), expected, "{address}");
         }
     }
 }

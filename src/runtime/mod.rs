@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`mesh`] (between the
-//! cores), [`peer_socket`] and [`bridge`] (other nodes), [`listener`], [`uring`], [`park`].
+//! cores), [`peer_socket`] and [`bridge`] (other nodes), [`service`] and [`listener`] (who may come), [`uring`], [`park`].
 //!
 //! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
 #![allow(clippy::disallowed_methods)]
@@ -22,6 +22,7 @@ pub mod park;
 pub mod peer_socket;
 pub mod pump;
 pub mod replies;
+pub mod service;
 pub mod streams;
 pub mod sys;
 pub mod uring;

@@ -30,9 +30,10 @@ use glommio::timer::sleep;
 use super::connection::Flow;
 use super::core::Core;
 use super::listener::{self, Admission, Listener};
+use super::mesh::CoreState;
 use super::mesh::record::Handover;
-use super::mesh::{CoreState, Standing};
 use super::park::Doorbell;
+use super::service::ServiceId;
 use super::sys;
 use crate::buffer::Buffer;
 use crate::limits;
@@ -123,7 +124,7 @@ impl Streams {
             self.turn();
             self.end_idle();
             // Connections of other cores may need this one for their answers.
-            if self.open.get() == 0 && shared.listening.load(Acquire) == 0 && shared.connections.load(Acquire) == 0 {
+            if self.open.get() == 0 && shared.listening.load(Acquire) == 0 && shared.services.open() == 0 {
                 break;
             }
             self.wake_sleepers();
@@ -194,7 +195,7 @@ impl Streams {
             drop(stream);
             let (home, address) = {
                 let core = &mut *self.core.borrow_mut();
-                let address = match listener::check(&fd, &listener, core.context.mesh.shared.as_ref()) {
+                let address = match listener::check(&fd, &core.context.mesh.shared.services) {
                     Admission::Denied => {
                         core.context.shard.counters.strangers_refused += 1;
                         continue;
@@ -210,7 +211,7 @@ impl Streams {
                 (if listener.balanced && !core.draining { core.better_home() } else { None }, address)
             };
             let session = Session::new(self.core.borrow().context.protocol);
-            self.settle(Handover { fd, session, input: Vec::new(), peer: None, address, standing: Standing::Client }, home);
+            self.settle(Handover { fd, session, input: Vec::new(), peer: None, address, service: ServiceId::Clients }, home);
         }
     }
 
@@ -263,7 +264,7 @@ impl Streams {
         }
         let shared = core.shared();
         shared.cores[core.id().0 as usize].connections.fetch_sub(1, Relaxed);
-        shared.connections.fetch_sub(1, AcqRel);
+        shared.services.leave(ServiceId::Clients);
         self.open.set(self.open.get() - 1);
         self.tasks.borrow_mut().remove(&id);
     }

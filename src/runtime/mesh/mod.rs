@@ -25,6 +25,7 @@ use crate::limits;
 use crate::protocol::Framing;
 use crate::routing::{ShardId, Ticket};
 use crate::runtime::clock::Clock;
+use crate::runtime::service::Services;
 use crate::sync::{self, fence};
 
 /// What the cores of a node share. Plain atomics; nothing here is touched per request.
@@ -33,58 +34,10 @@ pub struct Shared {
     pub clock: Clock,
     /// One per core.
     pub cores: Box<[CoreState]>,
-    /// Client connections of the node.
-    pub connections: AtomicU32,
+    /// Connections of the node, by what they are served as.
+    pub services: Services,
     /// Cores that listen: while there are any, connections may come to every core.
     pub listening: AtomicU32,
-    /// Most client connections.
-    pub connections_max: u32,
-    /// Connections of other nodes. Clients cannot take their places, nor they those of clients.
-    pub peers: AtomicU32,
-    /// Connections beyond the most that clients may have, of which nobody knows yet whether they are a node's; `None` on a lone node.
-    pub unproven: Option<AtomicU32>,
-}
-
-/// What a connection counts as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
-    /// A client's, or not known to be a node's so far.
-    #[default]
-    Client,
-    /// One too many for clients: it must show with its first byte that it is a node's.
-    Unproven,
-    /// A node's.
-    Peer,
-}
-
-impl Shared {
-    /// Client connections, and those of other nodes.
-    pub fn all_connections(&self) -> u32 {
-        let unproven = self.unproven.as_ref().map_or(0, |unproven| unproven.load(Ordering::Acquire));
-        self.connections.load(Ordering::Acquire) + self.peers.load(Ordering::Acquire) + unproven
-    }
-
-    /// Counts one connection more of this kind.
-    pub fn count_in(&self, standing: Standing) {
-        if let Some(count) = self.count_of(standing) {
-            count.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Counts one connection less of this kind.
-    pub fn count_out(&self, standing: Standing) {
-        if let Some(count) = self.count_of(standing) {
-            count.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    fn count_of(&self, standing: Standing) -> Option<&AtomicU32> {
-        match standing {
-            Standing::Client => Some(&self.connections),
-            Standing::Unproven => self.unproven.as_ref(),
-            Standing::Peer => Some(&self.peers),
-        }
-    }
 }
 
 /// What the others must know of a core.

@@ -21,7 +21,6 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::Standing;
 use super::queue::{self, Consumer, Producer, RECORD_HEAD_BYTES};
 use crate::arena::Body;
 use crate::buffer::Buffer;
@@ -31,6 +30,7 @@ use crate::limits::{KEY_BYTES_MAX, QUEUE_BYTES_MIN};
 use crate::protocol::{Framing, Head, Session};
 use crate::routing::Ticket;
 use crate::runtime::peer_socket::Peer;
+use crate::runtime::service::ServiceId;
 
 /// The end of a queue that messages are written to.
 pub struct Writer(Producer);
@@ -98,7 +98,7 @@ pub struct Handover {
     /// The node on the other side, if it is one.
     pub peer: Option<Box<Peer>>,
     /// What it counts as.
-    pub standing: Standing,
+    pub service: ServiceId,
     /// Where the client is; `None` on a unix socket.
     pub address: Option<SocketAddr>,
 }
@@ -426,7 +426,7 @@ mod tests {
         let (theirs, ours) = pipe().unwrap();
         let session = Session::new(Options::default());
         let (fd, input) = (OwnedFd::from(ours), b"get k".to_vec());
-        (Box::new(Handover { fd, session, input, peer: None, standing: Standing::Client, address: None }), theirs)
+        (Box::new(Handover { fd, session, input, peer: None, service: ServiceId::Clients, address: None }), theirs)
     }
 
     /// Symptom: bodies, replies and descriptors of a node that ended were never given back. Cause: the bytes of the records were freed, and

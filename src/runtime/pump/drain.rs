@@ -84,7 +84,7 @@ impl Pump {
         let shared = self.core.shared();
         let gone = self.sockets.iter().all(Option::is_none) && self.dying_sends.is_empty();
         // In this order: a core counts a connection before it stops to listen.
-        let gone = gone && shared.listening.load(Acquire) == 0 && shared.all_connections() == 0;
+        let gone = gone && shared.listening.load(Acquire) == 0 && shared.services.open() == 0;
         gone || lost_patience
     }
 

@@ -36,8 +36,9 @@ use crate::runtime::backlog::Backlog;
 use crate::runtime::connection::Flow;
 use crate::runtime::core::Core;
 use crate::runtime::listener::{self, Listener};
-use crate::runtime::mesh::{CoreState, Standing};
+use crate::runtime::mesh::CoreState;
 use crate::runtime::park::Doorbell;
+use crate::runtime::service::ServiceId;
 use crate::runtime::sys;
 use crate::runtime::uring::{BUFFER_GROUP, Completion, Kind, Mark, Uring};
 
@@ -82,7 +83,7 @@ struct Socket {
     /// Made by this core: a link to another node, which is no client.
     outgoing: bool,
     /// What it counts as, unless this core has made it.
-    standing: Standing,
+    service: ServiceId,
     /// Range of this turn's output, if any.
     output: Option<(u32, u32)>,
     backlog: Option<Box<Backlog>>,
@@ -104,7 +105,7 @@ impl Socket {
             closing: false,
             moving_to: None,
             outgoing: false,
-            standing: Standing::Client,
+            service: ServiceId::Clients,
             output: None,
             backlog: None,
             active_s,
@@ -417,10 +418,9 @@ impl Pump {
     fn follow(&mut self, id: u32, flow: Flow) {
         let Some(socket) = self.sockets[id as usize].as_mut() else { return };
         socket.active_s = self.core.context.second();
-        if socket.standing != Standing::Peer && !socket.outgoing && self.core.connections[id as usize].is_peer() {
+        if socket.service != ServiceId::Nodes && !socket.outgoing && self.core.connections[id as usize].is_peer() {
             let shared = self.core.shared();
-            shared.count_in(Standing::Peer);
-            shared.count_out(std::mem::replace(&mut socket.standing, Standing::Peer));
+            socket.service = shared.services.prove(socket.service);
         }
         match flow {
             Flow::Read if socket.receiving => {
@@ -659,13 +659,13 @@ impl Pump {
         let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
         let Some(listener) = self.listeners.get(index) else { return };
         let counters = &mut self.core.context.shard.counters;
-        match listener::check(&fd, listener, self.core.context.mesh.shared.as_ref()) {
+        match listener::check(&fd, &self.core.context.mesh.shared.services) {
             listener::Admission::Denied => counters.strangers_refused += 1,
             listener::Admission::Full => counters.rejected_connections += 1,
-            listener::Admission::Admitted(address, standing) => {
+            listener::Admission::Admitted(address, service) => {
                 counters.total_connections += 1;
                 let home = if listener.balanced && !self.core.draining { self.core.better_home() } else { None };
-                self.settle(fd, (address, standing), home);
+                self.settle(fd, (address, service), home);
             }
         }
     }
@@ -765,7 +765,7 @@ impl Pump {
             self.core.note_connection(What::Closed(socket.address, reason), socket.fd.as_raw_fd());
             let shared = self.core.shared();
             shared.cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
-            shared.count_out(socket.standing);
+            shared.services.leave(socket.service);
         }
         if socket.output.is_some() {
             // Whoever gets this index in the same turn sends for itself.

@@ -17,18 +17,18 @@ use crate::limits;
 use crate::observe::events::What;
 use crate::protocol::Session;
 use crate::routing::ShardId;
-use crate::runtime::mesh::Standing;
 use crate::runtime::mesh::record::Handover;
+use crate::runtime::service::ServiceId;
 use crate::runtime::uring::{Kind, Mark};
 
 impl Pump {
     /// Gives an accepted connection to its core.
-    pub(super) fn settle(&mut self, fd: OwnedFd, (address, standing): (Option<SocketAddr>, Standing), home: Option<ShardId>) {
+    pub(super) fn settle(&mut self, fd: OwnedFd, (address, service): (Option<SocketAddr>, ServiceId), home: Option<ShardId>) {
         self.core.note_connection(What::Opened(address), fd.as_raw_fd());
         let target = home.unwrap_or(self.core.id());
         self.core.shared().cores[target.0 as usize].connections.fetch_add(1, Relaxed);
         let session = Session::new(self.core.context.protocol);
-        let handover = Handover { fd, session, input: Vec::new(), peer: None, address, standing };
+        let handover = Handover { fd, session, input: Vec::new(), peer: None, address, service };
         match home {
             Some(core) => self.send_handover(core, handover),
             None => self.adopt_one(handover),
@@ -55,17 +55,17 @@ impl Pump {
         if let Some(drain) = &mut self.drain {
             drain.requests_end_ms = self.core.context.ms + limits::DRAIN_LISTEN_MS;
         }
-        let Handover { fd, session, input, peer, address, standing } = handover;
+        let Handover { fd, session, input, peer, address, service } = handover;
         let has_input = !input.is_empty() || peer.as_ref().is_some_and(|peer| peer.has_pending());
         let id = self.core.open(Some(session), input, peer);
         let connection = &mut self.core.connections[id as usize];
         connection.descriptor = fd.as_raw_fd();
-        connection.only_peers = standing == Standing::Unproven;
+        connection.only_peers = service == ServiceId::Unproven;
         // It would not go to its core just now, and is of no use here.
         let goes_on = connection.is_peer() && connection.belongs_to().is_some();
         let generation = connection.generation;
         let active_s = self.core.context.second();
-        self.seat(id, Socket { address, standing, ..Socket::new(fd, generation, active_s) });
+        self.seat(id, Socket { address, service, ..Socket::new(fd, generation, active_s) });
         if has_input {
             self.resume(id);
         } else {
@@ -97,7 +97,7 @@ impl Pump {
         cores[self.core.id().0 as usize].connections.fetch_sub(1, Relaxed);
         cores[core.0 as usize].connections.fetch_add(1, Relaxed);
         self.core.context.shard.counters.connections_moved += 1;
-        let Socket { fd, address, standing, .. } = socket;
-        self.send_handover(core, Handover { fd, session, input, peer, address, standing });
+        let Socket { fd, address, service, .. } = socket;
+        self.send_handover(core, Handover { fd, session, input, peer, address, service });
     }
 }
