@@ -295,9 +295,13 @@ impl Drop for Uring {
     }
 }
 
+const PAGE_BYTES: usize = 4096;
+
 /// The ring of provided buffers and their memory.
 pub struct Buffers {
     entries: *mut BufRingEntry,
+    block: *mut u8,
+    /// The first buffer: the first page of the block.
     memory: *mut u8,
     tail: u16,
 }
@@ -307,17 +311,19 @@ impl Buffers {
         Ok(layout) => layout,
         Err(_) => panic!("a constant layout"),
     };
-    /// No more alignment than the allocator gives anyway: for more, it would write the zeroes itself, and all would be resident at start.
-    const MEMORY: Layout = match Layout::from_size_align(RECEIVE_BUFFERS_BYTES, 16) {
+    /// No more alignment than the allocator gives anyway: for more, it would write the zeroes itself, and all would be resident at start. A page
+    /// more, so that the buffers begin with one all the same.
+    const MEMORY: Layout = match Layout::from_size_align(RECEIVE_BUFFERS_BYTES + PAGE_BYTES, 16) {
         Ok(layout) => layout,
         Err(_) => panic!("a constant layout"),
     };
 
     fn new() -> Self {
         // SAFETY: both layouts have a size above 0.
-        let (entries, memory) = unsafe { (alloc_zeroed(Self::ENTRIES), alloc_zeroed(Self::MEMORY)) };
-        assert!(!entries.is_null() && !memory.is_null(), "no memory for receive buffers");
-        Self { entries: entries.cast(), memory, tail: 0 }
+        let (entries, block) = unsafe { (alloc_zeroed(Self::ENTRIES), alloc_zeroed(Self::MEMORY)) };
+        assert!(!entries.is_null() && !block.is_null(), "no memory for receive buffers");
+        let memory = block.wrapping_add(block.align_offset(PAGE_BYTES));
+        Self { entries: entries.cast(), block, memory, tail: 0 }
     }
 
     fn slice(&self, id: u16, length: usize) -> &[u8] {
@@ -350,7 +356,7 @@ impl Drop for Buffers {
         // SAFETY: allocated in `new` with the same layouts; the uring, which is dropped before, no longer writes to them.
         unsafe {
             dealloc(self.entries.cast(), Self::ENTRIES);
-            dealloc(self.memory, Self::MEMORY);
+            dealloc(self.block, Self::MEMORY);
         }
     }
 }
