@@ -123,6 +123,69 @@ pub enum Verb {
     Inspect,
 }
 
+/// What a command may do to its item, as far as the order of requests is concerned, and whether it may be executed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: it may be executed twice, and at any time.
+    Pure,
+    /// It shows the item, and may note that it did.
+    Read,
+    /// Executed twice, it leaves what it leaves executed once.
+    Write,
+    /// Executed twice, it may leave something else.
+    Once,
+}
+
+impl Effect {
+    /// Whether it shows what is there and leaves it.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::Pure | Self::Read)
+    }
+}
+
+impl Verb {
+    /// What it may do to its item. Every field is named: a new one must be thought of here, or a ring may execute it twice.
+    pub const fn effect(&self) -> Effect {
+        match *self {
+            Verb::Get(Get { touch, vivify, recache, meta, cas_new: _, peek: _, remaining_before: _, recache_before: _ }) => {
+                if vivify.is_some() || recache.is_some() {
+                    Effect::Once
+                } else if touch.is_some() {
+                    Effect::Write
+                } else if meta {
+                    // It may be told to fill a stale item, and nobody else is then.
+                    Effect::Read
+                } else {
+                    Effect::Pure
+                }
+            }
+            Verb::Store(Store {
+                mode: StoreMode::Set,
+                compare: None,
+                client_flags: _,
+                exptime: _,
+                cas_new: _,
+                invalidate: _,
+                vivify: _,
+                remove_on_failure: _,
+            }) => Effect::Write,
+            Verb::Store(_) => Effect::Once,
+            Verb::Delete(Delete { compare: None, cas_new: _, invalidate: _, touch: _, drop_value: _ }) => Effect::Write,
+            Verb::Delete(_) | Verb::Arithmetic(_) => Effect::Once,
+            Verb::Touch(_) => Effect::Write,
+            Verb::Inspect => Effect::Pure,
+        }
+    }
+
+    /// Whether what it does or answers depends on what is there.
+    pub const fn needs_present(&self) -> bool {
+        match self {
+            Verb::Store(store) => !matches!(store.mode, StoreMode::Set) || store.compare.is_some(),
+            Verb::Get(_) | Verb::Delete(_) | Verb::Arithmetic(_) | Verb::Touch(_) | Verb::Inspect => true,
+        }
+    }
+}
+
 /// A read. The default is a plain `get`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Get {

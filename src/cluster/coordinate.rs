@@ -23,11 +23,11 @@ use arrayvec::ArrayVec;
 use super::conclude::{self, with_command, with_plain_key};
 use super::links::{LinkId, Reach};
 use super::merge::Found;
-use super::operations::{Ahead, Attempt, NewOperation, OpKind, OpState, OperationId, Passage, READ_PEERS_MAX, ReadScope};
+use super::operations::{Ahead, Attempt, NewOperation, OpState, OperationId, Passage, READ_PEERS_MAX, ReadScope};
 use super::requests::{Forward, Purpose, Request};
 use super::{Cluster, Mistake, Origin, PeerRequest, Turn, leases, merge, refuse, replicate};
 use crate::buffer::Buffer;
-use crate::command::{Command, Error, Get, Reply, StoreMode, Value, Verb};
+use crate::command::{Command, Effect, Error, Get, Reply, Value, Verb};
 use crate::limits;
 use crate::observe::Client;
 use crate::peer::frame::{self, Along, Frame, FrameError, Kind};
@@ -101,7 +101,7 @@ pub(super) fn take(
     }
     let mut stored = turn.cluster.operations.spare();
     stored.keep(command, framing, words);
-    let (hash, key_hash, kind) = (command.key.hash, command.key.whole_hash(), kind_of(&command.verb));
+    let (hash, key_hash, kind) = (command.key.hash, command.key.whole_hash(), command.verb.effect());
     let new = NewOperation { origin, passage, hash, key_hash, stored, kind };
     let id = turn.cluster.operations.insert(new, turn.ms);
     advance(turn, id);
@@ -212,10 +212,10 @@ fn forward(turn: &mut Turn<'_>, id: OperationId, link: LinkId) {
     let Some(follows) = turn.cluster.operations.may_forward(id, link) else { return };
     let at = turn.moment();
     let Some(op) = turn.cluster.operations.get(id) else { return };
-    if op.kind != OpKind::Pure && at.ms >= op.deadline_ms {
+    if op.kind != Effect::Pure && at.ms >= op.deadline_ms {
         return too_late(turn, id);
     }
-    if op.kind != OpKind::Pure && !turn.cluster.links.may_execute(link, at.ms) {
+    if op.kind != Effect::Pure && !turn.cluster.links.may_execute(link, at.ms) {
         leases::ask_clock(turn, link);
         return turn.cluster.operations.park(id);
     }
@@ -264,12 +264,12 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
         // The writes behind it may have been executed there: nobody knows any more what was there in front of them.
         return conclude::fail(turn, id, Error::Interrupted);
     }
-    if sent && op.kind != OpKind::Pure {
+    if sent && op.kind != Effect::Pure {
         (op.may_be_executed, op.not_before_ms) = (true, until_ms);
-        if op.kind == OpKind::Once {
+        if op.kind == Effect::Once {
             return conclude::fail(turn, id, Error::Interrupted);
         }
-        if op.kind == OpKind::Write && op.repeated_since == 0 {
+        if op.kind == Effect::Write && op.repeated_since == 0 {
             op.repeated_since = op.sent_clock.max(1);
         }
     }
@@ -318,7 +318,7 @@ fn choose_read_peers(
     let (hash, buckets, me, ms) = (command.key.hash, turn.buckets(), turn.me(), turn.ms);
     let i_own = turn.owns(me, hash);
     let is_repeated = turn.op(op)?.repeated_since > 0;
-    let lacks = (is_repeated || needs_present(command)) && !has_lost_nothing(turn);
+    let lacks = (is_repeated || command.verb.needs_present()) && !has_lost_nothing(turn);
     let lacks = lacks && with_plain_key(command, |key| !turn.engine.contains(key, turn.now));
     if i_own && !lacks && turn.cluster.leases.has_all(ms) && !turn.cluster.leases.is_missing(&turn.cluster.links, hash, buckets)
     {
@@ -417,7 +417,7 @@ pub(super) fn run_in_turn(turn: &mut Turn<'_>, id: OperationId) {
 fn run(turn: &mut Turn<'_>, id: OperationId) {
     let ms = turn.ms;
     let Some(op) = turn.op(id) else { return };
-    if op.kind != OpKind::Pure && ms >= op.deadline_ms {
+    if op.kind != Effect::Pure && ms >= op.deadline_ms {
         return too_late(turn, id);
     }
     if ms >= op.known_until_ms {
@@ -549,29 +549,6 @@ fn too_late(turn: &mut Turn<'_>, id: OperationId) {
             }
             (_, false, _) => conclude::fail(turn, id, Error::Unreachable),
         }
-    }
-}
-
-/// Whether what a command does depends on what is there.
-fn needs_present(command: &Command<'_>) -> bool {
-    match command.verb {
-        Verb::Store(store) => store.mode != StoreMode::Set || store.compare.is_some(),
-        _ => true,
-    }
-}
-
-/// What a command may do to its item.
-pub(super) fn kind_of(verb: &Verb) -> OpKind {
-    match verb {
-        Verb::Get(get) if get.vivify.is_some() || get.recache.is_some() => OpKind::Once,
-        Verb::Get(get) if get.touch.is_some() => OpKind::Write,
-        // It may be told to fill a stale item, and nobody else is then.
-        Verb::Get(get) if get.meta => OpKind::Read,
-        Verb::Get(_) | Verb::Inspect => OpKind::Pure,
-        Verb::Store(store) if store.mode != StoreMode::Set || store.compare.is_some() => OpKind::Once,
-        Verb::Delete(delete) if delete.compare.is_some() => OpKind::Once,
-        Verb::Arithmetic(_) => OpKind::Once,
-        Verb::Store(_) | Verb::Delete(_) | Verb::Touch(_) => OpKind::Write,
     }
 }
 

@@ -30,7 +30,7 @@ use super::links::LinkId;
 use super::origin::Origin;
 use crate::arena::Body;
 use crate::buffer::Buffer;
-use crate::command::{Command, Value};
+use crate::command::{Command, Effect, Value};
 use crate::key::Key;
 use crate::limits;
 use crate::peer::frame::{self, Execute, FrameError};
@@ -259,7 +259,7 @@ pub(super) struct Operation {
     pub sent_clock: u64,
     /// Where a node may have executed it that has gone away: the greatest version that was known when it was first sent; else 0.
     pub repeated_since: u64,
-    pub kind: OpKind,
+    pub kind: Effect,
     /// Its sender had another one of its key under way when it sent this.
     pub follows: bool,
     /// A node that has gone away may have executed it, or this one has, and lost it to something newer.
@@ -287,20 +287,7 @@ pub(super) struct NewOperation {
     pub hash: u64,
     pub key_hash: u64,
     pub stored: StoredCommand,
-    pub kind: OpKind,
-}
-
-/// What a command may do to its item, as far as the order of requests is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OpKind {
-    /// Nothing: it may be executed twice, and at any time.
-    Pure,
-    /// It shows the item, and may note that it did.
-    Read,
-    /// Executed twice, it leaves what it leaves executed once.
-    Write,
-    /// Executed twice, it may leave something else.
-    Once,
+    pub kind: Effect,
 }
 
 /// Where something newer of a key is than what a request wrote.
@@ -337,13 +324,6 @@ pub(super) struct WriteState {
     pub is_pinned: bool,
     /// What nodes had when they were asked.
     pub found: ArrayVec<(NodeIndex, u64), READ_PEERS_MAX>,
-}
-
-impl OpKind {
-    /// Whether it shows what is there and leaves it.
-    pub fn is_read(self) -> bool {
-        matches!(self, Self::Pure | Self::Read)
-    }
 }
 
 impl Operation {

@@ -11,16 +11,15 @@
 
 use arrayvec::ArrayVec;
 
-use super::coordinate::kind_of;
 use super::handoff::transfer;
 use super::links::Reach;
 use super::merge::{hint_node_hashes, hint_owners, merge_past};
-use super::operations::{OpKind, Passage};
+use super::operations::Passage;
 use super::refuse::{refuse, refuse_key};
 use super::requests::REPLAYED;
 use super::{Mistake, Origin, PeerRequest, Turn, coordinate};
 use crate::buffer::Buffer;
-use crate::command::{Reply, Value};
+use crate::command::{Effect, Reply, Value};
 use crate::engine::Merge;
 use crate::key::Key;
 use crate::limits;
@@ -155,7 +154,7 @@ fn serve_execute(
     let head = Head::from_bytes(&execute.framing).ok_or(FrameError("a framing of no protocol"))?;
     let command = &execute.command;
     // Who sent it has given it up by then, and perhaps had it executed elsewhere.
-    let is_pure = kind_of(&command.verb) == OpKind::Pure;
+    let is_pure = command.verb.effect() == Effect::Pure;
     let too_late = !is_pure && turn.ms >= from.deadline_ms;
     if too_late
         || turn.routes.core_of(command.key.hash) != turn.core

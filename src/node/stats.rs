@@ -640,6 +640,27 @@ mod tests {
         assert_eq!(lines.len(), GENERAL.len());
     }
 
+    /// An option that is shown nowhere looks as if it had not been taken.
+    #[test]
+    fn every_option_is_shown_in_settings_or_by_memcacheds_name() {
+        let lines = settings(&options(), 0, 0, 0);
+        let hidden = table::ROWS
+            .iter()
+            .map(|row| row.name)
+            .filter(|name| lines.iter().all(|(key, _)| key != &format!("pbcache_{name}")));
+        let by_memcached = "port ip unix_socket unix_mask listen_backlog max_item_size conn_limit idle_timeout disable_evictions protocol \
+            disable_cas disable_flush_all disable_dumping disable_watch enable_shutdown verbose udp_port max_reqs_per_event delimiter \
+            slab_growth_factor slab_min_size";
+        // Of the process, seen in the system; or without effect.
+        let elsewhere =
+            "pidfile daemon user lock_memory enable_coredumps disable_tuning_hint license enable_largepages napi_ids extended";
+        let mut expected: Vec<&str> = by_memcached.split_whitespace().chain(elsewhere.split_whitespace()).collect();
+        let mut hidden: Vec<&str> = hidden.collect();
+        expected.sort_unstable();
+        hidden.sort_unstable();
+        assert_eq!(hidden, expected, "a new option is a line of `own_settings`, or is named here");
+    }
+
     #[test]
     fn every_value_is_a_number_where_tools_expect_one() {
         for (name, value) in general(&[CoreFigures::default()], &ProcessFigures::default(), &options()) {

@@ -38,10 +38,28 @@ pub const HEAD_BYTES: usize = 40;
 /// Longest value of a frame beyond the largest item: a reply repeats key and words in front of it.
 pub const VALUE_BYTES_SLACK: usize = 8 << 10;
 
-/// What a frame is. Responses have the high bit set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
+/// Declares every kind of frame once, with its byte.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $byte:literal,)*) => {
+        /// What a frame is. Responses have the high bit set.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Kind {
+            $($(#[$doc])* $kind = $byte,)*
+        }
+
+        impl Kind {
+            const fn of(byte: u8) -> Option<Self> {
+                match byte {
+                    $($byte => Some(Kind::$kind),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
     /// Execute a command and send its encoded reply.
     Execute = 1,
     /// Take a copy of an item.
@@ -225,12 +243,6 @@ impl Head {
 }
 
 impl Kind {
-    fn of(byte: u8) -> Option<Self> {
-        use Kind::*;
-        let all = [Execute, Put, Fetch, Fence, Sync, Begin, Purged, Batch, Missing, Reply, PutDone, Found, Done, Refused];
-        all.into_iter().find(|kind| *kind as u8 == byte)
-    }
-
     /// Whether this answers a request.
     pub fn is_response(self) -> bool {
         self as u8 & 0x80 != 0
