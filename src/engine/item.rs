@@ -12,6 +12,8 @@
 //! minutes, then in steps of 4 s to 5.7 hours, 16 s to a day, 128 s to a week, beyond which it stays there. In place of a value that
 //! is an extent of the log stand the 4-byte number of the extent, those of its pages if it has any, and what is behind them.
 //!
+//! Key lengths above 250 are free: 255 is kept for records with more fields (a type, a longer key), which cost those without nothing.
+//!
 //! Lives here: the layout, reading and writing it. Not here: where records lie (`segment`), the index, what a command means.
 
 use crate::time::{Expiry, Instant, Seconds};
@@ -351,7 +353,10 @@ const SCALE_STEPS: u32 = 1 << 12;
 const SCALE_SHIFTS: [u32; 4] = [0, 2, 4, 7];
 const SCALES_MAX: usize = SCALE_SHIFTS.len() - 1;
 
-const _: () = assert!(crate::limits::KEY_BYTES_MAX <= KEY_MASK as usize);
+/// Instead of the key's length, of a record with more fields than these. None is written so far.
+const EXTENDED_KEY_LENGTH: usize = KEY_MASK as usize;
+
+const _: () = assert!(crate::limits::KEY_BYTES_MAX < EXTENDED_KEY_LENGTH);
 const _: () = assert!(crate::limits::SEGMENT_BYTES_MAX / 2 <= VALUE_BYTES_MAX);
 
 #[cfg(test)]
