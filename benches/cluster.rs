@@ -20,7 +20,7 @@ use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
 use pbcache::observe::Client;
 
-use pbcache::placement::NodeIndex;
+use pbcache::cluster::view::PeerId;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
 use pbcache::routing::{Place, Ticket};
 use pbcache::shard::Shard;
@@ -144,7 +144,7 @@ impl Bench {
         if self.away == Some(to) {
             return self.turn(node).handle_link_down(link, "away");
         }
-        let me = NodeIndex(node as u16);
+        let me = PeerId(node as u16);
         let mut served = Vec::new();
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), deadline_ms: u64::MAX };
@@ -182,7 +182,7 @@ impl Bench {
 
     fn pending(&self, node: usize) -> usize {
         let others = self.nodes.iter().enumerate().filter(|(index, _)| *index != node);
-        others.map(|(_, shard)| shard.cluster.as_ref().unwrap().hints.target(node).pending()).sum()
+        others.map(|(_, shard)| shard.cluster.as_ref().unwrap().hints.target(PeerId(node as u16)).pending()).sum()
     }
 
     /// The node is there again; until nobody has anything for it.

@@ -12,10 +12,10 @@ mod counting;
 use bare_ring::{NOW, each, identity, node};
 use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
+use pbcache::cluster::view::PeerId;
 use pbcache::cluster::{Origin, Output, Outputs, PeerRequest};
 use pbcache::command::{Command, Get, Store, Value, Verb};
 use pbcache::key::Key;
-use pbcache::placement::NodeIndex;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
 use pbcache::routing::Ticket;
 use pbcache::shard::Shard;
@@ -41,7 +41,7 @@ fn pass(nodes: &mut [Shard; 2], requests: &mut Buffer, responses: &mut Buffer, m
         requests.clear();
         responses.clear();
         nodes[node].turn(NOW, ms).unwrap().take_frames(link, requests);
-        let me = Some(NodeIndex(node as u16));
+        let me = Some(PeerId(node as u16));
         each(&requests.bytes, |frame| {
             let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: me, deadline_ms: u64::MAX };
             nodes[1 - node].turn(NOW, ms).unwrap().handle_request(from, frame, responses).unwrap();

@@ -24,12 +24,16 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
     turn.observe_head(&frame.head);
     let waited_for_clock = !turn.cluster.links.may_execute(link, turn.ms);
     turn.cluster.links.heard(link, frame.head.sent_ms, turn.ms);
+    if !turn.shares_view(&frame.head) {
+        turn.cluster.leases.end(link);
+    }
     let was_full = turn.cluster.requests.is_full();
     let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.ms) else {
         return Err(FrameError("an answer that nobody waits for"));
     };
     let has_room_again = was_full && !turn.cluster.requests.is_full();
-    let synced = frame.head.flags & frame::FLAG_SYNCED != 0;
+    // A lease under another view is none: its holder may own other keys than who granted it knows of.
+    let synced = frame.head.flags & frame::FLAG_SYNCED != 0 && turn.shares_view(&frame.head);
     if matches!(frame.head.kind, Kind::Found | Kind::Done) {
         match synced {
             true => {

@@ -16,10 +16,10 @@
 use std::collections::VecDeque;
 
 use super::operations::OperationId;
+use super::view::PeerId;
 use super::{PeerRequest, Turn};
 use crate::key::Key;
 use crate::limits;
-use crate::placement::NodeIndex;
 
 /// Writes that this core coordinates, while copies of them are under way to more than one node.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(super) struct Uncommitted {
 #[derive(Debug)]
 struct Link {
     connection: (u32, u32),
-    node: NodeIndex,
+    node: PeerId,
     copies: VecDeque<Copy>,
     /// The keys of the copies, one behind the other.
     keys: VecDeque<u8>,
@@ -125,7 +125,7 @@ impl Uncommitted {
     }
 
     /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
-    fn timed_out(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, NodeIndex)> {
+    fn timed_out(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, PeerId)> {
         let many = self.bytes > self.bytes_max;
         let is_over = |copy: &Copy| many || copy.since_ms + limits::PEER_UNCOMMITTED_MS_MAX <= now_ms;
         let link = self.links.iter_mut().find(|link| link.copies.front().is_some_and(is_over))?;
@@ -163,9 +163,9 @@ pub(super) fn hint_timed_out(turn: &mut Turn<'_>) {
             continue;
         }
         let (bucket, partition) = (turn.bucket_of(key.hash), turn.partition_of(key.hash));
-        let owners = turn.cluster.cache.owners_of(&turn.cluster.view.ring, bucket);
+        let owners = turn.owners(bucket);
         for &owner in owners.iter().filter(|&&owner| owner != turn.cluster.view.me && owner != source) {
-            turn.cluster.hints.add(usize::from(owner.0), key.bytes, version, partition, turn.now);
+            turn.cluster.hints.add(owner, key.bytes, version, partition, turn.now);
         }
     }
 }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn from(connection: u32) -> PeerRequest {
-        PeerRequest { connection, generation: 7, id: 0, node: Some(NodeIndex(3)), deadline_ms: 0 }
+        PeerRequest { connection, generation: 7, id: 0, node: Some(PeerId(3)), deadline_ms: 0 }
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         uncommitted.commit_through(from(1), 34);
         let late_ms = 1000 + limits::PEER_UNCOMMITTED_MS_MAX;
         assert_eq!(uncommitted.timed_out(late_ms - 1), None);
-        assert_eq!(uncommitted.timed_out(late_ms), Some((34, b"other link".to_vec(), NodeIndex(3))));
+        assert_eq!(uncommitted.timed_out(late_ms), Some((34, b"other link".to_vec(), PeerId(3))));
         assert_eq!(uncommitted.timed_out(late_ms), None);
         uncommitted.commit_through(from(1), 35);
         assert!(uncommitted.is_empty() && uncommitted.timed_out(late_ms + 1).is_none());

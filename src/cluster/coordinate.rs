@@ -25,13 +25,13 @@ use super::links::{LinkId, Reach};
 use super::merge::Found;
 use super::operations::{Ahead, Attempt, NewOperation, OpState, OperationId, Passage, READ_PEERS_MAX, ReadScope};
 use super::requests::{Forward, Purpose, Request};
+use super::view::PeerId;
 use super::{Cluster, Mistake, Origin, PeerRequest, Turn, leases, merge, refuse, replicate};
 use crate::buffer::Buffer;
 use crate::command::{Command, Effect, Error, Get, Reply, Value, Verb};
 use crate::limits;
 use crate::observe::Client;
 use crate::peer::frame::{self, Along, Frame, FrameError, Kind};
-use crate::placement::NodeIndex;
 use crate::protocol::{self, Framing, Head};
 use crate::routing::{Place, ShardId};
 
@@ -58,7 +58,7 @@ pub(super) fn place(turn: &mut Turn<'_>, command: &Command<'_>) -> Option<Place>
     let bucket = turn.bucket_of(command.key.hash);
     let cluster = &mut *turn.cluster;
     let owners = cluster.cache.owners_of(&cluster.view.ring, bucket);
-    if owners.first() != Some(&cluster.view.me) || cluster.operations.has(&command.key) {
+    if owners.first() != Some(&cluster.view.me_index) || cluster.operations.has(&command.key) {
         return None;
     }
     let core = turn.routes.core_of(command.key.hash);
@@ -175,7 +175,7 @@ fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
     let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
     // Most of the time the first owner is another node, and there.
     let Cluster { cache, view, links, leases, .. } = &mut *turn.cluster;
-    let first = cache.owners_of(&view.ring, bucket).first().copied();
+    let first = cache.owners_of(&view.ring, bucket).first().map(|&index| view.peer(index));
     // The next node may not know of keys that others have for us: they are fetched and answered here.
     let is_told = leases.is_missing(links, hash, buckets);
     if let Some(first) = first.filter(|&first| first != view.me && !is_told)
@@ -183,19 +183,18 @@ fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
     {
         return Direction::Node(link);
     }
-    let mut lease_granted_ms = 0;
-    for node in view.ring.ranking(bucket) {
+    // A node that was given a lease may still answer for itself, also one that is not in the ring any more.
+    let mut waits_until_ms = leases.removed_until_ms();
+    for node in view.ranking(bucket) {
         if node == view.me {
-            // A node that was given a lease may still answer for itself.
-            let waits = lease_granted_ms > 0 && ms < lease_granted_ms + limits::PEER_LEASE_MS;
             let here = turn.routes.core_of(hash) == turn.core;
-            return if waits && here { Direction::Later } else { Direction::Me };
+            return if ms < waits_until_ms && here { Direction::Later } else { Direction::Me };
         }
         match links.reach(node, hash, buckets, ms) {
             Reach::There(link) if !is_told => return Direction::Node(link),
             Reach::There(_) => {}
             Reach::Unknown => return Direction::Later,
-            Reach::Away => lease_granted_ms = lease_granted_ms.max(leases.granted_ms(node)),
+            Reach::Away => waits_until_ms = waits_until_ms.max(leases.granted_until_ms(node)),
         }
     }
     Direction::Me
@@ -230,7 +229,7 @@ fn forward(turn: &mut Turn<'_>, id: OperationId, link: LinkId) {
     op.sent_clock = at.stamp.clock;
     let (repeated_since, meta, value) = (op.repeated_since, op.stored.meta(), op.stored.value());
     let passed_on = match op.origin {
-        Origin::Peer(PeerRequest { node: Some(node), .. }) => Some(view.nodes[usize::from(node.0)].node_hash),
+        Origin::Peer(PeerRequest { node: Some(node), .. }) => view.node(node).map(|node| node.node_hash),
         _ => None,
     };
     let command = Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value };
@@ -310,7 +309,7 @@ fn choose_read_peers(
     turn: &mut Turn<'_>,
     op: OperationId,
     command: &Command<'_>,
-) -> Option<ArrayVec<(NodeIndex, LinkId), READ_PEERS_MAX>> {
+) -> Option<ArrayVec<(PeerId, LinkId), READ_PEERS_MAX>> {
     let before = std::mem::replace(&mut turn.op(op)?.scope, ReadScope::All);
     if turn.cluster.options.mistake == Some(Mistake::NoPeerReads) {
         return Some(ArrayVec::new());
@@ -328,9 +327,9 @@ fn choose_read_peers(
     let mut known_until_ms = ms + limits::PEER_LEASE_MS;
     let bucket = turn.bucket_of(hash);
     let Cluster { cache, view, links: table, leases, operations, .. } = &mut *turn.cluster;
-    let owners = cache.owners_of(&view.ring, bucket);
-    let mut links = ArrayVec::<(NodeIndex, LinkId), READ_PEERS_MAX>::new();
-    for node in view.ring.ranking(bucket).filter(|&node| node != me).take(READ_PEERS_MAX) {
+    let owners = view.owners(cache, bucket);
+    let mut links = ArrayVec::<(PeerId, LinkId), READ_PEERS_MAX>::new();
+    for node in view.ranking(bucket).filter(|&node| node != me).take(READ_PEERS_MAX) {
         match table.reach(node, hash, buckets, ms) {
             Reach::Away => {}
             Reach::Unknown => {
@@ -363,14 +362,15 @@ fn choose_read_peers(
 }
 
 /// A node has told what it has of a key, before the command is executed.
-pub(super) fn on_found(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex, frame: &Frame<'_>) -> Result<(), FrameError> {
+pub(super) fn on_found(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, frame: &Frame<'_>) -> Result<(), FrameError> {
+    let is_authoritative = frame.head.flags & frame::FLAG_AUTHORITATIVE != 0 && turn.shares_view(&frame.head);
     let found = merge::take_over(turn, node, frame)?;
     let Some(op) = turn.cluster.operations.at(attempt) else { return Ok(()) };
     match found {
         Found::Here(version) => _ = op.write_state().found.try_push((node, version)),
         Found::Busy => op.scope = ReadScope::Nobody,
     }
-    if frame.head.flags & frame::FLAG_AUTHORITATIVE != 0 && op.scope == ReadScope::One {
+    if is_authoritative && op.scope == ReadScope::One {
         op.scope = ReadScope::All;
     }
     read_less(turn, attempt);

@@ -18,9 +18,9 @@ use super::Turn;
 use super::commit;
 use super::links::{LinkId, Links};
 use super::requests::{Purpose, Request};
+use super::view::PeerId;
 use crate::limits;
 use crate::peer::frame::{self, Kind};
-use crate::placement::NodeIndex;
 
 /// What the core at the other end of a link has promised.
 #[derive(Default)]
@@ -45,7 +45,9 @@ pub struct Leases {
     missing_count: usize,
     missing_max: usize,
     /// By node: when we last granted it a lease.
-    granted_ms: Box<[u64]>,
+    granted_ms: Vec<u64>,
+    /// Up to when a node that is not in the ring any more may hold a lease of ours, and answer alone.
+    removed_until_ms: u64,
 }
 
 impl Leases {
@@ -57,7 +59,8 @@ impl Leases {
             all_peers_up: nodes == 1,
             missing_count: 0,
             missing_max,
-            granted_ms: vec![0; nodes].into(),
+            granted_ms: vec![0; nodes],
+            removed_until_ms: 0,
         }
     }
 
@@ -123,8 +126,13 @@ impl Leases {
         self.all_until_ms = 0;
     }
 
+    /// A node has another view: what its cores have promised is void.
+    pub(super) fn end_of_node(&mut self, node: PeerId, links: &Links) {
+        links.of_node(node).iter().for_each(|&link| self.end(link));
+    }
+
     /// What the cores of a node have said counts no more: it has other ones, or has lost its memory.
-    pub(super) fn forget_node(&mut self, node: NodeIndex, links: &Links) {
+    pub(super) fn forget_node(&mut self, node: PeerId, links: &Links) {
         for &link in links.of_node(node) {
             self.end(link);
             self.forget_all_missing(link, u64::MAX);
@@ -141,6 +149,9 @@ impl Leases {
             }
         }
         self.all_peers_up = all_peers_up;
+        if now_ms < self.removed_until_ms {
+            until_ms = 0;
+        }
         // With everybody away there is no lease to end it: look again soon.
         self.all_until_ms = until_ms.min(now_ms + limits::PEER_LEASE_MS);
     }
@@ -174,7 +185,7 @@ impl Leases {
     }
 
     /// This version of a hash has come from a node.
-    pub(super) fn forget_missing(&mut self, (node, links): (NodeIndex, &Links), (hash, version): (u64, u64), buckets: u32) {
+    pub(super) fn forget_missing(&mut self, (node, links): (PeerId, &Links), (hash, version): (u64, u64), buckets: u32) {
         if self.missing_count == 0 {
             return;
         }
@@ -200,18 +211,41 @@ impl Leases {
     }
 
     /// We grant a node a lease.
-    pub(super) fn note_grant(&mut self, node: NodeIndex, now_ms: u64) {
-        self.granted_ms[usize::from(node.0)] = now_ms;
+    pub(super) fn note_grant(&mut self, node: PeerId, now_ms: u64) {
+        self.granted_ms[node.index()] = now_ms;
     }
 
     /// A node has lost its memory, and with it the lease that we granted.
-    pub(super) fn forget_grant(&mut self, node: NodeIndex) {
-        self.granted_ms[usize::from(node.0)] = 0;
+    pub(super) fn forget_grant(&mut self, node: PeerId) {
+        self.granted_ms[node.index()] = 0;
     }
 
-    /// When we last granted a node a lease; 0 for never.
-    pub(super) fn granted_ms(&self, node: NodeIndex) -> u64 {
-        self.granted_ms[usize::from(node.0)]
+    /// Up to when a node may hold a lease of ours; 0 for none.
+    pub(super) fn granted_until_ms(&self, node: PeerId) -> u64 {
+        match self.granted_ms[node.index()] {
+            0 => 0,
+            granted_ms => granted_ms + limits::PEER_LEASE_MS,
+        }
+    }
+
+    /// Up to when a node that is not in the ring any more may hold one.
+    pub(super) fn removed_until_ms(&self) -> u64 {
+        self.removed_until_ms
+    }
+
+    /// Another view counts, in which so many nodes were ever seen: what was promised under the one before is void.
+    pub(super) fn handle_view(&mut self, nodes: usize) {
+        self.granted_ms.resize(nodes, 0);
+        self.leases.iter_mut().for_each(|lease| lease.until_ms = 0);
+        self.all_peers_up = false;
+        self.suspend();
+    }
+
+    /// A node is not in the ring any more: what it has promised is void, and what we have promised to it must end.
+    pub(super) fn remove_node(&mut self, node: PeerId, links: &Links) {
+        self.forget_node(node, links);
+        self.removed_until_ms = self.removed_until_ms.max(self.granted_until_ms(node));
+        self.forget_grant(node);
     }
 }
 

@@ -16,15 +16,16 @@
 //! promised (`leases`), sockets.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use super::view::{PeerId, View};
 use crate::buffer::Buffer;
 use crate::key;
 use crate::limits;
 use crate::peer::frame::OpenBatch;
 use crate::peer::handshake::Identity;
-use crate::placement::NodeIndex;
 use crate::routing::ShardId;
 
 /// One of this core's links: an index into its table.
@@ -44,12 +45,14 @@ pub enum State {
     Down(u64),
     /// Away, and being made again since this millisecond.
     Probing(u64),
+    /// Its node is not in the ring any more.
+    Removed,
 }
 
 impl State {
     /// Whether the other side is taken to be away.
     pub fn is_away(self) -> bool {
-        matches!(self, Self::Down(_) | Self::Probing(_))
+        matches!(self, Self::Down(_) | Self::Probing(_) | Self::Removed)
     }
 }
 
@@ -77,7 +80,7 @@ impl Reach {
 /// A link to one core of another node.
 pub struct Link {
     /// The node.
-    pub node: NodeIndex,
+    pub node: PeerId,
     /// Which of its cores.
     pub core: u16,
     /// Where it stands.
@@ -106,6 +109,30 @@ pub struct Link {
     contact_ignored_ms: u64,
 }
 
+impl Link {
+    /// Never needed so far.
+    fn new(node: PeerId, core: u16) -> Self {
+        Self {
+            node,
+            core,
+            state: State::Idle,
+            outstanding: 0,
+            outgoing: Outgoing::default(),
+            is_ready: false,
+            heard_ms: 0,
+            their_ms: 0,
+            their_ms_at: 0,
+            asked_ms: 0,
+            pinged_ms: 0,
+            backoff_ms: limits::PEER_BACKOFF_MS_MIN,
+            reconnecting: false,
+            reconnecting_since_ms: 0,
+            contact_ignored_until_ms: 0,
+            contact_ignored_ms: limits::PEER_CONTACT_IGNORED_MS_MIN,
+        }
+    }
+}
+
 /// What waits to be sent over a link.
 #[derive(Default)]
 pub(super) struct Outgoing {
@@ -115,6 +142,7 @@ pub(super) struct Outgoing {
 }
 
 /// What is known of a node.
+#[derive(Default)]
 pub struct Node {
     /// Its cores, once a handshake has told.
     pub cores: Option<u16>,
@@ -153,12 +181,14 @@ pub(super) struct LinkOutputs {
 
 /// All links of a core.
 pub struct Links {
-    me: NodeIndex,
+    /// Every node of the view but this one.
+    others: Arc<[PeerId]>,
     /// Where this core's part of the ring lies.
     own: ShardId,
     own_cores: u16,
     links: Vec<Link>,
-    nodes: Box<[Node]>,
+    /// By `PeerId`.
+    nodes: Vec<Node>,
     outputs: LinkOutputs,
     /// Links lost since start.
     pub lost: u64,
@@ -166,43 +196,61 @@ pub struct Links {
 
 impl Links {
     /// Links to nobody so far.
-    pub(super) fn new(nodes: usize, me: NodeIndex, own: ShardId, own_cores: u16) -> Self {
-        let node = |_| Node { cores: None, view: 0, trouble: String::new(), incarnation: 0, links: Vec::new(), lost: false };
+    pub(super) fn new(view: &View, own: ShardId, own_cores: u16) -> Self {
         let mut links = Self {
-            me,
+            others: Arc::default(),
             own,
             own_cores,
             links: Vec::new(),
-            nodes: (0..nodes).map(node).collect(),
+            nodes: Vec::new(),
             outputs: LinkOutputs::default(),
             lost: 0,
         };
-        (0..nodes).filter(|&node| node != usize::from(me.0)).for_each(|node| links.ensure(node, 1));
+        links.handle_view(view);
         links
     }
 
+    /// Another view counts: new nodes get a first link, and nodes that are back get theirs again. Those that are not in it any more are
+    /// removed by `remove`.
+    pub(super) fn handle_view(&mut self, view: &View) {
+        self.others = view.others().collect();
+        self.nodes.resize_with(view.peers_count(), Node::default);
+        for &node in self.everyone().iter() {
+            for link in std::mem::take(&mut self.nodes[node.index()].links) {
+                let link_mut = &mut self.links[link.0 as usize];
+                if link_mut.state == State::Removed {
+                    *link_mut = Link::new(node, link_mut.core);
+                }
+                self.nodes[node.index()].links.push(link);
+            }
+            self.ensure(node, 1);
+        }
+        // A batch says under which view it was sent.
+        self.links.iter_mut().for_each(|link| link.outgoing.batch = None);
+    }
+
+    /// A node is not in the ring any more: its links are closed, and nothing is known of it. Returns the links, and of each whether it was
+    /// up.
+    pub(super) fn remove(&mut self, node: PeerId, now_ms: u64) -> Vec<(LinkId, bool)> {
+        let links = self.node(node).links.clone();
+        let mut removed = Vec::with_capacity(links.len());
+        for &link in &links {
+            if matches!(self.link(link).state, State::Connecting(_) | State::Up | State::Probing(_)) {
+                self.hang_up(link);
+            }
+            removed.push((link, self.down(link, now_ms)));
+            self.links[link.0 as usize].state = State::Removed;
+            self.outputs.dial.retain(|&dial| dial != link);
+        }
+        self.nodes[node.index()] = Node { links, ..Node::default() };
+        removed
+    }
+
     /// Makes places for the links to the first `cores` cores of a node.
-    fn ensure(&mut self, node: usize, cores: u16) {
-        for core in self.nodes[node].links.len() as u16..cores {
-            self.nodes[node].links.push(LinkId(self.links.len() as u32));
-            self.links.push(Link {
-                node: NodeIndex(node as u16),
-                core,
-                state: State::Idle,
-                outstanding: 0,
-                outgoing: Outgoing::default(),
-                is_ready: false,
-                heard_ms: 0,
-                their_ms: 0,
-                their_ms_at: 0,
-                asked_ms: 0,
-                pinged_ms: 0,
-                backoff_ms: limits::PEER_BACKOFF_MS_MIN,
-                reconnecting: false,
-                reconnecting_since_ms: 0,
-                contact_ignored_until_ms: 0,
-                contact_ignored_ms: limits::PEER_CONTACT_IGNORED_MS_MIN,
-            });
+    fn ensure(&mut self, node: PeerId, cores: u16) {
+        for core in self.nodes[node.index()].links.len() as u16..cores {
+            self.nodes[node.index()].links.push(LinkId(self.links.len() as u32));
+            self.links.push(Link::new(node, core));
         }
     }
 
@@ -212,19 +260,23 @@ impl Links {
     }
 
     /// What is known of a node.
-    pub fn node(&self, node: NodeIndex) -> &Node {
-        &self.nodes[usize::from(node.0)]
+    pub fn node(&self, node: PeerId) -> &Node {
+        &self.nodes[node.index()]
     }
 
     /// Why a node was last refused or lost, in words.
-    pub(super) fn note_trouble(&mut self, node: NodeIndex, why: &str) {
-        self.nodes[usize::from(node.0)].trouble = why.into();
+    pub(super) fn note_trouble(&mut self, node: PeerId, why: &str) {
+        self.nodes[node.index()].trouble = why.into();
     }
 
-    /// Every node but this one.
-    pub fn others(&self) -> impl Iterator<Item = NodeIndex> + use<> {
-        let me = self.me;
-        (0..self.nodes.len() as u16).map(NodeIndex).filter(move |&node| node != me)
+    /// Every node of the view but this one.
+    pub fn others(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.others.iter().copied()
+    }
+
+    /// The same, to go through while something changes.
+    pub(super) fn everyone(&self) -> Arc<[PeerId]> {
+        self.others.clone()
     }
 
     /// All links.
@@ -233,20 +285,20 @@ impl Links {
     }
 
     /// The links to the cores of a node.
-    pub(super) fn of_node(&self, node: NodeIndex) -> &[LinkId] {
+    pub(super) fn of_node(&self, node: PeerId) -> &[LinkId] {
         &self.node(node).links
     }
 
     /// The link to the core of a node that owns this hash there; its first link while it is not known how many it has.
     #[inline]
-    pub(super) fn link_of(&self, node: NodeIndex, hash: u64, buckets: u32) -> LinkId {
+    pub(super) fn link_of(&self, node: PeerId, hash: u64, buckets: u32) -> LinkId {
         let known = self.node(node);
         let core = known.cores.map_or(0, |cores| key::core_of(key::bucket_of(hash, buckets), buckets, cores));
         known.links[usize::from(core)]
     }
 
     /// Whether requests for this hash may go to a node. A link that is away and whose pause is over is tried in the background.
-    pub(super) fn reach(&mut self, node: NodeIndex, hash: u64, buckets: u32, now_ms: u64) -> Reach {
+    pub(super) fn reach(&mut self, node: PeerId, hash: u64, buckets: u32, now_ms: u64) -> Reach {
         let link = self.link_of(node, hash, buckets);
         match self.link(link).state {
             State::Up | State::Connecting(_) | State::Idle if self.node(node).cores.is_some() => Reach::There(link),
@@ -255,6 +307,7 @@ impl Links {
                 Reach::Unknown
             }
             State::Up | State::Connecting(_) => Reach::Unknown,
+            State::Removed => Reach::Away,
             State::Down(_) | State::Probing(_) => {
                 self.probe(link, now_ms);
                 if self.link(link).reconnecting { Reach::Unknown } else { Reach::Away }
@@ -263,14 +316,14 @@ impl Links {
     }
 
     /// Whether a node is away, as far as this hash is concerned. Changes nothing.
-    pub fn is_away(&self, node: NodeIndex, hash: u64, buckets: u32) -> bool {
+    pub fn is_away(&self, node: PeerId, hash: u64, buckets: u32) -> bool {
         self.link(self.link_of(node, hash, buckets)).state.is_away()
     }
 
     /// Whether a node that is not away has not told how many cores it has; its first link is made then.
     pub(super) fn connect_unknown(&mut self, now_ms: u64) -> bool {
         let mut unknown = false;
-        for node in self.others() {
+        for &node in self.everyone().iter() {
             let (cores, link) = (self.node(node).cores, self.node(node).links[0]);
             match self.link(link).state {
                 State::Idle if cores.is_none() => self.connect(link, now_ms),
@@ -283,7 +336,7 @@ impl Links {
     }
 
     /// Whether no link to a node is up, and one was lost or could not be made.
-    pub fn is_lost(&self, node: NodeIndex) -> bool {
+    pub fn is_lost(&self, node: PeerId) -> bool {
         let links = &self.node(node).links;
         let state = |link: &LinkId| self.link(*link).state;
         !links.iter().any(|link| state(link) == State::Up) && links.iter().any(|link| state(link).is_away())
@@ -302,12 +355,12 @@ impl Links {
     /// A node has made contact: what is away is tried at once, and nobody stands in for it meanwhile. It may be answering others
     /// already. Returns whether that was so: it may hold something for us, too.
     #[inline]
-    pub(super) fn on_contact(&mut self, node: NodeIndex, now_ms: u64) -> bool {
+    pub(super) fn on_contact(&mut self, node: PeerId, now_ms: u64) -> bool {
         self.node(node).lost && self.reconnect_now(node, now_ms)
     }
 
-    fn reconnect_now(&mut self, node: NodeIndex, now_ms: u64) -> bool {
-        let node = &mut self.nodes[usize::from(node.0)];
+    fn reconnect_now(&mut self, node: PeerId, now_ms: u64) -> bool {
+        let node = &mut self.nodes[node.index()];
         let mut any = false;
         node.lost = false;
         for &link in &node.links {
@@ -400,7 +453,7 @@ impl Links {
     }
 
     /// The links to the cores of a node whose part of the ring overlaps ours.
-    pub(super) fn overlapping(&self, node: NodeIndex) -> impl Iterator<Item = LinkId> + '_ {
+    pub(super) fn overlapping(&self, node: PeerId) -> impl Iterator<Item = LinkId> + '_ {
         let known = self.node(node);
         let cores = u32::from(known.cores.unwrap_or(1));
         let (own, own_cores) = (u32::from(self.own.0), u32::from(self.own_cores));
@@ -431,13 +484,13 @@ impl Links {
     }
 
     /// What a node says of itself, over a link of ours or of its own.
-    pub(super) fn on_identity(&mut self, node: NodeIndex, identity: &Identity) -> Known {
-        let known = &mut self.nodes[usize::from(node.0)];
+    pub(super) fn on_identity(&mut self, node: PeerId, identity: &Identity) -> Known {
+        let known = &mut self.nodes[node.index()];
         let lost_memory = known.incarnation != 0 && known.incarnation != identity.incarnation;
         let recut = known.cores.is_some_and(|cores| cores != identity.cores);
         (known.incarnation, known.view, known.cores) = (identity.incarnation, identity.view, Some(identity.cores));
         known.trouble.clear();
-        self.ensure(usize::from(node.0), identity.cores);
+        self.ensure(node, identity.cores);
         match (lost_memory, recut) {
             (true, _) => Known::LostMemory,
             (false, true) => Known::Recut,
@@ -462,7 +515,7 @@ impl Links {
         (target.outstanding, target.is_ready, target.outgoing.batch) = (0, false, None);
         target.outgoing.output.clear();
         let node = target.node;
-        self.nodes[usize::from(node.0)].lost = true;
+        self.nodes[node.index()].lost = true;
         self.lost += u64::from(was_up);
         self.outputs.ready.retain(|&ready| ready != link);
         was_up
@@ -475,7 +528,7 @@ impl Links {
                 now_ms.saturating_sub(since_ms) > limits::PEER_CONNECT_MS_MAX
             }
             State::Up => link.outstanding > 0 && now_ms.saturating_sub(link.heard_ms) > limits::PEER_SILENCE_MS_MAX,
-            State::Idle | State::Down(_) => false,
+            State::Idle | State::Down(_) | State::Removed => false,
         };
         self.ids().filter(|&link| is_timed_out(self.link(link))).take(16).collect()
     }
@@ -528,7 +581,7 @@ impl Links {
 
     /// Makes the links that overlap with us, where they were never needed: for a core that wants leases.
     pub fn connect_overlapping(&mut self, now_ms: u64) {
-        for node in self.others() {
+        for &node in self.everyone().iter() {
             let overlapping: Vec<LinkId> = self.overlapping(node).collect();
             for link in overlapping {
                 match self.link(link).state {

@@ -11,10 +11,10 @@ use super::Turn;
 use super::conclude::with_plain_key;
 use super::links::LinkId;
 use super::requests::{Purpose, Request};
+use super::view::PeerId;
 use crate::command::{Command, Replica};
 use crate::engine::Merge;
 use crate::peer::frame::{self, Frame, FrameError, Kind};
-use crate::placement::NodeIndex;
 
 /// What a node that was asked for a key has told.
 pub(super) enum Found {
@@ -28,7 +28,7 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn take_over(turn: &mut Turn<'_>, node: NodeIndex, frame: &Frame<'_>) -> Result<Found, FrameError> {
+pub(super) fn take_over(turn: &mut Turn<'_>, node: PeerId, frame: &Frame<'_>) -> Result<Found, FrameError> {
     if frame.head.kind != Kind::Found || frame.meta.is_empty() {
         return Ok(Found::Here(0));
     }
@@ -70,9 +70,9 @@ pub(super) fn merge_past(turn: &mut Turn<'_>, incoming: &Replica<'_>, exempt: bo
 pub(super) fn hint_node_hashes(turn: &mut Turn<'_>, replica: &Replica<'_>, node_hashes: &[u64]) {
     let partition = turn.partition_of(replica.key.hash);
     for &node_hash in node_hashes {
-        match turn.cluster.view.index_of_node_hash(node_hash) {
+        match turn.cluster.view.peer_with_hash(node_hash) {
             Some(node) if node != turn.cluster.view.me => {
-                turn.cluster.hints.add(usize::from(node.0), replica.key.bytes, replica.version, partition, turn.now);
+                turn.cluster.hints.add(node, replica.key.bytes, replica.version, partition, turn.now);
             }
             _ => {}
         }
@@ -83,8 +83,8 @@ pub(super) fn hint_node_hashes(turn: &mut Turn<'_>, replica: &Replica<'_>, node_
 pub(super) fn hint_owners(turn: &mut Turn<'_>, replica: &Replica<'_>) {
     let partition = turn.partition_of(replica.key.hash);
     let bucket = turn.bucket_of(replica.key.hash);
-    let owners = turn.cluster.cache.owners_of(&turn.cluster.view.ring, bucket);
-    for owner in owners.iter().filter(|&&owner| owner != turn.cluster.view.me) {
-        turn.cluster.hints.add(usize::from(owner.0), replica.key.bytes, replica.version, partition, turn.now);
+    let owners = turn.owners(bucket);
+    for &owner in owners.iter().filter(|&&owner| owner != turn.cluster.view.me) {
+        turn.cluster.hints.add(owner, replica.key.bytes, replica.version, partition, turn.now);
     }
 }

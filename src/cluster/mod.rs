@@ -8,7 +8,8 @@
 //!
 //!   each file owns its state, and uses only those on its right or further down (`tests/tidy.rs` checks that there is no circle):
 //!
-//!   serve        requests of other nodes               answers      responses, losses, what is tried again
+//!   serve        requests of other nodes               change       another view: who comes, who goes, who owns more
+//!   answers      responses, losses, what is tried again
 //!   coordinate   from a command to its answer          flush        flush_all, in two rounds
 //!   replicate    copies of one command                 merge        what others have of a key: asked for, taken over
 //!   conclude     the end of a request                  refuse       commands that are not executed here, and their successors
@@ -26,6 +27,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod answers;
+mod change;
 mod commit;
 mod conclude;
 mod coordinate;
@@ -49,12 +51,12 @@ use self::flush::Flushes;
 use self::handoff::hints::Hints;
 use self::handoff::{Handoff, Pace, Purges, TICK_MS, purge, replay};
 use self::leases::Leases;
-use self::links::{Known, LinkId, Links};
+use self::links::{Known, LinkId, Links, State};
 use self::operations::{OpState, Operation, Operations, Passage};
 use self::output::Outbox;
 use self::refuse::Refused;
 use self::requests::{InFlight, Moment, Request, Requests};
-use self::view::View;
+use self::view::{Owners, PeerId, View};
 use crate::buffer::Buffer;
 use crate::command::Command;
 use crate::engine::Engine;
@@ -64,7 +66,7 @@ use crate::metrics::Counters;
 use crate::observe::Observer;
 use crate::peer::frame::{self, Frame, FrameError, Horizon, Stamp};
 use crate::peer::handshake::Identity;
-use crate::placement::{NodeIndex, OwnersCache};
+use crate::placement::OwnersCache;
 use crate::protocol::Head;
 use crate::routing::{Place, Routes, ShardId};
 use crate::time::Instant;
@@ -119,6 +121,10 @@ pub enum Mistake {
     AlwaysAuthoritative,
     /// Keys that others have announced as missing here are not fetched from them.
     MissingIgnored,
+    /// What a change of view gives to a node is not marked as missing there.
+    GainsForgotten,
+    /// A copy that came under another view leaves no hints.
+    OtherViewTrusted,
     /// A copy counts as committed though its coordinator has not said so.
     AllCommitted,
     /// A command that is repeated does not say so to the core that goes on with it.
@@ -153,7 +159,7 @@ pub struct Cluster {
     uncommitted: Uncommitted,
     pins: Pins,
     /// By node.
-    handoffs: Box<[Handoff]>,
+    handoffs: Vec<Handoff>,
     purges: Purges,
     pace: Pace,
     cache: OwnersCache,
@@ -185,16 +191,18 @@ pub struct Figures {
     pub failed: u64,
     /// Items of dirty partitions sent.
     pub streamed: u64,
+    /// Changes of the view.
+    pub views: u64,
 }
 
 impl Cluster {
     /// The part of core `own` in the ring of this view.
     pub fn new(view: Arc<View>, own: ShardId, options: ClusterOptions) -> Self {
-        let nodes = view.nodes.len();
+        let nodes = view.peers_count();
         // Half for hints, the rest for keys that are missing here, and for copies that are not known to be committed.
         let (hints_bytes, quarter_bytes) = (options.handoff_bytes_max / 2, options.handoff_bytes_max / 4);
         Self {
-            links: Links::new(nodes, view.me, own, options.cores),
+            links: Links::new(&view, own, options.cores),
             leases: Leases::new(nodes, quarter_bytes / limits::PEER_MISSING_BYTES),
             requests: Requests::default(),
             hints: Hints::new(nodes, hints_bytes, options.handoff_window_ms),
@@ -226,7 +234,7 @@ impl Cluster {
             || self.operations() > 0
             || ms < self.active_ms + limits::PEER_ACTIVE_MS
             || self.links.is_connecting()
-            || self.links.others().any(|node| !self.hints.is_clean(usize::from(node.0)))
+            || self.links.others().any(|node| !self.hints.is_clean(node))
             || self.is_dropping()
     }
 
@@ -325,9 +333,22 @@ impl Turn<'_> {
         flush::begin(self, origin, least);
     }
 
-    /// A node has shown who it is, over a connection of its own. Returns its place in the view, if it has one.
-    pub fn handle_inbound(&mut self, identity: &Identity) -> Option<NodeIndex> {
-        let node = self.cluster.view.ring.index_of(&identity.id).filter(|&node| node != self.cluster.view.me)?;
+    /// Another view counts from now on: one that was made by `View::next`. What is known of members that stay is kept.
+    ///
+    /// Links to nodes that are not in it are closed, and what was under way to them is lost as with a link. What a node may own now and did
+    /// not before is dirty for it, as for one that has lost its memory: it gets it from whoever has it, and until then it answers for no
+    /// key without asking. While nodes differ in their views, a key may have two coordinators, as in a partition: a read may be stale, and
+    /// of two writes the later one stays. What was acknowledged is not lost, if a node that goes leaves another copy behind.
+    pub fn handle_view(&mut self, view: Arc<View>) {
+        change::install(self, view);
+        answers::retry(self);
+        coordinate::advance_woken(self);
+    }
+
+    /// A node has shown who it is, over a connection of its own. Returns its id here, if it is in the view: else it may be in the next one,
+    /// and is to be named again with what it asks then.
+    pub fn handle_inbound(&mut self, identity: &Identity) -> Option<PeerId> {
+        let node = self.cluster.view.peer_with_id(&identity.id).filter(|&node| node != self.cluster.view.me)?;
         self.on_identity(node, identity);
         self.on_contact(node);
         Some(node)
@@ -344,8 +365,12 @@ impl Turn<'_> {
     /// It cannot be read: the connection must end.
     pub fn handle_request(&mut self, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
         self.observe_head(&frame.head);
+        let from = PeerRequest { node: from.node.filter(|&node| self.cluster.view.has(node)), ..from };
         if let Some(node) = from.node {
             self.on_contact(node);
+            if !self.shares_view(&frame.head) {
+                self.cluster.leases.end_of_node(node, &self.cluster.links);
+            }
         }
         let result = serve::serve(self, from, frame, output);
         coordinate::advance_woken(self);
@@ -364,6 +389,9 @@ impl Turn<'_> {
 
     /// A link of ours is up.
     pub fn handle_link_up(&mut self, link: LinkId, identity: &Identity) {
+        if self.cluster.links.link(link).state == State::Removed {
+            return self.cluster.links.hang_up(link);
+        }
         let node = self.cluster.links.link(link).node;
         self.on_identity(node, identity);
         self.cluster.links.up(link, self.ms);
@@ -376,6 +404,9 @@ impl Turn<'_> {
 
     /// A link of ours could not be made, or is lost; `why` in words.
     pub fn handle_link_down(&mut self, link: LinkId, why: &str) {
+        if self.cluster.links.link(link).state == State::Removed {
+            return;
+        }
         let node = self.cluster.links.link(link).node;
         let until_ms = self.cluster.links.may_execute_until(link);
         let was_up = self.cluster.links.down(link, self.ms);
@@ -461,7 +492,18 @@ impl Turn<'_> {
 
     /// What every frame says.
     pub fn stamp(&self) -> Stamp {
-        Stamp { clock: self.engine.clock(), fence: self.engine.fence(), sent_ms: self.ms as u32, ..Stamp::default() }
+        Stamp {
+            clock: self.engine.clock(),
+            fence: self.engine.fence(),
+            sent_ms: self.ms as u32,
+            view: self.cluster.view.stamp(),
+            ..Stamp::default()
+        }
+    }
+
+    /// Whether what a frame says was said under our view.
+    fn shares_view(&self, head: &frame::Head) -> bool {
+        head.view == self.cluster.view.stamp()
     }
 
     /// What a frame says of now.
@@ -486,11 +528,18 @@ impl Turn<'_> {
         key::partition_of_hash(hash, self.buckets())
     }
 
+    /// The owners of a bucket, best first.
+    fn owners(&mut self, bucket: u32) -> Owners {
+        let Cluster { cache, view, .. } = &mut *self.cluster;
+        view.owners(cache, bucket)
+    }
+
     /// Whether a node is an owner of this hash.
-    fn owns(&mut self, node: NodeIndex, hash: u64) -> bool {
+    fn owns(&mut self, node: PeerId, hash: u64) -> bool {
         let bucket = self.bucket_of(hash);
         let Cluster { cache, view, .. } = &mut *self.cluster;
-        cache.owners_of(&view.ring, bucket).contains(&node)
+        let owners = cache.owners_of(&view.ring, bucket);
+        view.index_of(node).is_some_and(|index| owners.contains(&index))
     }
 
     /// A hash of this core's part of the ring: a core of another node with the same hash overlaps this core.
@@ -499,7 +548,7 @@ impl Turn<'_> {
         (((2 * core + 1) << 63) / cores) as u64
     }
 
-    fn me(&self) -> NodeIndex {
+    fn me(&self) -> PeerId {
         self.cluster.view.me
     }
 
@@ -516,14 +565,14 @@ impl Turn<'_> {
     }
 
     /// A node has made contact: nobody stands in for it until it is known whether it is there.
-    fn on_contact(&mut self, node: NodeIndex) {
+    fn on_contact(&mut self, node: PeerId) {
         if self.cluster.links.on_contact(node, self.ms) {
             self.cluster.leases.suspend();
         }
     }
 
     /// What a node says of itself.
-    fn on_identity(&mut self, node: NodeIndex, identity: &Identity) {
+    fn on_identity(&mut self, node: PeerId, identity: &Identity) {
         let known = self.cluster.links.on_identity(node, identity);
         if known == Known::Same {
             return;
@@ -536,8 +585,8 @@ impl Turn<'_> {
     }
 
     /// Whether everything that came for a node since its first partition became dirty is still here.
-    fn has_all_for(&self, node: NodeIndex) -> bool {
-        self.engine.evicted_count() == self.cluster.hints.target(usize::from(node.0)).evicted_before
+    fn has_all_for(&self, node: PeerId) -> bool {
+        self.engine.evicted_count() == self.cluster.hints.target(node).evicted_before
     }
 }
 

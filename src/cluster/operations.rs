@@ -28,13 +28,14 @@ use slab::Slab;
 
 use super::links::LinkId;
 use super::origin::Origin;
+use super::view::PeerId;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Effect, Value};
 use crate::key::Key;
 use crate::limits;
 use crate::peer::frame::{self, Execute, FrameError};
-use crate::placement::{NodeIndex, REDUNDANCY_MAX};
+use crate::placement::REDUNDANCY_MAX;
 use crate::protocol::Head;
 use crate::routing::{ShardId, Ticket};
 
@@ -106,7 +107,7 @@ pub(super) enum OpState {
     /// For this many nodes to confirm their copies.
     Writing { waiting: u32 },
     /// For the newer item that this node has of the key.
-    Refetching { node: NodeIndex },
+    Refetching { node: PeerId },
 }
 
 /// What decides about the order of a chain.
@@ -296,7 +297,7 @@ pub(super) enum Conflict {
     /// Here: it came from elsewhere meanwhile.
     Here,
     /// On this node.
-    Node(NodeIndex),
+    Node(PeerId),
 }
 
 /// What becomes of a request that is executed here.
@@ -309,7 +310,7 @@ pub(super) struct WriteState {
     /// The answer, once the command has been executed.
     pub reply: Buffer,
     /// Nodes that failed to take a copy.
-    pub failed: ArrayVec<NodeIndex, READ_PEERS_MAX>,
+    pub failed: ArrayVec<PeerId, READ_PEERS_MAX>,
     /// Others may have read what it wrote: a node has taken a copy, or one was lost on its way.
     pub may_be_seen: bool,
     /// Something newer was met: what becomes of the request is decided when all copies are answered.
@@ -317,13 +318,13 @@ pub(super) struct WriteState {
     /// Version of what was last sent of its key: perhaps that of a later request.
     pub sent_version: u64,
     /// Nodes that have the copy.
-    pub placed: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    pub placed: ArrayVec<PeerId, REDUNDANCY_MAX>,
     /// Owners that lack it.
-    pub missing: ArrayVec<NodeIndex, REDUNDANCY_MAX>,
+    pub missing: ArrayVec<PeerId, REDUNDANCY_MAX>,
     /// What it wrote lies on this node though it does not own the key: it is pinned there by `fallback_pins`.
     pub is_pinned: bool,
     /// What nodes had when they were asked.
-    pub found: ArrayVec<(NodeIndex, u64), READ_PEERS_MAX>,
+    pub found: ArrayVec<(PeerId, u64), READ_PEERS_MAX>,
 }
 
 impl Operation {

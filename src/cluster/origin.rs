@@ -6,7 +6,7 @@
 //!
 //! Lives here: origins. Not here: answers on their way out (`output`).
 
-use crate::placement::NodeIndex;
+use super::view::PeerId;
 use crate::routing::{ShardId, Ticket};
 
 /// Who asked.
@@ -42,7 +42,7 @@ pub struct PeerRequest {
     /// The id that the response repeats.
     pub id: u32,
     /// The node, if it is in our view.
-    pub node: Option<NodeIndex>,
+    pub node: Option<PeerId>,
     /// The moment of this core's clock from which on its sender may have given it up: a command that writes is not executed then.
     pub deadline_ms: u64,
 }

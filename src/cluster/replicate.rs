@@ -15,11 +15,12 @@ use super::links::{LinkId, Reach};
 use super::merge::{self, Found};
 use super::operations::{Attempt, Conflict, OpState, OperationId};
 use super::requests::{Purpose, Request};
+use super::view::PeerId;
 use super::{Ack, Cluster, Mistake, Turn, commit};
 use crate::command::{Command, Error};
 use crate::limits;
 use crate::peer::frame::{self, Along, Frame, FrameError, Kind, PutDone};
-use crate::placement::{NodeIndex, REDUNDANCY_MAX};
+use crate::placement::REDUNDANCY_MAX;
 
 /// Sends what the command wrote to the nodes that are to have it and do not.
 pub(super) fn copy(turn: &mut Turn<'_>, id: OperationId) {
@@ -59,8 +60,8 @@ pub(super) fn abandon(turn: &mut Turn<'_>, id: OperationId) {
     let hash = op.hash;
     let (version, placed) = (op.write_state().version, op.write_state().placed.clone());
     let (bucket, me) = (turn.bucket_of(hash), turn.me());
-    let owners = turn.cluster.cache.owners_of(&turn.cluster.view.ring, bucket);
-    let lacking: ArrayVec<NodeIndex, REDUNDANCY_MAX> =
+    let owners = turn.owners(bucket);
+    let lacking: ArrayVec<PeerId, REDUNDANCY_MAX> =
         owners.iter().copied().filter(|owner| *owner != me && !placed.contains(owner)).collect();
     with_command(turn, id, |turn, execute| hint(turn, &execute.command, version, &lacking));
     conclude::finish(turn, id);
@@ -70,15 +71,15 @@ pub(super) fn abandon(turn: &mut Turn<'_>, id: OperationId) {
 fn choose(
     turn: &mut Turn<'_>,
     hash: u64,
-    failed: &[NodeIndex],
-) -> (ArrayVec<(NodeIndex, LinkId), REDUNDANCY_MAX>, ArrayVec<NodeIndex, REDUNDANCY_MAX>) {
+    failed: &[PeerId],
+) -> (ArrayVec<(PeerId, LinkId), REDUNDANCY_MAX>, ArrayVec<PeerId, REDUNDANCY_MAX>) {
     let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
     let Cluster { cache, view, links, .. } = &mut *turn.cluster;
-    let owners = cache.owners_of(&view.ring, bucket);
+    let owners = view.owners(cache, bucket);
     let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
     // This node has one whether or not its place in the ranking asks for it.
     let wanted = view.ring.redundancy() - 1;
-    for node in view.ring.ranking(bucket).filter(|&node| node != view.me) {
+    for node in view.ranking(bucket).filter(|&node| node != view.me) {
         let reach = match failed.contains(&node) {
             true => Reach::Away,
             false => links.reach(node, hash, buckets, ms),
@@ -97,18 +98,18 @@ fn choose(
 }
 
 /// Keeps hints for owners that lack what was written.
-fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: u64, missing: &[NodeIndex]) {
+fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: u64, missing: &[PeerId]) {
     if turn.cluster.options.mistake == Some(Mistake::NoHints) {
         return;
     }
     let partition = turn.partition_of(command.key.hash);
     let (hints, now) = (&mut turn.cluster.hints, turn.now);
     with_plain_key(command, |key| {
-        missing.iter().for_each(|node| hints.add(usize::from(node.0), key.bytes, version, partition, now));
+        missing.iter().for_each(|node| hints.add(*node, key.bytes, version, partition, now));
     });
 }
 
-fn put(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex, link: LinkId, command: &Command<'_>, missing: &[NodeIndex]) {
+fn put(turn: &mut Turn<'_>, id: OperationId, node: PeerId, link: LinkId, command: &Command<'_>, missing: &[PeerId]) {
     let (at, now, committed_through) = (turn.moment(), turn.now, commit::committed_through(turn));
     let Cluster { operations, links, requests, figures, view, options, .. } = &mut *turn.cluster;
     let attempt = operations.attempt(id);
@@ -117,7 +118,7 @@ fn put(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex, link: LinkId, comm
     let committed_through = (op.write_state().uncommitted_version > 0).then_some(committed_through);
     let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
         Some(Mistake::NoHints) => ArrayVec::new(),
-        _ => missing.iter().map(|node| view.nodes[usize::from(node.0)].node_hash).collect(),
+        _ => missing.iter().filter_map(|&node| Some(view.node(node)?.node_hash)).collect(),
     };
     let engine = &mut *turn.engine;
     let sent = with_plain_key(command, |key| {
@@ -135,12 +136,7 @@ fn put(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex, link: LinkId, comm
 }
 
 /// A node has answered to a copy.
-pub(super) fn on_copy_answer(
-    turn: &mut Turn<'_>,
-    attempt: Attempt,
-    node: NodeIndex,
-    frame: &Frame<'_>,
-) -> Result<(), FrameError> {
+pub(super) fn on_copy_answer(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, frame: &Frame<'_>) -> Result<(), FrameError> {
     let done = PutDone::of(frame, turn.horizon())?;
     let Some(op) = turn.cluster.operations.at(attempt) else { return Ok(()) };
     let version = op.write_state().version;
@@ -161,7 +157,7 @@ fn written_less(turn: &mut Turn<'_>, attempt: Attempt) -> bool {
 }
 
 /// A node has its copy, or something that makes it needless.
-fn placed(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex) {
+fn placed(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId) {
     if !written_less(turn, attempt) {
         return;
     }
@@ -172,7 +168,7 @@ fn placed(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex) {
 }
 
 /// A node could not take its copy.
-pub(super) fn on_copy_failed(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex) {
+pub(super) fn on_copy_failed(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId) {
     if !written_less(turn, attempt) {
         return;
     }
@@ -187,7 +183,7 @@ pub(super) fn on_copy_failed(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIn
 }
 
 /// A node has something newer of this key than what the command wrote.
-fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: NodeIndex, other: u64) {
+fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, other: u64) {
     turn.engine.observe(other);
     let here = with_command(turn, attempt.id, |turn, execute| {
         with_plain_key(&execute.command, |key| turn.engine.copy_of(key, turn.now).map_or(0, |replica| replica.version))
@@ -224,7 +220,7 @@ fn end_writing(turn: &mut Turn<'_>, id: OperationId) {
 }
 
 /// Fetches what a node has that is newer than what a command wrote.
-pub(super) fn refetch(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex) {
+pub(super) fn refetch(turn: &mut Turn<'_>, id: OperationId, node: PeerId) {
     let Some(hash) = turn.op(id).map(|op| op.hash) else { return };
     let attempt = turn.cluster.operations.attempt(id);
     let Reach::There(link) = turn.cluster.links.reach(node, hash, turn.buckets(), turn.ms) else {
@@ -234,12 +230,7 @@ pub(super) fn refetch(turn: &mut Turn<'_>, id: OperationId, node: NodeIndex) {
 }
 
 /// A node has told what it has that is newer than what a command wrote.
-pub(super) fn on_refetched(
-    turn: &mut Turn<'_>,
-    attempt: Attempt,
-    node: NodeIndex,
-    frame: &Frame<'_>,
-) -> Result<(), FrameError> {
+pub(super) fn on_refetched(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, frame: &Frame<'_>) -> Result<(), FrameError> {
     let found = merge::take_over(turn, node, frame)?;
     if turn.cluster.operations.at(attempt).is_some() {
         match found {
@@ -281,6 +272,6 @@ pub(super) fn begin_anew(turn: &mut Turn<'_>, id: OperationId, found: u64) {
     }
 }
 
-fn seen(owner: NodeIndex, chosen: &[(NodeIndex, LinkId)], missing: &[NodeIndex]) -> bool {
+fn seen(owner: PeerId, chosen: &[(PeerId, LinkId)], missing: &[PeerId]) -> bool {
     missing.contains(&owner) || chosen.iter().any(|(node, _)| *node == owner)
 }

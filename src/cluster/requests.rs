@@ -14,10 +14,10 @@ use slab::Slab;
 
 use super::links::{LinkId, Links, Outgoing};
 use super::operations::{Attempt, OperationId};
+use super::view::PeerId;
 use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Kind, OpenBatch, Stamp};
-use crate::placement::NodeIndex;
 
 /// What a request was sent for.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub enum Purpose {
     /// The whole command.
     Forward(OperationId),
     /// What a node has of the key.
-    Read(Attempt, NodeIndex),
+    Read(Attempt, PeerId),
     /// What a node has of the key that is newer than what the command wrote.
-    Refetch(Attempt, NodeIndex),
+    Refetch(Attempt, PeerId),
     /// A copy of what a command wrote.
-    Copy(Attempt, NodeIndex),
+    Copy(Attempt, PeerId),
     /// A copy for a node whose own was older.
     Repair,
     /// Only its lease.
@@ -41,18 +41,18 @@ pub enum Purpose {
     /// An item of a dirty partition.
     Stream(SentItem),
     /// The announcement of dirty partitions.
-    Begin(NodeIndex, u32),
+    Begin(PeerId, u32),
     /// Keys that are missing on a node.
-    Missing(NodeIndex, u32),
+    Missing(PeerId, u32),
     /// The notice of partitions whose old items were purged here.
-    Purged(NodeIndex, u32, Box<[u32]>),
+    Purged(PeerId, u32, Box<[u32]>),
 }
 
 /// An item under way to a node that lacks it.
 #[derive(Debug)]
 pub struct SentItem {
     /// The node.
-    pub node: NodeIndex,
+    pub node: PeerId,
     /// The key.
     pub key: Box<[u8]>,
     /// The version sent.

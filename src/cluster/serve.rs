@@ -17,6 +17,7 @@ use super::merge::{hint_node_hashes, hint_owners, merge_past};
 use super::operations::Passage;
 use super::refuse::{refuse, refuse_key};
 use super::requests::REPLAYED;
+use super::view::PeerId;
 use super::{Mistake, Origin, PeerRequest, Turn, coordinate};
 use crate::buffer::Buffer;
 use crate::command::{Effect, Reply, Value};
@@ -25,7 +26,6 @@ use crate::key::Key;
 use crate::limits;
 use crate::observe::Client;
 use crate::peer::frame::{self, Along, Element, Execute, Frame, FrameError, Kind, PutDone};
-use crate::placement::NodeIndex;
 use crate::protocol::{self, Framing, Head};
 use crate::routing::Place;
 
@@ -38,7 +38,7 @@ pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, o
         Kind::Execute => {
             let (repeated_since, passed_on, meta) = frame::read_history(frame.head.flags, frame.meta, turn.horizon())?;
             // Who sent it is there, though it may not have made contact so far: it may hold something newer for this node.
-            if let Some(node) = passed_on.and_then(|node_hash| turn.cluster.view.index_of_node_hash(node_hash)) {
+            if let Some(node) = passed_on.and_then(|node_hash| turn.cluster.view.peer_with_hash(node_hash)) {
                 turn.on_contact(node);
             }
             let execute = frame::read_execute(meta, frame.value)?;
@@ -220,6 +220,10 @@ fn serve_put(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: 
         turn.cluster.figures.copies_taken += 1;
         let (me, hash) = (turn.me(), put.replica.key.hash);
         match put.missing.is_empty() {
+            // Its sender may not know who else is to have it.
+            _ if !turn.shares_view(&frame.head) && turn.cluster.options.mistake != Some(Mistake::OtherViewTrusted) => {
+                hint_owners(turn, &put.replica)
+            }
             true if !turn.owns(me, hash) => hint_owners(turn, &put.replica),
             _ => hint_node_hashes(turn, &put.replica, &put.missing),
         }
@@ -271,9 +275,9 @@ fn authority_flag(turn: &mut Turn<'_>, key: &Key<'_>) -> u8 {
 }
 
 /// Version of this key that a node lacks, or may lack, as far as is known here.
-fn lacked_by(turn: &Turn<'_>, node: NodeIndex, key: &Key<'_>) -> Option<u64> {
-    let hint = turn.cluster.hints.get(usize::from(node.0), key.bytes).map(|hint| hint.version);
-    let dirty = turn.cluster.hints.target(usize::from(node.0)).dirty_version(turn.partition_of(key.hash));
+fn lacked_by(turn: &Turn<'_>, node: PeerId, key: &Key<'_>) -> Option<u64> {
+    let hint = turn.cluster.hints.get(node, key.bytes).map(|hint| hint.version);
+    let dirty = turn.cluster.hints.target(node).dirty_version(turn.partition_of(key.hash));
     let dirty = dirty.filter(|_| !turn.has_all_for(node));
     // That version itself is what is lacking, and no reason to drop it where it has arrived by another way.
     hint.or(dirty).and_then(|version| version.checked_sub(1)).filter(|&version| version > 0)
@@ -283,9 +287,9 @@ fn lacked_by(turn: &Turn<'_>, node: NodeIndex, key: &Key<'_>) -> Option<u64> {
 /// away for us.
 fn grant_lease(turn: &mut Turn<'_>, from: PeerRequest) -> u8 {
     let Some(node) = from.node else { return 0 };
-    let index = usize::from(node.0);
-    let (target, handoff) = (turn.cluster.hints.target(index), &turn.cluster.handoffs[index]);
-    let clean = turn.cluster.hints.is_clean(index) && handoff.is_idle();
+    let index = node.index();
+    let (target, handoff) = (turn.cluster.hints.target(node), &turn.cluster.handoffs[index]);
+    let clean = turn.cluster.hints.is_clean(node) && handoff.is_idle();
     let announced = target.all_announced() && target.dirty_count() == 0 && handoff.has_announced_missing();
     let away = turn.cluster.links.reach(node, turn.own_hash(), turn.buckets(), turn.ms) == Reach::Away;
     if !(clean || announced) || away {

@@ -20,11 +20,11 @@ use super::stats::Lines;
 use crate::cluster::Figures;
 use crate::cluster::handoff::hints::Account;
 use crate::cluster::links::State;
-use crate::cluster::view::{Entry, View};
+use crate::cluster::view::{Entry, PeerId, View};
 use crate::cluster::{ClusterOptions, Turn};
 use crate::key;
 use crate::peer::handshake::{Identity, key_of};
-use crate::placement::{NodeId, NodeIndex};
+use crate::placement::{NodeId, OwnersCache};
 use crate::runtime::core::Core;
 use crate::runtime::peer_socket::{KnownAddresses, PeerSetup, value_bytes_max};
 
@@ -87,7 +87,6 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
         key,
         known: Arc::new(KnownAddresses::of(view.nodes.iter().map(|node| node.entry.address.as_str()))),
         source: source(options),
-        names: view.nodes.iter().map(|node| node.entry.address.clone()).collect(),
         value_bytes_max: value_bytes_max(options.item_bytes_max),
     };
     let ring_options = ClusterOptions {
@@ -209,7 +208,7 @@ pub fn flush(cores: &Cores) -> bool {
     cores.tell_all(move |core| core.context.shard.engine.raise_fence(fence))
 }
 
-/// What one core knows of the ring.
+/// What one core knows of the ring. Lists are by the members of its view.
 struct Snapshot {
     accounts: Vec<Account>,
     dirty: Vec<u32>,
@@ -238,24 +237,26 @@ struct NodeSnapshot {
 fn snapshot(core: &mut Core) -> Option<Snapshot> {
     let (now, ms) = (core.context.now, core.context.ms);
     let cluster = core.context.shard.cluster.as_ref()?;
-    let count = cluster.view.nodes.len();
-    let mut nodes: Vec<_> = (0..count as u16)
-        .map(|index| {
-            let node = cluster.links.node(NodeIndex(index));
+    let view = &cluster.view;
+    let mut nodes: Vec<_> = view
+        .members()
+        .map(|node| {
+            let node = cluster.links.node(node);
             NodeSnapshot { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..NodeSnapshot::default() }
         })
         .collect();
     for link in cluster.links.ids() {
         let link = cluster.links.link(link);
-        let node = &mut nodes[usize::from(link.node.0)];
+        let Some(index) = view.index_of(link.node) else { continue };
+        let node = &mut nodes[usize::from(index.0)];
         node.up += u32::from(link.state == State::Up);
         node.away += u32::from(link.state.is_away());
         node.waiting += link.outstanding;
     }
     Some(Snapshot {
-        accounts: (0..count).map(|node| cluster.hints.target(node).account()).collect(),
-        dirty: (0..count).map(|node| cluster.hints.target(node).dirty_count()).collect(),
-        oldest_ms: (0..count).map(|node| cluster.hints.oldest_ms(node, now)).collect(),
+        accounts: view.members().map(|node| cluster.hints.target(node).account()).collect(),
+        dirty: view.members().map(|node| cluster.hints.target(node).dirty_count()).collect(),
+        oldest_ms: view.members().map(|node| cluster.hints.oldest_ms(node, now)).collect(),
         hint_bytes: cluster.hints.bytes(),
         all_leases: cluster.leases.has_all(ms),
         missing: cluster.leases.missing_count(),
@@ -276,7 +277,7 @@ pub fn stats_ring(view: &View, options: &Options) -> Lines {
     put("redundancy".into(), view.ring.redundancy().to_string());
     put("view".into(), format!("{:016x}", view.ring.view().0));
     put("cluster".into(), options.cluster_name.clone());
-    put("me".into(), view.ring.member(view.me).id.as_str().into());
+    put("me".into(), view.id(view.me).as_str().into());
     let total: u64 = view.nodes.iter().map(|node| u64::from(node.entry.weight)).sum();
     for (index, node) in view.nodes.iter().enumerate() {
         put(format!("{index}:id"), node.entry.id.as_str().into());
@@ -292,7 +293,7 @@ pub fn stats_ring(view: &View, options: &Options) -> Lines {
 pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
     let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
-    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
+    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me_index.0)) {
         let sum = |part: fn(&NodeSnapshot) -> u32| snapshots.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
         let (up, away, waiting) = (sum(|node| node.up), sum(|node| node.away), sum(|node| node.waiting));
         let state = match (up, away) {
@@ -334,7 +335,7 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
 pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
     let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
-    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me.0)) {
+    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me_index.0)) {
         let mut account = Account::default();
         snapshots.iter().for_each(|core| account.add(&core.accounts[index]));
         let mut put = |name: &str, value: String| lines.push((format!("{index}:{name}"), value));
@@ -362,8 +363,7 @@ pub fn is_settled(cores: &Cores) -> bool {
         let Some(Turn { cluster, ms, .. }) = core.context.turn() else { return true };
         // Leases are kept while somebody asks.
         cluster.active_now(ms);
-        let clean =
-            cluster.links.others().all(|node| cluster.hints.is_clean(usize::from(node.0)) || cluster.links.is_lost(node));
+        let clean = cluster.links.others().all(|node| cluster.hints.is_clean(node) || cluster.links.is_lost(node));
         clean && cluster.leases.has_all(ms) && cluster.leases.missing_count() == 0
     });
     settled.iter().all(|settled| *settled)
@@ -374,14 +374,14 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
     let hash = key::routing_hash(key);
     let (bucket, buckets) = (view.ring.bucket(hash), view.ring.buckets());
     let own_core = key::core_of(bucket, buckets, options.cores);
-    let owners = view.ring.owners_of(bucket);
+    let owners = view.owners(&mut OwnersCache::default(), bucket);
     let away = cores.ask_one(usize::from(own_core), move |core| {
         let Some(cluster) = &core.context.shard.cluster else { return Vec::new() };
-        let others: Vec<NodeIndex> = cluster.links.others().collect();
+        let others: Vec<PeerId> = cluster.links.others().collect();
         others.into_iter().filter(|&node| cluster.links.is_away(node, hash, buckets)).collect::<Vec<_>>()
     });
     let away = away.unwrap_or_default();
-    let id = |node: NodeIndex| view.ring.member(node).id.as_str().to_string();
+    let id = |node: PeerId| view.id(node).as_str().to_string();
     let mut lines = Lines::new();
     lines.push(("hash".into(), format!("{hash:016x}")));
     lines.push(("bucket".into(), bucket.to_string()));
@@ -397,7 +397,7 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
         };
         lines.push((format!("owner_{rank}"), format!("{} ({state})", id(owner))));
     }
-    let server = view.ring.ranking(bucket).find(|node| *node == view.me || !away.contains(node));
+    let server = view.ranking(bucket).find(|node| *node == view.me || !away.contains(node));
     lines.push(("served_by".into(), server.map_or("nobody".into(), id)));
     lines
 }

@@ -142,8 +142,9 @@ impl Core {
 
     /// Finds out where a link goes.
     fn find(&mut self, link: LinkId) {
-        let (Some(setup), Some(cluster)) = (&self.context.peer_setup, &self.context.shard.cluster) else { return };
-        let name = &setup.names[usize::from(cluster.links.link(link).node.0)];
+        let Some(cluster) = &self.context.shard.cluster else { return };
+        let Some(node) = cluster.view.node(cluster.links.link(link).node) else { return };
+        let name = &node.entry.address;
         match (name.parse::<SocketAddr>(), &self.bridge.resolver) {
             (Ok(address), _) => self.bridge.dial.push((link, address)),
             (Err(_), Some(resolver)) => {
@@ -156,12 +157,13 @@ impl Core {
 
     /// Somebody has called from an address that no node has, as far as is known: names may resolve to others by now.
     pub(super) fn learn_addresses(&mut self) {
-        let (Some(setup), Some(resolver)) = (&self.context.peer_setup, &self.bridge.resolver) else { return };
+        let (Some(cluster), Some(resolver)) = (&self.context.shard.cluster, &self.bridge.resolver) else { return };
         if self.context.ms < self.bridge.learned_ms + LEARN_PAUSE_MS {
             return;
         }
         self.bridge.learned_ms = self.context.ms;
-        for name in setup.names.iter().filter(|name| name.parse::<SocketAddr>().is_err()) {
+        let names = cluster.view.nodes.iter().map(|node| &node.entry.address);
+        for name in names.filter(|name| name.parse::<SocketAddr>().is_err()) {
             let _ = resolver.send(Resolve { core: self.id(), link: None, name: name.clone() });
         }
     }

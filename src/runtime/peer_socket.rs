@@ -17,13 +17,13 @@ use super::connection::Flow;
 use super::context::Context;
 use crate::buffer::Buffer;
 use crate::cluster::links::LinkId;
+use crate::cluster::view::PeerId;
 use crate::cluster::{PeerRequest, Turn};
 use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Horizon};
 use crate::peer::handshake::{Identity, Local, NONCE_BYTES};
 use crate::peer::stream::Stream;
-use crate::placement::NodeIndex;
 use crate::routing::ShardId;
 
 /// What a core must know to speak with other nodes.
@@ -33,9 +33,7 @@ pub struct PeerSetup {
     pub identity: Identity,
     /// Of the secret.
     pub key: Option<[u8; 32]>,
-    /// Where each node of the view is, as configured.
-    pub names: Vec<String>,
-    /// The addresses of these names.
+    /// The addresses of the nodes of the view, as their names resolve.
     pub known: Arc<KnownAddresses>,
     /// The address that this node calls others from, if it is not the system's choice.
     pub source: Option<IpAddr>,
@@ -73,7 +71,8 @@ impl PeerSetup {
     fn local(&self, context: &Context, target_core: u16, is_known: bool) -> Result<Local, String> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|error| format!("the system gives no random numbers: {error}."))?;
-        let identity = Identity { unix_ms: context.now.unix_ms, target_core, ..self.identity.clone() };
+        let view = view_of(context).unwrap_or(self.identity.view);
+        let identity = Identity { unix_ms: context.now.unix_ms, target_core, view, ..self.identity.clone() };
         Ok(Local { identity, key: self.key, nonce, is_known })
     }
 }
@@ -90,7 +89,7 @@ enum Side {
     /// Accepted, and known.
     Inbound {
         identity: Box<Identity>,
-        node: Option<NodeIndex>,
+        node: Option<PeerId>,
         /// The core that it is for, if that is not this one: until it is there, nothing of it is handled.
         elsewhere: Option<ShardId>,
     },
@@ -217,7 +216,7 @@ impl Peer {
             return Ok(());
         }
         let node = context.turn().and_then(|mut turn| turn.handle_inbound(&identity));
-        self.warn_of_view(&identity, setup);
+        warn_of_view(&identity, context);
         let core = ShardId(identity.target_core);
         let elsewhere = (core.0 < setup.identity.cores && core != context.shard.id).then_some(core);
         self.side = Side::Inbound { identity: Box::new(identity), node, elsewhere };
@@ -234,7 +233,11 @@ impl Peer {
             match side {
                 // A reader that does not take its answers gets no more of them.
                 Side::Inbound { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
-                Side::Inbound { node, .. } => {
+                Side::Inbound { identity, node, .. } => {
+                    if node.is_none() {
+                        // A later view may have it.
+                        *node = turn.handle_inbound(identity);
+                    }
                     let deadline_ms = frame.head.deadline_ms(turn.ms);
                     let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
                     turn.handle_request(from, frame, output).map(|()| true)
@@ -250,7 +253,10 @@ impl Peer {
     /// Whether the node that answered is the one that was called.
     fn check_callee(&self, link: LinkId, identity: &Identity, context: &Context) -> Result<(), String> {
         let Some(cluster) = &context.shard.cluster else { return Ok(()) };
-        let expected = &cluster.view.nodes[usize::from(cluster.links.link(link).node.0)].entry;
+        let Some(node) = cluster.view.node(cluster.links.link(link).node) else {
+            return Err(format!("{} is not in the ring any more.", identity.id));
+        };
+        let expected = &node.entry;
         if expected.id.as_str() == identity.id {
             return Ok(());
         }
@@ -258,18 +264,6 @@ impl Peer {
             "{} answers as {}, not as {}; name it so in --ringnode (`/id=`), or check the address.",
             expected.address, identity.id, expected.id
         ))
-    }
-
-    /// Two views are no error: nodes may be configured one after the other.
-    fn warn_of_view(&self, identity: &Identity, setup: &PeerSetup) {
-        if identity.view != setup.identity.view {
-            log::debug!(
-                "{} has another list of nodes than this one (view {:x}, here {:x})",
-                identity.id,
-                identity.view,
-                setup.identity.view
-            );
-        }
     }
 
     fn end(&mut self, why: &str, context: &mut Context) {
@@ -299,16 +293,29 @@ impl Peer {
 pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: bool) {
     let node = turn.cluster.links.link(link).node;
     if turn.cluster.links.node(node).trouble != why && !quiet {
-        log::warn!("no link to {}: {why}", turn.cluster.view.nodes[usize::from(node.0)].entry.id);
+        log::warn!("no link to {}: {why}", turn.cluster.view.id(node));
     }
     turn.handle_link_down(link, why);
+}
+
+/// The id of the view that this core has.
+fn view_of(context: &Context) -> Option<u64> {
+    context.shard.cluster.as_ref().map(|cluster| cluster.view.ring.view().0)
+}
+
+/// Two views are no error: nodes hear of a change one after the other.
+fn warn_of_view(identity: &Identity, context: &Context) {
+    let here = view_of(context).unwrap_or_default();
+    if identity.view != here {
+        log::debug!("{} has another list of nodes than this one (view {:x}, here {here:x})", identity.id, identity.view);
+    }
 }
 
 /// Says that a node can be reached of which it was said that it cannot. Before `handle_link_up`, which forgets the trouble.
 fn tell_of_return(turn: &Turn<'_>, link: LinkId) {
     let node = turn.cluster.links.link(link).node;
     if !turn.cluster.links.node(node).trouble.is_empty() {
-        log::warn!("the link to {} is there", turn.cluster.view.nodes[usize::from(node.0)].entry.id);
+        log::warn!("the link to {} is there", turn.cluster.view.id(node));
     }
 }
 

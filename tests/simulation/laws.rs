@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pbcache::key::{self, Key, PARTITIONS_COUNT};
 use pbcache::limits;
-use pbcache::placement::NodeIndex;
+use pbcache::placement::OwnersCache;
 
 use super::clients::{Asked, Clients, Record, Told};
 use super::histories;
-use super::world::World;
+use super::world::{self, World};
 
 /// What a node has of a key in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +71,10 @@ fn copy_at(world: &mut World, node: usize, key: &str) -> Option<Copy> {
 }
 
 fn owners_of(world: &World, key: &str) -> Vec<usize> {
-    let ring = &world.nodes[0].cores[0].cluster.as_ref().unwrap().view.ring;
-    ring.owners(key::routing_hash(key.as_bytes())).iter().map(|&NodeIndex(node)| usize::from(node)).collect()
+    let member = world.members[0];
+    let view = &world.nodes[member].cores[0].cluster.as_ref().unwrap().view;
+    let bucket = view.ring.bucket(key::routing_hash(key.as_bytes()));
+    view.owners(&mut OwnersCache::default(), bucket).iter().map(|&peer| world::number_of(view.id(peer))).collect()
 }
 
 /// `owners-agree`: after healing, all owners of a key have the same, byte for byte, and nobody else has anything.
@@ -86,7 +88,7 @@ fn owners_agree(world: &mut World, key: &str, evicts: bool, broken: &mut Vec<Str
     if !same || (!evicts && !there.is_empty() && there.len() != copies.len()) {
         broken.push(format!("owners-agree: {key} is {copies:?} at its owners {owners:?}"));
     }
-    for node in (0..world.nodes.len()).filter(|node| !owners.contains(node)) {
+    for node in world.members.clone().into_iter().filter(|node| !owners.contains(node)) {
         if let Some(copy) = copy_at(world, node, key).filter(|copy| !copy.tombstone) {
             broken.push(format!("owners-agree: node {node} still has {key} ({}), which it does not own", copy.version));
         }
@@ -128,7 +130,7 @@ fn fences_at(world: &World, node: usize, key: &str) -> u64 {
 
 /// `flush-stays`: nothing from before an acknowledged flush is on any node.
 fn nothing_flushed_returns(world: &mut World, clients: &Clients, broken: &mut Vec<String>) {
-    for node in 0..world.nodes.len() {
+    for &node in &world.members {
         for core in &world.nodes[node].cores {
             if core.engine.fence() < clients.flushed {
                 broken.push(format!(

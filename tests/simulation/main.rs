@@ -7,8 +7,9 @@
 //! `SIMULATION_SEED=n` replays one seed; `SIMULATION_SEEDS=n` tries as many. A failing seed names itself.
 //!
 //! Lives here: which faults come when, and the negative controls. Not here: machinery (`world`), clients (`clients`), laws (`laws`,
-//! `histories`).
+//! `histories`), rings that change (`change`).
 
+mod change;
 mod clients;
 mod histories;
 mod laws;
@@ -48,6 +49,7 @@ fn plan(seed: u64) -> (Plan, bool) {
     let evicts = random.below(5) == 0;
     let plan = Plan {
         nodes,
+        spare: 0,
         cores: (0..nodes).map(|_| 1 + random.below(3) as u16).collect(),
         redundancy,
         buckets: [64, 1000, 10_000_000][random.below(3) as usize],
@@ -87,7 +89,10 @@ fn run(seed: u64, change: impl FnOnce(&mut Plan)) -> Vec<String> {
         let end = world.now + 800;
         advance(&mut world, &mut clients, end);
         clients.calm = None;
-        fault(&mut world, &mut clients, episode);
+        match world.plan.spare {
+            0 => fault(&mut world, &mut clients, episode),
+            _ => change::change(&mut world, &mut clients),
+        }
         if std::env::var_os("SIMULATION_TRACE").is_some() {
             println!("{} healed", world.now);
         }
@@ -203,7 +208,7 @@ fn fault(world: &mut World, clients: &mut Clients, episode: u64) {
         _ => {
             (clients.steady, clients.sound) = (false, None);
             // Several at once.
-            world.cut[victim] = (0..nodes).map(|node| node != victim && world.random.below(2) == 0).collect();
+            (0..nodes).for_each(|node| world.cut[victim][node] = node != victim && world.random.below(2) == 0);
             let other = (victim + 1 + episode as usize) % nodes;
             if other != victim {
                 world.nodes[other].paused_until = world.now + length / 2;
@@ -243,15 +248,19 @@ fn seeds() -> Box<dyn Iterator<Item = u64>> {
 
 #[test]
 fn the_laws_hold_for_every_seed() {
-    let seeds: Vec<u64> = seeds().collect();
+    hold(&seeds().collect::<Vec<_>>(), |_| {});
+}
+
+/// Every law must hold for these seeds, with this change of their plans.
+fn hold(seeds: &[u64], base: impl Fn(&mut Plan) + Sync) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(seeds.len());
     let failures = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..threads {
-            let (seeds, failures) = (&seeds, &failures);
+            let (base, failures) = (&base, &failures);
             scope.spawn(move || {
                 for &seed in seeds.iter().skip(thread).step_by(threads) {
-                    let result = std::panic::catch_unwind(|| run(seed, |_| {}));
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, base)));
                     let broken = result.unwrap_or_else(|_| vec!["a panic".into()]);
                     if !broken.is_empty() {
                         failures.lock().unwrap().push((seed, broken));

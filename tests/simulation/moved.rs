@@ -51,6 +51,7 @@ fn tell(mistake: Option<Mistake>) -> (u32, u32) {
 fn plan(mistake: Option<Mistake>) -> Plan {
     Plan {
         nodes: 3,
+        spare: 0,
         cores: vec![2, 1, 1],
         redundancy: 3,
         buckets: BUCKETS,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
-use pbcache::cluster::view::{Entry, View};
+use pbcache::cluster::view::{Entry, PeerId, View};
 use pbcache::cluster::{
     Ack, Answer, Cluster, ClusterOptions, Mistake, Moved, OperationId, Origin, Output, Outputs, PeerRequest, Turn,
 };
@@ -27,7 +27,7 @@ use pbcache::engine::{Engine, Options, Replication};
 use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
 use pbcache::peer::handshake::{Identity, Local, NONCE_BYTES};
 use pbcache::peer::stream::Stream;
-use pbcache::placement::{NodeId, NodeIndex};
+use pbcache::placement::NodeId;
 use pbcache::protocol::{self, Framing};
 use pbcache::routing::{Place, Routes, ShardId, Ticket};
 use pbcache::shard::Shard;
@@ -50,6 +50,8 @@ const NOBODY: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub nodes: usize,
+    /// Nodes that may be added; `cores`, `skew_ms` and `weights` have places for them behind the others.
+    pub spare: usize,
     pub cores: Vec<u16>,
     pub redundancy: usize,
     pub buckets: u32,
@@ -100,7 +102,7 @@ struct Connection {
     back: Pipe,
     /// Of who made it, and of the other side, once the handshake has begun.
     streams: [Option<Box<Stream>>; 2],
-    node: Option<NodeIndex>,
+    node: Option<PeerId>,
     /// One end lost its power: what was on its way is gone.
     lost: bool,
     /// Of both ends, when it was made.
@@ -129,6 +131,8 @@ pub struct World {
     pub plan: Plan,
     pub now: u64,
     pub nodes: Vec<Node>,
+    /// The nodes that are in the ring, by their places in `nodes`: what a node hears of by `switch`.
+    pub members: Vec<usize>,
     pub random: Random,
     /// `cut[a][b]`: nothing that a sends reaches b.
     pub cut: Vec<Vec<bool>>,
@@ -150,6 +154,16 @@ pub struct World {
     pub broken: Vec<String>,
 }
 
+/// What a node is called.
+fn id(node: usize) -> NodeId {
+    NodeId::new(&format!("node-{node}")).unwrap()
+}
+
+/// The node that is called so.
+pub fn number_of(id: &NodeId) -> usize {
+    id.as_str()["node-".len()..].parse().unwrap()
+}
+
 impl World {
     pub fn new(plan: Plan, seed: u64) -> Self {
         let random = Random(seed ^ 0x5bd1_e995_97f4_a7c5);
@@ -157,7 +171,8 @@ impl World {
             now: 0,
             nodes: Vec::new(),
             random,
-            cut: vec![vec![false; plan.nodes]; plan.nodes],
+            members: (0..plan.nodes).collect(),
+            cut: vec![vec![false; plan.nodes + plan.spare]; plan.nodes + plan.spare],
             jitter_ms: 2,
             connections: Vec::new(),
             events: BinaryHeap::new(),
@@ -179,18 +194,22 @@ impl World {
         world
     }
 
-    fn make(&mut self, node: usize, seed: u64) -> Node {
+    /// Who is in the ring, as a node has it.
+    fn entries(&self, node: usize) -> Vec<Entry> {
         let plan = &self.plan;
-        let id = |index: usize| NodeId::new(&format!("node-{index}")).unwrap();
-        let entry = |index: usize| Entry {
+        let entry = |&index: &usize| Entry {
             id: id(index),
             address: format!("10.0.0.{index}:11211"),
             // Weights that one node has rounded otherwise than the next: what floats would do.
             weight: plan.weights[index] * 1000 + if plan.views_differ { (node * 7 + index * 3) as u32 % 400 } else { 0 },
             zone: if plan.zones == 0 { String::new() } else { format!("zone-{}", index % plan.zones) },
         };
-        let entries: Vec<Entry> = (0..plan.nodes).map(entry).collect();
-        let view = Arc::new(View::new(&entries, &id(node), plan.buckets, plan.redundancy).unwrap());
+        self.members.iter().map(entry).collect()
+    }
+
+    fn make(&mut self, node: usize, seed: u64) -> Node {
+        let plan = &self.plan;
+        let view = Arc::new(View::new(&self.entries(node), &id(node), plan.buckets, plan.redundancy).unwrap());
         let cores = plan.cores[node];
         let arena = Arena::new(plan.memory_bytes, plan.memory_bytes, usize::from(cores)).unwrap();
         let tombstone_s = if plan.reap_early { 0 } else { plan.window_ms as u32 / 1000 + 600 };
@@ -279,7 +298,7 @@ impl World {
             let shard = &self.nodes[node].cores[core];
             let cluster = shard.cluster.as_ref().unwrap();
             for other in cluster.links.others() {
-                let account = cluster.hints.target(usize::from(other.0)).account();
+                let account = cluster.hints.target(other).account();
                 if !account.balances() {
                     self.broken.push(format!("hints of node {node} for {} do not balance: {account:?}", other.0));
                 }
@@ -440,7 +459,7 @@ impl World {
     fn identity(&self, node: usize) -> Identity {
         Identity {
             cluster: "sim".into(),
-            id: self.nodes[node].view.ring.member(self.nodes[node].view.me).id.as_str().into(),
+            id: id(node).as_str().into(),
             incarnation: self.nodes[node].incarnation,
             view: self.nodes[node].view.ring.view().0,
             buckets: self.plan.buckets,
@@ -456,9 +475,9 @@ impl World {
     }
 
     fn connect(&mut self, node: usize, core: u16, link: LinkId) {
-        let wanted = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap().links.link(link);
-        // Members are sorted by id, and ids of one digit sort as their numbers do.
-        let to = (usize::from(wanted.node.0), wanted.core);
+        let cluster = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap();
+        let wanted = cluster.links.link(link);
+        let to = (number_of(cluster.view.id(wanted.node)), wanted.core);
         let connection = self.connections.len();
         self.connections.push(Connection {
             from: (node, core),
@@ -587,6 +606,10 @@ impl World {
                 true => self.with_turn(target.0, core, |turn| turn.handle_response(link, frame))?,
                 false => {
                     self.duplicate(connection, frame);
+                    // It may have become a member since it called.
+                    let caller = self.identity(from.0);
+                    let node = node.or_else(|| self.with_turn(target.0, core, |turn| turn.handle_inbound(&caller)));
+                    self.connections[connection].node = node;
                     let deadline_ms = frame.head.deadline_ms(self.now + 1000);
                     let id = frame.head.id;
                     let from = PeerRequest { connection: connection as u32, generation, id, node, deadline_ms };
@@ -609,14 +632,14 @@ impl World {
         const KINDS: [frame::Kind; 6] = [Put, Fetch, Fence, Sync, Purged, Missing];
         // An item of a partition that was announced passes its fence: it comes once, before what is written later.
         const EXEMPT: u8 = 16;
-        let Head { kind, flags, hops, id, clock, fence, sent_ms, heard_ms, life, .. } = frame.head;
+        let Head { kind, flags, hops, id, clock, fence, sent_ms, heard_ms, life, view, .. } = frame.head;
         if kind == Put && frame.meta[0] & EXEMPT != 0 {
             return;
         }
         if KINDS.contains(&kind) && self.random.below(50) == 0 {
             let delay = [10, 900][self.random.below(2) as usize];
             let at = self.now + self.random.below(delay);
-            let (mut bytes, stamp) = (Buffer::default(), Stamp { clock, fence, sent_ms, heard_ms, life });
+            let (mut bytes, stamp) = (Buffer::default(), Stamp { clock, fence, sent_ms, heard_ms, life, view });
             frame::write(&mut bytes, (kind, flags, hops, id), stamp, frame.value, |meta| meta.extend_from_slice(frame.meta));
             self.at(at, Event::Again { connection, bytes: bytes.flatten() });
         }
@@ -697,6 +720,24 @@ impl World {
         }
     }
 
+    /// A node comes into the ring, empty. The others hear of it by `switch`.
+    pub fn add(&mut self) -> usize {
+        let (node, seed) = (self.nodes.len(), self.random.draw());
+        self.members.push(node);
+        let made = self.make(node, seed);
+        self.nodes.push(made);
+        self.at(self.now + 1, Event::Tick(node));
+        node
+    }
+
+    /// A core hears who is in the ring now. Each core of a node hears for itself, as in the runtime.
+    pub fn switch(&mut self, node: usize, core: usize) {
+        let view = self.nodes[node].cores[core].cluster.as_ref().unwrap().view.clone();
+        let next = Arc::new(view.next(&self.entries(node), self.plan.redundancy).unwrap());
+        self.nodes[node].view = next.clone();
+        self.with_turn(node, core, |turn| turn.handle_view(next));
+    }
+
     /// A node that died starts again, empty.
     pub fn restart(&mut self, node: usize) {
         let seed = self.random.draw();
@@ -719,7 +760,7 @@ impl World {
         self.nodes.iter().filter(|node| node.alive).all(|node| {
             node.cores.iter().all(|core| {
                 let cluster = core.cluster.as_ref().unwrap();
-                let clean = cluster.links.others().all(|other| cluster.hints.is_clean(usize::from(other.0)));
+                let clean = cluster.links.others().all(|other| cluster.hints.is_clean(other));
                 let leased = cluster.leases.has_all(self.now + 1000) && cluster.leases.missing_count() == 0;
                 clean && leased && cluster.operations() == 0 && !cluster.is_dropping()
             })
@@ -733,8 +774,8 @@ impl World {
             for (core, shard) in node.cores.iter().enumerate() {
                 let cluster = shard.cluster.as_ref().unwrap();
                 for other in cluster.links.others() {
-                    let target = cluster.hints.target(usize::from(other.0));
-                    if !cluster.hints.is_clean(usize::from(other.0)) {
+                    let target = cluster.hints.target(other);
+                    if !cluster.hints.is_clean(other) {
                         let (pending, dirty) = (target.pending(), target.dirty_count());
                         reasons.push(format!("{index}.{core} has {pending} hints, {dirty} dirty for {}", other.0));
                     }

@@ -16,6 +16,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::cluster::view::PeerId;
 use crate::key::PARTITIONS_COUNT;
 use crate::time::Instant;
 
@@ -40,7 +41,7 @@ pub struct Account {
     pub expired: u64,
     /// Beyond the memory of hints: the partition is dirty instead.
     pub degraded: u64,
-    /// The node is no owner of the key any more.
+    /// The node is no owner of the key any more, or not in the ring.
     pub rerouted: u64,
     /// Not delivered yet.
     pub pending: u64,
@@ -106,7 +107,7 @@ pub struct Target {
 /// What one core keeps for others.
 #[derive(Debug)]
 pub struct Hints {
-    targets: Box<[Target]>,
+    targets: Vec<Target>,
     bytes: usize,
     bytes_max: usize,
     window_ms: u64,
@@ -118,9 +119,23 @@ impl Hints {
         Self { targets: (0..nodes).map(|_| Target::default()).collect(), bytes: 0, bytes_max, window_ms }
     }
 
+    /// So many nodes were ever seen: there is a place for each.
+    pub fn grow(&mut self, nodes: usize) {
+        self.targets.resize_with(nodes, Target::default);
+    }
+
+    /// A node is not in the ring any more: it gets nothing.
+    pub fn remove(&mut self, node: PeerId) {
+        let target = &mut self.targets[node.index()];
+        let bytes: usize = target.hints.keys().map(|key| bytes_of(key)).sum();
+        let account = Account { rerouted: target.account.rerouted + target.hints.len() as u64, ..target.account };
+        self.bytes -= bytes;
+        *target = Target { account, ..Target::default() };
+    }
+
     /// What is kept for one owner.
-    pub fn target(&self, node: usize) -> &Target {
-        &self.targets[node]
+    pub fn target(&self, node: PeerId) -> &Target {
+        &self.targets[node.index()]
     }
 
     /// Memory of all hints, in bytes.
@@ -129,13 +144,13 @@ impl Hints {
     }
 
     /// Whether nothing is kept for this owner.
-    pub fn is_clean(&self, node: usize) -> bool {
-        self.targets[node].hints.is_empty() && self.targets[node].dirty_count == 0
+    pub fn is_clean(&self, node: PeerId) -> bool {
+        self.targets[node.index()].hints.is_empty() && self.targets[node.index()].dirty_count == 0
     }
 
     /// Notes that `node` lacks `version` of a key.
-    pub fn add(&mut self, node: usize, key: &[u8], version: u64, partition: u32, now: Instant) {
-        let target = &mut self.targets[node];
+    pub fn add(&mut self, node: PeerId, key: &[u8], version: u64, partition: u32, now: Instant) {
+        let target = &mut self.targets[node.index()];
         target.account.created += 1;
         if let Some(hint) = target.hints.get_mut(key) {
             target.account.superseded += 1;
@@ -159,8 +174,8 @@ impl Hints {
 
     /// The next hint to send, if there is one: it counts as under way. One past the window becomes a dirty bit; `partition_of` tells
     /// where its key lies.
-    pub fn next(&mut self, node: usize, now: Instant, partition_of: impl Fn(&[u8]) -> u32) -> Option<(Box<[u8]>, Hint)> {
-        let target = &mut self.targets[node];
+    pub fn next(&mut self, node: PeerId, now: Instant, partition_of: impl Fn(&[u8]) -> u32) -> Option<(Box<[u8]>, Hint)> {
+        let target = &mut self.targets[node.index()];
         while let Some(key) = target.queue.pop_front() {
             target.announced = target.announced.saturating_sub(1);
             let Some(hint) = target.hints.get_mut(&key) else { continue };
@@ -184,8 +199,8 @@ impl Hints {
 
     /// Gives the keys, at most `count` of them, that the owner was not told of yet, with their versions: it lacks them. They count
     /// as told.
-    pub fn missing_keys(&mut self, node: usize, count: usize, mut give: impl FnMut(&[u8], u64)) {
-        let target = &mut self.targets[node];
+    pub fn missing_keys(&mut self, node: PeerId, count: usize, mut give: impl FnMut(&[u8], u64)) {
+        let target = &mut self.targets[node.index()];
         let end = target.queue.len().min(target.announced + count);
         for key in target.queue.range(target.announced..end) {
             if let Some(hint) = target.hints.get(key) {
@@ -196,8 +211,8 @@ impl Hints {
     }
 
     /// What the owner was told is lost, or may be.
-    pub fn forget_missing(&mut self, node: usize) {
-        self.targets[node].announced = 0;
+    pub fn forget_missing(&mut self, node: PeerId) {
+        self.targets[node.index()].announced = 0;
     }
 
     /// The greatest version of a key that somebody lacks; 0 for none. The item itself may have been evicted here.
@@ -207,13 +222,13 @@ impl Hints {
     }
 
     /// The hint of a key, if it has one.
-    pub fn get(&self, node: usize, key: &[u8]) -> Option<Hint> {
-        self.targets[node].hints.get(key).copied()
+    pub fn get(&self, node: PeerId, key: &[u8]) -> Option<Hint> {
+        self.targets[node.index()].hints.get(key).copied()
     }
 
     /// What was sent could not be delivered: it waits again.
-    pub fn requeue(&mut self, node: usize, key: &[u8]) {
-        let target = &mut self.targets[node];
+    pub fn requeue(&mut self, node: PeerId, key: &[u8]) {
+        let target = &mut self.targets[node.index()];
         if let Some(hint) = target.hints.get_mut(key)
             && std::mem::take(&mut hint.sent)
         {
@@ -222,8 +237,8 @@ impl Hints {
     }
 
     /// A hint that was sent with `version` has ended. False if a newer write has taken its place meanwhile, which waits.
-    pub fn end(&mut self, node: usize, key: &[u8], version: u64, end: End) -> bool {
-        let target = &mut self.targets[node];
+    pub fn end(&mut self, node: PeerId, key: &[u8], version: u64, end: End) -> bool {
+        let target = &mut self.targets[node.index()];
         let Some(hint) = target.hints.get(key) else { return false };
         if hint.version > version {
             self.requeue(node, key);
@@ -240,13 +255,13 @@ impl Hints {
     }
 
     /// Everything that this core has of these partitions must be sent to `node`: it has lost its memory.
-    pub fn mark_all(&mut self, node: usize, version: u64) {
-        (0..PARTITIONS_COUNT).for_each(|partition| self.targets[node].mark(partition, version));
+    pub fn mark_all(&mut self, node: PeerId, version: u64) {
+        (0..PARTITIONS_COUNT).for_each(|partition| self.targets[node.index()].mark(partition, version));
     }
 
     /// Marks one partition.
-    pub fn mark(&mut self, node: usize, partition: u32, version: u64) {
-        self.targets[node].mark(partition, version);
+    pub fn mark(&mut self, node: PeerId, partition: u32, version: u64) {
+        self.targets[node.index()].mark(partition, version);
     }
 
     /// Takes note of how many items were evicted so far. Often enough: what is evicted between a mark and the note before it is not seen.
@@ -255,8 +270,8 @@ impl Hints {
     }
 
     /// What was marked of a partition has been sent, as it stood at `version`.
-    pub fn clean(&mut self, node: usize, partition: u32, version: u64) {
-        let target = &mut self.targets[node];
+    pub fn clean(&mut self, node: PeerId, partition: u32, version: u64) {
+        let target = &mut self.targets[node.index()];
         if let Some(mark) = target.dirty.get_mut(partition as usize)
             && *mark != 0
             && *mark <= version.saturating_add(1)
@@ -267,14 +282,14 @@ impl Hints {
     }
 
     /// As `clean`, but the partition must be sent again: it stays marked with `version`.
-    pub fn lower(&mut self, node: usize, partition: u32, through: u64, version: u64) {
+    pub fn lower(&mut self, node: PeerId, partition: u32, through: u64, version: u64) {
         self.clean(node, partition, through);
         self.mark(node, partition, version);
     }
 
     /// The hint of this owner that is sent next, mostly the oldest: milliseconds since it was taken; 0 if there is none.
-    pub fn oldest_ms(&self, node: usize, now: Instant) -> u64 {
-        let target = &self.targets[node];
+    pub fn oldest_ms(&self, node: PeerId, now: Instant) -> u64 {
+        let target = &self.targets[node.index()];
         let next = target.queue.iter().find_map(|key| target.hints.get(key));
         next.map_or(0, |hint| now.unix_ms.saturating_sub(hint.since.unix_ms))
     }
@@ -329,31 +344,31 @@ mod tests {
     #[test]
     fn a_hint_is_replayed_once_and_accounted_for() {
         let mut hints = hints(1 << 20);
-        hints.add(1, b"a", 5, 0, NOW);
-        hints.add(1, b"b", 6, 0, NOW);
-        let (key, hint) = hints.next(1, NOW, |_| 0).unwrap();
+        hints.add(PeerId(1), b"a", 5, 0, NOW);
+        hints.add(PeerId(1), b"b", 6, 0, NOW);
+        let (key, hint) = hints.next(PeerId(1), NOW, |_| 0).unwrap();
         assert_eq!((&key[..], hint.version), (&b"a"[..], 5));
-        assert!(hints.end(1, b"a", 5, End::Replayed));
-        assert!(hints.next(1, NOW, |_| 0).is_some() && hints.next(1, NOW, |_| 0).is_none());
-        hints.requeue(1, b"b");
-        assert!(hints.next(1, NOW, |_| 0).is_some());
-        assert!(!hints.is_clean(1) && hints.is_clean(0));
-        assert!(hints.end(1, b"b", 6, End::Superseded));
-        let account = hints.target(1).account();
-        assert!(account.balances() && hints.is_clean(1) && hints.bytes() == 0, "{account:?}");
+        assert!(hints.end(PeerId(1), b"a", 5, End::Replayed));
+        assert!(hints.next(PeerId(1), NOW, |_| 0).is_some() && hints.next(PeerId(1), NOW, |_| 0).is_none());
+        hints.requeue(PeerId(1), b"b");
+        assert!(hints.next(PeerId(1), NOW, |_| 0).is_some());
+        assert!(!hints.is_clean(PeerId(1)) && hints.is_clean(PeerId(0)));
+        assert!(hints.end(PeerId(1), b"b", 6, End::Superseded));
+        let account = hints.target(PeerId(1)).account();
+        assert!(account.balances() && hints.is_clean(PeerId(1)) && hints.bytes() == 0, "{account:?}");
         assert_eq!((account.created, account.replayed, account.superseded), (2, 1, 1));
     }
 
     #[test]
     fn a_newer_write_while_one_is_under_way_is_sent_again() {
         let mut hints = hints(1 << 20);
-        hints.add(0, b"k", 5, 0, NOW);
-        hints.next(0, NOW, |_| 0).unwrap();
-        hints.add(0, b"k", 9, 0, NOW);
-        assert!(!hints.end(0, b"k", 5, End::Replayed), "the owner has 5, and lacks 9");
-        let (_, hint) = hints.next(0, NOW, |_| 0).unwrap();
+        hints.add(PeerId(0), b"k", 5, 0, NOW);
+        hints.next(PeerId(0), NOW, |_| 0).unwrap();
+        hints.add(PeerId(0), b"k", 9, 0, NOW);
+        assert!(!hints.end(PeerId(0), b"k", 5, End::Replayed), "the owner has 5, and lacks 9");
+        let (_, hint) = hints.next(PeerId(0), NOW, |_| 0).unwrap();
         assert_eq!(hint.version, 9);
-        assert!(hints.end(0, b"k", 9, End::Replayed) && hints.target(0).account().balances());
+        assert!(hints.end(PeerId(0), b"k", 9, End::Replayed) && hints.target(PeerId(0)).account().balances());
     }
 
     #[test]
@@ -361,40 +376,40 @@ mod tests {
         let mut hints = hints(1 << 20);
         let announced = |hints: &mut Hints, count| {
             let mut keys = Vec::new();
-            hints.missing_keys(0, count, |key, version| keys.push((key.to_vec(), version)));
+            hints.missing_keys(PeerId(0), count, |key, version| keys.push((key.to_vec(), version)));
             keys
         };
-        assert!(hints.target(0).all_announced());
-        [b"a", b"b", b"c"].into_iter().zip(5..).for_each(|(key, version)| hints.add(0, key, version, 0, NOW));
+        assert!(hints.target(PeerId(0)).all_announced());
+        [b"a", b"b", b"c"].into_iter().zip(5..).for_each(|(key, version)| hints.add(PeerId(0), key, version, 0, NOW));
         assert_eq!(announced(&mut hints, 2), [(b"a".to_vec(), 5), (b"b".to_vec(), 6)]);
-        assert!(!hints.target(0).all_announced());
+        assert!(!hints.target(PeerId(0)).all_announced());
         assert_eq!(announced(&mut hints, 2), [(b"c".to_vec(), 7)]);
-        assert!(hints.target(0).all_announced());
-        hints.next(0, NOW, |_| 0).unwrap();
-        assert!(hints.target(0).all_announced(), "what is under way is announced");
-        hints.add(0, b"b", 8, 0, NOW);
-        assert!(hints.target(0).all_announced(), "it still waits");
-        hints.add(0, b"a", 9, 0, NOW);
+        assert!(hints.target(PeerId(0)).all_announced());
+        hints.next(PeerId(0), NOW, |_| 0).unwrap();
+        assert!(hints.target(PeerId(0)).all_announced(), "what is under way is announced");
+        hints.add(PeerId(0), b"b", 8, 0, NOW);
+        assert!(hints.target(PeerId(0)).all_announced(), "it still waits");
+        hints.add(PeerId(0), b"a", 9, 0, NOW);
         assert_eq!(announced(&mut hints, 9), [(b"a".to_vec(), 9)]);
-        hints.forget_missing(0);
+        hints.forget_missing(PeerId(0));
         assert_eq!(announced(&mut hints, 9).len(), 3);
     }
 
     #[test]
     fn beyond_the_memory_and_past_the_window_a_hint_becomes_a_dirty_bit() {
         let mut hints = hints(HINT_BYTES + 10);
-        hints.add(0, b"a", 5, 7, NOW);
-        hints.add(0, b"b", 6, 8, NOW);
-        assert_eq!((hints.target(0).dirty_version(8), hints.target(0).dirty_version(7)), (Some(6), None));
-        assert!(hints.next(0, NOW.plus_ms(1001), |_| 7).is_none());
-        assert_eq!(hints.target(0).dirty_version(7), Some(5));
-        let account = hints.target(0).account();
+        hints.add(PeerId(0), b"a", 5, 7, NOW);
+        hints.add(PeerId(0), b"b", 6, 8, NOW);
+        assert_eq!((hints.target(PeerId(0)).dirty_version(8), hints.target(PeerId(0)).dirty_version(7)), (Some(6), None));
+        assert!(hints.next(PeerId(0), NOW.plus_ms(1001), |_| 7).is_none());
+        assert_eq!(hints.target(PeerId(0)).dirty_version(7), Some(5));
+        let account = hints.target(PeerId(0)).account();
         assert!(account.balances() && account.pending == 0 && account.expired == 1 && account.degraded == 1, "{account:?}");
-        hints.mark(0, 8, 10);
-        hints.clean(0, 8, 6);
-        assert_eq!(hints.target(0).dirty_version(8), Some(10), "what came meanwhile stays");
-        hints.clean(0, 8, 10);
-        hints.clean(0, 7, 10);
-        assert!(hints.is_clean(0));
+        hints.mark(PeerId(0), 8, 10);
+        hints.clean(PeerId(0), 8, 6);
+        assert_eq!(hints.target(PeerId(0)).dirty_version(8), Some(10), "what came meanwhile stays");
+        hints.clean(PeerId(0), 8, 10);
+        hints.clean(PeerId(0), 7, 10);
+        assert!(hints.is_clean(PeerId(0)));
     }
 }

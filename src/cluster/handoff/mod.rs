@@ -32,9 +32,10 @@ use self::transfer::Transfer;
 use self::window::Window;
 use super::Turn;
 use super::requests::SentItem;
+use crate::cluster::view::PeerId;
+use crate::key::PARTITIONS_COUNT;
 use crate::limits;
 use crate::peer::frame::{Frame, FrameError, PutDone};
-use crate::placement::NodeIndex;
 
 /// Milliseconds between two ticks.
 pub const TICK_MS: u64 = 10;
@@ -84,12 +85,30 @@ impl Handoff {
 }
 
 /// A node has lost its memory: it gets everything of its own again.
-pub(super) fn on_lost_memory(turn: &mut Turn<'_>, node: NodeIndex) {
+pub(super) fn on_lost_memory(turn: &mut Turn<'_>, node: PeerId) {
     if turn.engine.statistics().items_count > 0 {
-        turn.cluster.hints.mark_all(usize::from(node.0), transfer::ALL);
+        turn.cluster.hints.mark_all(node, transfer::ALL);
         turn.cluster.hints.note_evicted(turn.engine.evicted_count());
     }
     break_off(turn, node);
+}
+
+/// A node may own more than before: what it lacks of that is not known, and it gets everything of its own.
+pub(super) fn on_gain(turn: &mut Turn<'_>, node: PeerId) {
+    on_lost_memory(turn, node);
+}
+
+/// Another view counts: this node may hold what it does not own any more. That nobody has anything older must be found out anew.
+pub(super) fn on_view(turn: &mut Turn<'_>) {
+    turn.cluster.pace.settling = (0, 0);
+    turn.cluster.purges.look_for_unowned(0..PARTITIONS_COUNT);
+}
+
+/// A node is not in the ring any more: it gets nothing.
+pub(super) fn remove(turn: &mut Turn<'_>, node: PeerId) {
+    break_off(turn, node);
+    turn.cluster.handoffs[node.index()].purged.clear();
+    turn.cluster.hints.remove(node);
 }
 
 /// Sends what others lack, a millisecond's share at a time: what goes in one piece is in the way of clients.
@@ -101,11 +120,11 @@ pub(super) fn pace(turn: &mut Turn<'_>) {
     turn.cluster.pace.paced_ms = turn.ms;
     turn.cluster.pace.is_waiting = false;
     let rate = u64::from(turn.cluster.options.handoff_rate);
-    for node in turn.cluster.links.others() {
-        let index = usize::from(node.0);
+    for &node in turn.cluster.links.everyone().iter() {
+        let index = node.index();
         let handoff = &mut turn.cluster.handoffs[index];
         handoff.window.refill(rate, passed_ms);
-        if turn.cluster.hints.is_clean(index) && handoff.is_idle() && handoff.has_announced_purged() {
+        if turn.cluster.hints.is_clean(node) && handoff.is_idle() && handoff.has_announced_purged() {
             continue;
         }
         replay::send(turn, node);
@@ -117,7 +136,7 @@ pub(super) fn pace(turn: &mut Turn<'_>) {
 /// before has a second to arrive.
 pub(super) fn settle(turn: &mut Turn<'_>) {
     let hints = &turn.cluster.hints;
-    let clean = turn.cluster.links.others().all(|node| hints.is_clean(usize::from(node.0)));
+    let clean = turn.cluster.links.others().all(|node| hints.is_clean(node));
     if !clean || !turn.cluster.leases.all_peers_up(turn.ms) || turn.cluster.leases.missing_count() > 0 {
         return;
     }
@@ -130,8 +149,8 @@ pub(super) fn settle(turn: &mut Turn<'_>) {
 }
 
 /// A node was told of keys that are missing there, or has refused them.
-pub(super) fn on_missing_answer(turn: &mut Turn<'_>, node: NodeIndex, generation: u32, heard: bool) {
-    let handoff = &mut turn.cluster.handoffs[usize::from(node.0)];
+pub(super) fn on_missing_answer(turn: &mut Turn<'_>, node: PeerId, generation: u32, heard: bool) {
+    let handoff = &mut turn.cluster.handoffs[node.index()];
     if handoff.window.generation() == generation {
         handoff.announced.answered(heard);
         replay::send(turn, node);
@@ -141,14 +160,13 @@ pub(super) fn on_missing_answer(turn: &mut Turn<'_>, node: NodeIndex, generation
 /// A hint has arrived, or not.
 pub(super) fn on_replayed(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_>, sent_ms: u64) -> Result<(), FrameError> {
     let SentItem { node, ref key, version, .. } = *sent;
-    let index = usize::from(node.0);
     let done = PutDone::of(frame, turn.horizon())?;
     answered(turn, sent, sent_ms, done != PutDone::Busy);
     match done {
-        PutDone::Busy => turn.cluster.hints.requeue(index, key),
+        PutDone::Busy => turn.cluster.hints.requeue(node, key),
         PutDone::Taken | PutDone::Kept(_) => {
             let end = if done == PutDone::Taken { End::Replayed } else { End::Superseded };
-            if turn.cluster.hints.end(index, key, version, end) {
+            if turn.cluster.hints.end(node, key, version, end) {
                 purge::release_unowned(turn, key);
             }
             replay::send(turn, node);
@@ -158,8 +176,8 @@ pub(super) fn on_replayed(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_
 }
 
 /// A node was told of what was purged, or not.
-pub(super) fn on_purged_answer(turn: &mut Turn<'_>, node: NodeIndex, generation: u32, partitions: &[u32], heard: bool) {
-    let handoff = &mut turn.cluster.handoffs[usize::from(node.0)];
+pub(super) fn on_purged_answer(turn: &mut Turn<'_>, node: PeerId, generation: u32, partitions: &[u32], heard: bool) {
+    let handoff = &mut turn.cluster.handoffs[node.index()];
     handoff.window.release(generation);
     if !heard {
         handoff.purged.extend(partitions);
@@ -178,8 +196,8 @@ pub(super) fn on_streamed(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_
 }
 
 /// A partition has been cleared there, or the announcement was refused.
-pub(super) fn on_begin_answer(turn: &mut Turn<'_>, node: NodeIndex, generation: u32, cleared: bool) {
-    let handoff = &mut turn.cluster.handoffs[usize::from(node.0)];
+pub(super) fn on_begin_answer(turn: &mut Turn<'_>, node: PeerId, generation: u32, cleared: bool) {
+    let handoff = &mut turn.cluster.handoffs[node.index()];
     if let Some(transfer) = &mut handoff.transfer
         && handoff.window.generation() == generation
     {
@@ -191,34 +209,34 @@ pub(super) fn on_begin_answer(turn: &mut Turn<'_>, node: NodeIndex, generation: 
 }
 
 /// What was under way to a node is lost.
-fn break_off(turn: &mut Turn<'_>, node: NodeIndex) {
-    let handoff = &mut turn.cluster.handoffs[usize::from(node.0)];
+fn break_off(turn: &mut Turn<'_>, node: PeerId) {
+    let handoff = &mut turn.cluster.handoffs[node.index()];
     handoff.window.reset();
     (handoff.transfer, handoff.announced) = (None, Announced::default());
-    turn.cluster.hints.forget_missing(usize::from(node.0));
+    turn.cluster.hints.forget_missing(node);
 }
 
 /// A link to a node is lost: what it was told over it counts no more.
-pub(super) fn on_link_lost(turn: &mut Turn<'_>, node: NodeIndex) {
-    turn.cluster.hints.forget_missing(usize::from(node.0));
-    turn.cluster.handoffs[usize::from(node.0)].announced.on_link_lost();
+pub(super) fn on_link_lost(turn: &mut Turn<'_>, node: PeerId) {
+    turn.cluster.hints.forget_missing(node);
+    turn.cluster.handoffs[node.index()].announced.on_link_lost();
 }
 
 /// A hint was on its way over a link that is lost: it goes again.
 pub(super) fn on_replay_lost(turn: &mut Turn<'_>, sent: &SentItem) {
-    turn.cluster.hints.requeue(usize::from(sent.node.0), &sent.key);
-    turn.cluster.handoffs[usize::from(sent.node.0)].window.release(sent.generation);
+    turn.cluster.hints.requeue(sent.node, &sent.key);
+    turn.cluster.handoffs[sent.node.index()].window.release(sent.generation);
 }
 
 /// An item of a dirty partition was on its way over a link that is lost.
 pub(super) fn on_stream_lost(turn: &mut Turn<'_>, sent: &SentItem) {
     transfer::fail(turn, sent.node);
-    turn.cluster.handoffs[usize::from(sent.node.0)].window.release(sent.generation);
+    turn.cluster.handoffs[sent.node.index()].window.release(sent.generation);
 }
 
 fn answered(turn: &mut Turn<'_>, sent: &SentItem, sent_ms: u64, taken: bool) {
     let is_slow = !taken || turn.ms.saturating_sub(sent_ms) > limits::REPLAY_SLOW_MS;
-    turn.cluster.handoffs[usize::from(sent.node.0)].window.answered(sent.generation, is_slow);
+    turn.cluster.handoffs[sent.node.index()].window.answered(sent.generation, is_slow);
 }
 
 /// How long something that was sent may be on its way, in milliseconds: longer, and its link has been given up.

@@ -8,8 +8,8 @@ use arrayvec::ArrayVec;
 
 use crate::cluster::Turn;
 use crate::cluster::links::{LinkId, Reach};
+use crate::cluster::view::PeerId;
 use crate::peer::frame::{self, Partition};
-use crate::placement::NodeIndex;
 
 /// Lists, in the order in which their links were first needed.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl PartitionLists {
 }
 
 /// The links to the cores of a node that have a partition.
-pub(super) fn links_of(turn: &mut Turn<'_>, node: NodeIndex, partition: u32) -> ArrayVec<LinkId, 2> {
+pub(super) fn links_of(turn: &mut Turn<'_>, node: PeerId, partition: u32) -> ArrayVec<LinkId, 2> {
     let buckets = turn.buckets();
     let range = turn.cluster.view.ring.buckets_of(partition);
     let hash_of = |bucket: u32| ((u128::from(bucket) << 64).div_ceil(u128::from(buckets))) as u64;

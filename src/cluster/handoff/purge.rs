@@ -14,12 +14,12 @@ use std::collections::BTreeSet;
 use super::partitions::{PartitionLists, links_of};
 use crate::buffer::Buffer;
 use crate::cluster::requests::{Purpose, Request};
+use crate::cluster::view::PeerId;
 use crate::cluster::{PeerRequest, Turn};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash};
 use crate::peer::frame::{self, Kind};
-use crate::placement::NodeIndex;
 
 /// Lines of the index that one step of a walk looks at.
 pub(super) const WALK_BUDGET: u32 = 32;
@@ -98,24 +98,28 @@ impl Purges {
 
 /// Removes an item that this node does not own, once every owner has it and no operation still needs it. Whatever its version: what
 /// is newer than the hint that has just ended came with hints of its own.
+///
+/// Not before all that are there share this node's view, as their leases say: under theirs it may be an owner. Looked at again then.
 pub(in crate::cluster) fn release_unowned(turn: &mut Turn<'_>, key: &[u8]) {
     let key = Key::new(key);
     let (bucket, partition) = (turn.bucket_of(key.hash), turn.partition_of(key.hash));
-    let owners = turn.cluster.cache.owners_of(&turn.cluster.view.ring, bucket);
-    let hints = &turn.cluster.hints;
-    let lacks = |owner: &NodeIndex| {
-        let index = usize::from(owner.0);
-        hints.get(index, key.bytes).is_some() || hints.target(index).dirty_version(partition).is_some()
-    };
+    let owners = turn.owners(bucket);
     let mine = owners.is_empty() || owners.contains(&turn.cluster.view.me);
+    if !mine && !turn.cluster.leases.has_all(turn.ms) {
+        turn.cluster.purges.look_for_unowned(std::iter::once(partition));
+        return;
+    }
+    let hints = &turn.cluster.hints;
+    let lacks =
+        |owner: &PeerId| hints.get(*owner, key.bytes).is_some() || hints.target(*owner).dirty_version(partition).is_some();
     if !mine && !owners.iter().any(lacks) && !turn.cluster.pins.has(key.hash) {
         turn.engine.forget(&key, turn.now);
     }
 }
 
 /// Tells a node of what was purged here, so that it sends what it has of that.
-pub(super) fn announce(turn: &mut Turn<'_>, node: NodeIndex) {
-    let index = usize::from(node.0);
+pub(super) fn announce(turn: &mut Turn<'_>, node: PeerId) {
+    let index = node.index();
     if turn.cluster.handoffs[index].purged.is_empty() || !turn.cluster.handoffs[index].window.has_room() {
         return;
     }
@@ -144,6 +148,11 @@ pub(in crate::cluster) fn unowned_slice(turn: &mut Turn<'_>) {
     if turn.cluster.purges.unowned.is_empty() {
         return;
     }
+    if !turn.cluster.leases.has_all(turn.ms) {
+        // Leases are asked for while something waits for them.
+        turn.cluster.active_now(turn.ms);
+        return;
+    }
     let (view, buckets) = (turn.cluster.view.clone(), turn.buckets());
     let unowned = std::mem::take(&mut turn.cluster.purges.unowned);
     let mut cursor = Some(turn.cluster.purges.unowned_cursor.unwrap_or_default());
@@ -152,7 +161,7 @@ pub(in crate::cluster) fn unowned_slice(turn: &mut Turn<'_>) {
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         cursor = turn.engine.walk_copies(from, turn.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
             let bucket = bucket_of(replica.key.hash, buckets);
-            if unowned.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me) {
+            if unowned.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me_index) {
                 keys.push(replica.key.bytes.into());
             }
         });
@@ -199,8 +208,8 @@ pub(in crate::cluster) fn purge_slice(turn: &mut Turn<'_>) {
     }
     if turn.cluster.purges.cursor.is_none() {
         let current = std::mem::take(&mut turn.cluster.purges.current);
-        for node in turn.cluster.links.others() {
-            turn.cluster.handoffs[usize::from(node.0)].purged.extend(&current.purged);
+        for &node in turn.cluster.links.everyone().iter() {
+            turn.cluster.handoffs[node.index()].purged.extend(&current.purged);
         }
         for from in current.waiting {
             let mut response = Buffer::default();

@@ -12,11 +12,11 @@ use super::hints::End;
 use super::{purge, transfer};
 use crate::cluster::links::{LinkId, Reach};
 use crate::cluster::requests::{Purpose, Request, SentItem};
+use crate::cluster::view::PeerId;
 use crate::cluster::{Cluster, Mistake, Turn};
 use crate::command::Value;
 use crate::key::{Key, partition_of_hash, routing_hash};
 use crate::peer::frame::{self, Along, Kind};
-use crate::placement::NodeIndex;
 
 /// What a node was told of the keys that it lacks.
 #[derive(Debug, Default)]
@@ -46,10 +46,10 @@ impl Announced {
 }
 
 /// Sends what a node lacks, as much as may go.
-pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
-    let index = usize::from(node.0);
+pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
+    let index = node.index();
     purge::announce(turn, node);
-    if turn.cluster.hints.is_clean(index) && turn.cluster.handoffs[index].transfer.is_none() {
+    if turn.cluster.hints.is_clean(node) && turn.cluster.handoffs[index].transfer.is_none() {
         return;
     }
     if !announce_missing(turn, node) {
@@ -57,13 +57,15 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
     }
     let buckets = turn.buckets();
     while turn.cluster.handoffs[index].window.has_room() {
-        let Some((key, hint)) = turn.cluster.hints.next(index, turn.now, |key| partition_of_hash(routing_hash(key), buckets))
+        let Some((key, hint)) = turn.cluster.hints.next(node, turn.now, |key| partition_of_hash(routing_hash(key), buckets))
         else {
             break;
         };
         let plain = Key::new(&key);
         if !turn.owns(node, plain.hash) {
-            turn.cluster.hints.end(index, &key, hint.version, End::Rerouted);
+            if turn.cluster.hints.end(node, &key, hint.version, End::Rerouted) {
+                reroute(turn, &plain, hint.version);
+            }
             continue;
         }
         let target = match turn.cluster.options.mistake {
@@ -71,7 +73,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
             _ => node,
         };
         let Reach::There(link) = turn.cluster.links.reach(target, plain.hash, buckets, turn.ms) else {
-            turn.cluster.hints.requeue(index, &key);
+            turn.cluster.hints.requeue(node, &key);
             return;
         };
         let (at, now) = (turn.moment(), turn.now);
@@ -86,25 +88,34 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
         });
         turn.cluster.handoffs[index].window.spend();
     }
-    if turn.cluster.hints.target(index).pending() == 0 {
+    if turn.cluster.hints.target(node).pending() == 0 {
         transfer::send(turn, node);
     }
 }
 
+/// A hint's node does not own its key any more. If this node does not either, what it holds is for those who do.
+fn reroute(turn: &mut Turn<'_>, key: &Key<'_>, version: u64) {
+    let (bucket, partition, me) = (turn.bucket_of(key.hash), turn.partition_of(key.hash), turn.me());
+    let owners = turn.owners(bucket);
+    if !owners.contains(&me) {
+        owners.iter().for_each(|&owner| turn.cluster.hints.add(owner, key.bytes, version, partition, turn.now));
+    }
+}
+
 /// Tells a node which keys are missing there, so that no others may be stale. True once it knows all of them.
-fn announce_missing(turn: &mut Turn<'_>, node: NodeIndex) -> bool {
-    let (index, buckets) = (usize::from(node.0), turn.buckets());
+fn announce_missing(turn: &mut Turn<'_>, node: PeerId) -> bool {
+    let (index, buckets) = (node.index(), turn.buckets());
     let handoff = &turn.cluster.handoffs[index];
     if handoff.announced.in_flight > 0 {
         return false;
     }
-    if handoff.announced.refused || turn.cluster.hints.target(index).all_announced() {
+    if handoff.announced.refused || turn.cluster.hints.target(node).all_announced() {
         return true;
     }
     let (generation, at) = (handoff.window.generation(), turn.moment());
     let Cluster { hints, links, .. } = &mut *turn.cluster;
     let (mut lists, mut reached) = (Vec::<(LinkId, Vec<u8>)>::new(), true);
-    hints.missing_keys(index, MISSING_KEYS_MAX, |key, version| {
+    hints.missing_keys(node, MISSING_KEYS_MAX, |key, version| {
         let hash = routing_hash(key);
         let Some(link) = links.reach(node, hash, buckets, at.ms).link() else {
             reached = false;
@@ -117,7 +128,7 @@ fn announce_missing(turn: &mut Turn<'_>, node: NodeIndex) -> bool {
         frame::write_lacking((hash, version), &mut lists[place].1);
     });
     if !reached {
-        hints.forget_missing(index);
+        hints.forget_missing(node);
         return false;
     }
     for (link, list) in &lists {
@@ -125,7 +136,7 @@ fn announce_missing(turn: &mut Turn<'_>, node: NodeIndex) -> bool {
         turn.cluster.send(Request::with_value(*link, Kind::Missing, Value::Bytes(list), purpose), at, |_| {});
     }
     turn.cluster.handoffs[index].announced.in_flight = lists.len() as u32;
-    lists.is_empty() && turn.cluster.hints.target(index).all_announced()
+    lists.is_empty() && turn.cluster.hints.target(node).all_announced()
 }
 
 /// Missing keys in one frame: 4 KiB.

@@ -16,11 +16,11 @@ use super::purge::WALK_BUDGET;
 use crate::cluster::Turn;
 use crate::cluster::links::Reach;
 use crate::cluster::requests::{Purpose, Request, SentItem};
+use crate::cluster::view::PeerId;
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of};
 use crate::peer::frame::{self, Along, Kind};
-use crate::placement::NodeIndex;
 
 /// Dirty partitions on their way.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ impl Transfer {
 }
 
 /// Sends dirty partitions, a slice at a time.
-pub(super) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
-    let index = usize::from(node.0);
+pub(super) fn send(turn: &mut Turn<'_>, node: PeerId) {
+    let index = node.index();
     if turn.cluster.handoffs[index].transfer.is_none() && !begin(turn, node) {
         return;
     }
@@ -67,16 +67,16 @@ pub(super) fn send(turn: &mut Turn<'_>, node: NodeIndex) {
 }
 
 /// Announces the partitions that the node must clear first. False if there is nothing to do, or the node is away.
-fn begin(turn: &mut Turn<'_>, node: NodeIndex) -> bool {
-    let index = usize::from(node.0);
-    if turn.cluster.hints.target(index).dirty_count() == 0 || !turn.cluster.handoffs[index].window.is_empty() {
+fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
+    let index = node.index();
+    if turn.cluster.hints.target(node).dirty_count() == 0 || !turn.cluster.handoffs[index].window.is_empty() {
         return false;
     }
     let (hash, buckets) = (turn.own_hash(), turn.buckets());
     if turn.cluster.links.reach(node, hash, buckets, turn.ms).link().is_none() {
         return false;
     }
-    let target = turn.cluster.hints.target(index);
+    let target = turn.cluster.hints.target(node);
     let marks: BTreeMap<u32, u64> =
         (0..PARTITIONS_COUNT).filter_map(|partition| Some((partition, target.dirty_version(partition)?))).collect();
     // With nothing evicted, all that is newer than what the node has is still here, and follows.
@@ -112,13 +112,14 @@ fn begin(turn: &mut Turn<'_>, node: NodeIndex) -> bool {
 }
 
 /// One step of the walk: sends the items that the node owns in these partitions.
-fn walk(turn: &mut Turn<'_>, node: NodeIndex, cursor: Cursor, marks: &BTreeMap<u32, u64>) -> Option<Cursor> {
+fn walk(turn: &mut Turn<'_>, node: PeerId, cursor: Cursor, marks: &BTreeMap<u32, u64>) -> Option<Cursor> {
     let mut keys: Vec<Box<[u8]>> = Vec::new();
     let (view, buckets) = (turn.cluster.view.clone(), turn.buckets());
+    let index = view.index_of(node)?;
     let next = turn.engine.walk_copies(cursor, turn.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
         let bucket = bucket_of(replica.key.hash, buckets);
         let partition = partition_of(bucket, buckets);
-        if marks.contains_key(&partition) && view.ring.owners_of(bucket).contains(&node) {
+        if marks.contains_key(&partition) && view.ring.owners_of(bucket).contains(&index) {
             keys.push(replica.key.bytes.into());
         }
     });
@@ -130,39 +131,39 @@ fn walk(turn: &mut Turn<'_>, node: NodeIndex, cursor: Cursor, marks: &BTreeMap<u
         };
         let (at, now) = (turn.moment(), turn.now);
         let Some(replica) = turn.engine.copy_of(&plain, now) else { continue };
-        let generation = turn.cluster.handoffs[usize::from(node.0)].window.generation();
+        let generation = turn.cluster.handoffs[node.index()].window.generation();
         let purpose = Purpose::Stream(SentItem { node, key: key.clone(), version: replica.version, generation });
         turn.cluster.figures.streamed += 1;
         turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), at, |output| {
             frame::write_replica(&replica, Along { exempt: true, ..Along::default() }, output);
         });
-        turn.cluster.handoffs[usize::from(node.0)].window.spend();
+        turn.cluster.handoffs[node.index()].window.spend();
     }
     next
 }
 
 /// A node has purged old items of a partition, and lacks what was purged. It is not told to purge again: others may have sent by then
 /// what an announcement of ours takes for old, and the two would go on for ever.
-pub(in crate::cluster) fn send_again(turn: &mut Turn<'_>, node: NodeIndex, partition: u32) {
-    let index = usize::from(node.0);
+pub(in crate::cluster) fn send_again(turn: &mut Turn<'_>, node: PeerId, partition: u32) {
+    let index = node.index();
     let transfer = turn.cluster.handoffs[index].transfer.as_mut().filter(|transfer| transfer.announced == 0);
     match transfer.and_then(|transfer| transfer.marks.remove(&partition)) {
         // It may have purged what this transfer has sent already.
-        Some(version) => turn.cluster.hints.lower(index, partition, version, PURGED),
-        None => turn.cluster.hints.mark(index, partition, PURGED),
+        Some(version) => turn.cluster.hints.lower(node, partition, version, PURGED),
+        None => turn.cluster.hints.mark(node, partition, PURGED),
     }
 }
 
 /// An item of a transfer has not arrived.
-pub(in crate::cluster) fn fail(turn: &mut Turn<'_>, node: NodeIndex) {
-    if let Some(transfer) = &mut turn.cluster.handoffs[usize::from(node.0)].transfer {
+pub(in crate::cluster) fn fail(turn: &mut Turn<'_>, node: PeerId) {
+    if let Some(transfer) = &mut turn.cluster.handoffs[node.index()].transfer {
         transfer.failed = true;
     }
 }
 
 /// The walk is over and everything has arrived: the partitions are clean, but for what was marked meanwhile.
-fn end(turn: &mut Turn<'_>, node: NodeIndex) {
-    let index = usize::from(node.0);
+fn end(turn: &mut Turn<'_>, node: PeerId) {
+    let index = node.index();
     let handoff = &mut turn.cluster.handoffs[index];
     let over = |transfer: &Transfer| transfer.cursor.is_none() && transfer.announced == 0;
     if !handoff.window.is_empty() || !handoff.transfer.as_ref().is_some_and(over) {
@@ -175,7 +176,7 @@ fn end(turn: &mut Turn<'_>, node: NodeIndex) {
     for (&partition, &version) in &transfer.marks {
         // What has expired on the way, and left no more than a fence, is announced next.
         if turn.engine.partition_fence(partition) == transfer.fences.get(&partition).copied().unwrap_or(0) {
-            turn.cluster.hints.clean(index, partition, version);
+            turn.cluster.hints.clean(node, partition, version);
         }
     }
     // Partitions with hints too: their items were kept while the partition was dirty. Restart the scan to include them.

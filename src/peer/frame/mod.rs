@@ -1,8 +1,8 @@
 //! The bytes between two nodes: requests, each with one response, in any order.
 //!
 //! ```text
-//!   0            4             8      9       10     11     12   16     20      28      36      40
-//!   | meta bytes | value bytes | kind | flags | hops | life | id | sent | clock | fence | heard | meta ... | value ... |   little-endian
+//!   0            4             8      9       10     11     12   16     20      28      36      40     44
+//!   | meta bytes | value bytes | kind | flags | hops | life | id | sent | clock | fence | heard | view | meta ... | value ... |   little-endian
 //!
 //!   meta of a PUT:      replica (without value) | count of owners that lack it | hashes of their ids | committed through
 //!   meta of a SYNC:     committed through                            value of a MISSING:  | hash | version | again and again
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Every frame carries its sender's clock (greatest version seen) and fence (everything below was flushed), so that both spread with
-//! whatever is said. A command also says what its sender last heard of the receiver's clock, and how long from then on it may be executed:
+//! whatever is said; and what stands for its view, so that a word that was given under another one is told from one that counts. A command also says what its sender last heard of the receiver's clock, and how long from then on it may be executed:
 //! afterwards its sender may have given it up and had it executed elsewhere. Every version that leaves this file is one that a clock can
 //! have given by now (`Horizon`). Values above `limits::INLINE_VALUE_BYTES_MAX` are received into memory of their own.
 //!
@@ -34,7 +34,7 @@ pub use commands::{
 };
 
 /// Bytes of the head of a frame.
-pub const HEAD_BYTES: usize = 40;
+pub const HEAD_BYTES: usize = 44;
 /// Longest value of a frame beyond the largest item: a reply repeats key and words in front of it.
 pub const VALUE_BYTES_SLACK: usize = 8 << 10;
 
@@ -133,6 +133,8 @@ pub struct Head {
     pub fence: u64,
     /// Of an `Execute`: the last `sent_ms` of the receiver that its sender had heard.
     pub heard_ms: u32,
+    /// Stands for the sender's view of the ring: what it says of ownership and leases means something under the same view only.
+    pub view: u32,
 }
 
 /// The latest version that a clock can have given by now: what a peer says to be later is refused, whatever it is about.
@@ -211,7 +213,8 @@ impl Head {
         let (flags, hops, life) = (reader.u8()?, reader.u8()?, reader.u8()?);
         let (id, sent_ms) = (reader.u32()?, reader.u32()?);
         let (clock, fence, heard_ms) = (reader.version(horizon)?, reader.version(horizon)?, reader.u32()?);
-        let head = Self { meta_bytes, value_bytes, kind, flags, hops, life, id, sent_ms, clock, fence, heard_ms };
+        let view = reader.u32()?;
+        let head = Self { meta_bytes, value_bytes, kind, flags, hops, life, id, sent_ms, clock, fence, heard_ms, view };
         let may_live = matches!(kind, Kind::Execute | Kind::Batch) || life == 0;
         if meta_bytes > PEER_META_BYTES_MAX || value_bytes > value_bytes_max || !may_live {
             return Err(FrameError("a frame beyond its bounds"));
@@ -228,6 +231,7 @@ impl Head {
         output.extend_from_slice(&self.clock.to_le_bytes());
         output.extend_from_slice(&self.fence.to_le_bytes());
         output.extend_from_slice(&self.heard_ms.to_le_bytes());
+        output.extend_from_slice(&self.view.to_le_bytes());
     }
 
     /// The moment of the receiver's clock from which on the command of this frame must not be executed, where that clock is `ms` now.
@@ -262,6 +266,8 @@ pub struct Stamp {
     pub heard_ms: u32,
     /// See `Head::life`.
     pub life: u8,
+    /// See `Head::view`.
+    pub view: u32,
 }
 
 /// Appends a frame; `meta` writes what is between head and value.
@@ -274,8 +280,8 @@ pub fn write(
 ) {
     let start = output.bytes.len();
     let value_bytes = if let Value::Dropped { .. } = value { 0 } else { value.len() };
-    let Stamp { clock, fence, sent_ms, heard_ms, life } = stamp;
-    let mut head = Head { meta_bytes: 0, value_bytes, kind, flags, hops, life, id, sent_ms, clock, fence, heard_ms };
+    let Stamp { clock, fence, sent_ms, heard_ms, life, view } = stamp;
+    let mut head = Head { meta_bytes: 0, value_bytes, kind, flags, hops, life, id, sent_ms, clock, fence, heard_ms, view };
     head.write(&mut output.bytes);
     meta(&mut output.bytes);
     head.meta_bytes = output.bytes.len() - start - HEAD_BYTES;
@@ -295,9 +301,9 @@ pub fn read_history(flags: u8, meta: &[u8], horizon: Horizon) -> Result<(u64, Op
 /// Appends a `Reply` whose value is what `encode` wrote, which is moved there.
 pub fn write_reply(output: &mut Buffer, id: u32, stamp: Stamp, reply: &mut Buffer) {
     let value_bytes = reply.total_bytes();
-    let Stamp { clock, fence, sent_ms, heard_ms, life } = stamp;
+    let Stamp { clock, fence, sent_ms, heard_ms, life, view } = stamp;
     let kind = Kind::Reply;
-    let head = Head { meta_bytes: 0, value_bytes, kind, flags: 0, hops: 0, life, id, sent_ms, clock, fence, heard_ms };
+    let head = Head { meta_bytes: 0, value_bytes, kind, flags: 0, hops: 0, life, id, sent_ms, clock, fence, heard_ms, view };
     head.write(&mut output.bytes);
     output.append(reply);
 }
