@@ -14,7 +14,7 @@ use super::requests::Purpose;
 use super::{Turn, conclude, coordinate, flush, handoff, replicate};
 use crate::command::Error;
 use crate::limits;
-use crate::peer::frame::{self, Frame, FrameError, Kind};
+use crate::peer::frame::{self, Frame, FrameError, Kind, PutDone};
 
 /// A response to a request of this core.
 ///
@@ -28,6 +28,7 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
         turn.cluster.leases.end(link);
     }
     let was_full = turn.cluster.requests.is_full();
+    check_answer(turn, link, frame)?;
     let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.ms) else {
         return Err(FrameError("an answer that nobody waits for"));
     };
@@ -65,6 +66,27 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
     }
     if has_room_again {
         retry(turn);
+    }
+    Ok(())
+}
+
+/// Whether an answer can be read, before it counts as one: else its request is lost with the link, as all that is under way there.
+fn check_answer(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
+    let horizon = turn.horizon();
+    let attempt = match turn.cluster.requests.purpose(link, frame.head.id) {
+        Some(Purpose::Copy(..) | Purpose::Replay(_) | Purpose::Stream(_)) => return PutDone::of(frame, horizon).map(drop),
+        Some(Purpose::Fence(..)) if frame.head.kind == Kind::Done => {
+            return frame::read_version(frame.meta, horizon).map(drop);
+        }
+        Some(Purpose::Read(attempt, _) | Purpose::Refetch(attempt, _)) => *attempt,
+        _ => return Ok(()),
+    };
+    if frame.head.kind == Kind::Found && !frame.meta.is_empty() {
+        let key = frame::read_replica(frame.meta, frame.value, horizon)?.replica.key;
+        let is_other = turn.cluster.operations.at(attempt).is_some_and(|op| op.key_hash != key.whole_hash());
+        if is_other || turn.routes.core_of(key.hash) != turn.core {
+            return Err(FrameError("a key that it was not asked for"));
+        }
     }
     Ok(())
 }

@@ -231,6 +231,11 @@ impl Requests {
         self.is_full &= self.bytes >= limits::PEER_OUTSTANDING_BYTES_MAX / 2;
     }
 
+    /// What a request that is under way over this link was sent for.
+    pub(super) fn purpose(&self, link: LinkId, id: u32) -> Option<&Purpose> {
+        self.in_flight.get(id as usize).filter(|in_flight| in_flight.link == link).map(|in_flight| &in_flight.purpose)
+    }
+
     /// The request that a response answers; `None` if there is none, which no peer of ours does.
     pub(super) fn answered(&mut self, links: &mut Links, link: LinkId, id: u32, now_ms: u64) -> Option<InFlight> {
         let in_flight = self.in_flight.get(id as usize).filter(|in_flight| in_flight.link == link)?;
