@@ -553,4 +553,4 @@ fn too_late(turn: &mut Turn<'_>, id: OperationId) {
 }
 
 /// Nodes that a command may pass before it is executed: the first executes it or sends it on, the second executes it.
-const HOPS_MAX: u8 = 2;
+pub(super) const HOPS_MAX: u8 = 2;

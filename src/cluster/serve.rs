@@ -183,7 +183,7 @@ fn serve_execute(
         }
     }
     let deadline_ms = if is_pure { u64::MAX } else { passage.deadline_ms };
-    let passage = Passage { hops: passage.hops.max(1), deadline_ms, ..passage };
+    let passage = Passage { hops: passage.hops.clamp(1, coordinate::HOPS_MAX), deadline_ms, ..passage };
     if !coordinate::take(turn, Origin::Peer(from), passage, command, head, execute.words) {
         refuse_key(turn, from, command.key.whole_hash(), output);
     }
