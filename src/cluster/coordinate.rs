@@ -451,7 +451,7 @@ fn may_repeat(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) -> bo
     with_plain_key(command, |plain| match (turn.engine.copy_of(plain, turn.now), command.verb) {
         (None, _) => true,
         (Some(replica), _) if replica.version <= since => true,
-        (Some(replica), Verb::Delete(_)) => replica.tombstone,
+        // A tombstone may be that of somebody else, who has deleted what this one or one behind it wrote.
         (Some(replica), Verb::Store(_)) => !replica.tombstone && replica.value.to_vec() == command.value.to_vec(),
         (Some(_), _) => false,
     })
