@@ -265,6 +265,11 @@ impl Cluster {
         self.operations.stored_bytes() + self.requests.bytes()
     }
 
+    /// Commands of other nodes that were refused, as far as those that follow them are to be refused too.
+    pub fn refused_count(&self) -> usize {
+        self.refused.len()
+    }
+
     /// Requests under way.
     pub fn operations(&self) -> usize {
         self.operations.len() + self.flushes.len()

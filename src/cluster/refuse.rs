@@ -12,29 +12,55 @@ use std::collections::{HashMap, HashSet};
 use super::{PeerRequest, Turn};
 use crate::buffer::Buffer;
 use crate::command::Value;
+use crate::limits;
 use crate::peer::frame::{self, Kind};
 
-/// By connection of a peer, the keys of which a command was refused.
+/// By connection of a peer, the commands that were refused.
 #[derive(Default)]
-pub(super) struct Refused(HashMap<(u32, u32), HashSet<u64>, ahash::RandomState>);
+pub(super) struct Refused(HashMap<(u32, u32), OfConnection, ahash::RandomState>);
+
+/// Commands of one connection that were refused.
+#[derive(Default)]
+struct OfConnection {
+    /// Hashes of their keys, at most `limits::PEER_WINDOW`.
+    keys: HashSet<u64>,
+    /// Until then everything that follows another command is refused, whatever its key.
+    all_until_ms: u64,
+}
 
 impl Refused {
     /// Whether a command was sent behind another one of its key that was refused, before its sender knew that.
-    pub(super) fn includes(&mut self, from: PeerRequest, follows: bool, key_hash: u64) -> bool {
+    pub(super) fn includes(&mut self, from: PeerRequest, follows: bool, key_hash: u64, now_ms: u64) -> bool {
         if self.0.is_empty() {
             return false;
         }
         let connection = (from.connection, from.generation);
         let Some(refused) = self.0.get_mut(&connection) else { return false };
         if follows {
-            return refused.contains(&key_hash);
+            return now_ms < refused.all_until_ms || refused.keys.contains(&key_hash);
         }
         // Its sender has got back all that it had under way of this key.
-        refused.remove(&key_hash);
-        if refused.is_empty() {
+        refused.keys.remove(&key_hash);
+        if refused.keys.is_empty() && now_ms >= refused.all_until_ms {
             self.0.remove(&connection);
         }
         false
+    }
+
+    /// A command is refused.
+    fn add(&mut self, from: PeerRequest, key_hash: u64, now_ms: u64) {
+        let refused = self.0.entry((from.connection, from.generation)).or_default();
+        if refused.keys.len() >= limits::PEER_WINDOW as usize {
+            // Too many to tell apart: refused are all that follow anything, until what was under way then has ended.
+            refused.keys.clear();
+            refused.all_until_ms = now_ms + limits::PEER_OPERATION_MS_MAX;
+        }
+        refused.keys.insert(key_hash);
+    }
+
+    /// How many keys are kept.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(|refused| refused.keys.len()).sum()
     }
 
     /// A connection has ended.
@@ -45,7 +71,7 @@ impl Refused {
 
 /// Refuses a command, and with it those of its key that its sender sends before it knows that.
 pub(super) fn refuse_key(turn: &mut Turn<'_>, from: PeerRequest, key_hash: u64, output: &mut Buffer) {
-    turn.cluster.refused.0.entry((from.connection, from.generation)).or_default().insert(key_hash);
+    turn.cluster.refused.add(from, key_hash, turn.ms);
     refuse(turn, from, output);
 }
 

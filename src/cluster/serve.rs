@@ -158,7 +158,7 @@ fn serve_execute(
     let too_late = !is_pure && turn.ms >= from.deadline_ms;
     if too_late
         || turn.routes.core_of(command.key.hash) != turn.core
-        || turn.cluster.refused.includes(from, passage.follows, command.key.whole_hash())
+        || turn.cluster.refused.includes(from, passage.follows, command.key.whole_hash(), turn.ms)
     {
         refuse_key(turn, from, command.key.whole_hash(), output);
         return Ok(());
