@@ -11,7 +11,7 @@
 use super::links::LinkId;
 use super::operations::OpState;
 use super::requests::Purpose;
-use super::{Turn, conclude, coordinate, flush, handoff, replicate};
+use super::{Mistake, Turn, conclude, coordinate, flush, handoff, replicate};
 use crate::command::Error;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind, PutDone};
@@ -39,7 +39,8 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
         match synced {
             true => {
                 turn.cluster.leases.granted(link, &turn.cluster.links, in_flight.sent_ms, turn.ms);
-                if frame.head.flags & frame::FLAG_CLEAN != 0 {
+                let is_clean = frame.head.flags & frame::FLAG_CLEAN != 0;
+                if is_clean && !turn.cluster.options.has(Mistake::MissingKept) {
                     turn.cluster.leases.forget_all_missing(link, in_flight.sent_ms);
                 }
             }

@@ -30,7 +30,7 @@ pub(super) fn install(turn: &mut Turn<'_>, view: Arc<View>) {
     turn.cluster.leases.handle_view(nodes);
     turn.cluster.links.handle_view(&view);
     let lost: Vec<_> = before.others().filter(|&node| !view.has(node)).flat_map(|node| remove(turn, node)).collect();
-    if turn.cluster.options.mistake != Some(Mistake::GainsForgotten) {
+    if !turn.cluster.options.has(Mistake::GainsForgotten) {
         view.others().filter(|&node| view.may_gain(&before, node)).for_each(|node| handoff::on_gain(turn, node));
     }
     handoff::on_view(turn);

@@ -142,7 +142,11 @@ pub(super) fn try_again(turn: &mut Turn<'_>, id: OperationId) {
 
 /// Goes on with a request from the beginning, if it is its turn.
 fn advance(turn: &mut Turn<'_>, id: OperationId) {
-    let (ms, ahead) = (turn.ms, turn.cluster.operations.ahead(id));
+    let ahead = match turn.cluster.options.has(Mistake::OrderIgnored) {
+        true => Ahead::Nobody,
+        false => turn.cluster.operations.ahead(id),
+    };
+    let ms = turn.ms;
     let Some(op) = turn.op(id) else { return };
     if ms < op.not_before_ms {
         return turn.cluster.operations.park(id);
@@ -174,7 +178,7 @@ fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
     }
     let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
     // Most of the time the first owner is another node, and there.
-    let Cluster { cache, view, links, leases, .. } = &mut *turn.cluster;
+    let Cluster { cache, view, links, leases, options, .. } = &mut *turn.cluster;
     let first = cache.owners_of(&view.ring, bucket).first().map(|&index| view.peer(index));
     // The next node may not know of keys that others have for us: they are fetched and answered here.
     let is_told = leases.is_missing(links, hash, buckets);
@@ -188,7 +192,8 @@ fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
     for node in view.ranking(bucket) {
         if node == view.me {
             let here = turn.routes.core_of(hash) == turn.core;
-            return if ms < waits_until_ms && here { Direction::Later } else { Direction::Me };
+            let waits = ms < waits_until_ms && !options.has(Mistake::LeaseNotAwaited);
+            return if waits && here { Direction::Later } else { Direction::Me };
         }
         match links.reach(node, hash, buckets, ms) {
             Reach::There(link) if !is_told => return Direction::Node(link),
@@ -258,6 +263,8 @@ pub(super) fn on_reply(turn: &mut Turn<'_>, id: OperationId, frame: &Frame<'_>) 
 /// The link that a command was sent over is lost.
 pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, until_ms: u64) {
     let overtaken = sent && turn.cluster.operations.is_read_before_writes(id);
+    let overtaken = overtaken && !turn.cluster.options.has(Mistake::ReadsRepeated);
+    let until_ms = if turn.cluster.options.has(Mistake::GivenUpEarly) { 0 } else { until_ms };
     let Some(op) = turn.op(id).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
     if overtaken {
         // The writes behind it may have been executed there: nobody knows any more what was there in front of them.
@@ -311,7 +318,7 @@ fn choose_read_peers(
     command: &Command<'_>,
 ) -> Option<ArrayVec<(PeerId, LinkId), READ_PEERS_MAX>> {
     let before = std::mem::replace(&mut turn.op(op)?.scope, ReadScope::All);
-    if turn.cluster.options.mistake == Some(Mistake::NoPeerReads) {
+    if turn.cluster.options.has(Mistake::NoPeerReads) {
         return Some(ArrayVec::new());
     }
     let (hash, buckets, me, ms) = (command.key.hash, turn.buckets(), turn.me(), turn.ms);
@@ -407,7 +414,7 @@ pub(super) fn read_answered(turn: &mut Turn<'_>, id: OperationId) {
 
 /// Executes a command, once those before it on its key are.
 pub(super) fn run_in_turn(turn: &mut Turn<'_>, id: OperationId) {
-    if turn.cluster.operations.may_execute(id) {
+    if turn.cluster.operations.may_execute(id) || turn.cluster.options.has(Mistake::OrderIgnored) {
         return run(turn, id);
     }
     turn.cluster.operations.enter(id, OpState::Queued);
@@ -448,6 +455,9 @@ fn run(turn: &mut Turn<'_>, id: OperationId) {
 /// others: what they wrote would be overwritten by what came before it.
 fn may_repeat(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) -> bool {
     let Some(since) = turn.op(id).map(|op| op.repeated_since).filter(|&since| since > 0) else { return true };
+    if turn.cluster.options.has(Mistake::RepeatedBlindly) {
+        return true;
+    }
     with_plain_key(command, |plain| match (turn.engine.copy_of(plain, turn.now), command.verb) {
         (None, _) => true,
         (Some(replica), _) if replica.version <= since => true,
@@ -514,6 +524,9 @@ fn execute_command(turn: &mut Turn<'_>, id: OperationId, execute: &frame::Execut
 fn repair(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) {
     let Some(op) = turn.op(id) else { return };
     let found = std::mem::take(&mut op.write_state().found);
+    if turn.cluster.options.has(Mistake::NotRepaired) {
+        return;
+    }
     for (node, version) in found {
         if !turn.owns(node, command.key.hash) {
             continue;

@@ -11,7 +11,7 @@
 //! Lives here: the two rounds. Not here: what a fence does to items (`engine`), the other cores of this node (`node::ring`).
 
 use super::requests::{Purpose, Request};
-use super::{Origin, Turn};
+use super::{Mistake, Origin, Turn};
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind};
@@ -90,7 +90,7 @@ fn send_fences(turn: &mut Turn<'_>, number: u32, round: u8) {
     if let Some(flush) = turn.cluster.flushes.find(number, round) {
         flush.waiting = Some(sent);
     }
-    if sent == 0 {
+    if sent == 0 || turn.cluster.options.has(Mistake::FlushAlone) {
         end_round(turn, number, round);
     }
 }

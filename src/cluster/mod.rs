@@ -98,7 +98,7 @@ pub struct ClusterOptions {
     pub handoff_rate: u32,
     /// Cores of this node.
     pub cores: u16,
-    /// A planted mistake, for tests that must catch it.
+    /// A planted mistake, for tests that must catch it. Without the feature `planted_faults` it counts for nothing.
     pub mistake: Option<Mistake>,
 }
 
@@ -107,6 +107,8 @@ pub struct ClusterOptions {
 pub enum Mistake {
     /// A write is answered before the copies are there.
     AckBeforeCopies,
+    /// Copies are not sent.
+    CopiesForgotten,
     /// Hints are not kept.
     NoHints,
     /// A replayed item gets a new version where it arrives.
@@ -129,6 +131,40 @@ pub enum Mistake {
     AllCommitted,
     /// A command that is repeated does not say so to the core that goes on with it.
     RepeatForgotten,
+    /// Requests on one key do not wait for those before them.
+    OrderIgnored,
+    /// A command is executed though its sender may have given it up.
+    DeadlineIgnored,
+    /// A command that was sent to a node that has gone is given to another one at once.
+    GivenUpEarly,
+    /// What a node that has gone may have executed is executed again, whatever was written since.
+    RepeatedBlindly,
+    /// A read that may have passed the writes behind it is executed again.
+    ReadsRepeated,
+    /// A command that follows a refused one is executed.
+    RefusalForgotten,
+    /// Nobody waits for the end of a lease before he stands in for a node.
+    LeaseNotAwaited,
+    /// A command that has met something newer is answered as if it had not.
+    ConflictForgotten,
+    /// Copies that were found to be older are left as they are.
+    NotRepaired,
+    /// Keys that others have announced stay announced when they have nothing left.
+    MissingKept,
+    /// What a node does not own stays there for good.
+    UnownedKept,
+    /// A flush is answered before the other nodes have.
+    FlushAlone,
+    /// Versions of peers are believed, however late.
+    FarVersionsBelieved,
+}
+
+impl ClusterOptions {
+    /// Whether a test has planted this mistake.
+    #[inline]
+    fn has(&self, mistake: Mistake) -> bool {
+        cfg!(feature = "planted_faults") && self.mistake == Some(mistake)
+    }
 }
 
 /// The part of a core that knows other nodes.
@@ -442,7 +478,7 @@ impl Turn<'_> {
         let op = self.op(id).filter(|op| matches!(op.state(), OpState::Moved { .. }))?;
         let (ticket, stored) = (id.ticket(op.origin.descriptor()), std::mem::take(&mut op.stored));
         let repeated_since = op.repeated_since;
-        let is_forgotten = self.cluster.options.mistake == Some(Mistake::RepeatForgotten);
+        let is_forgotten = self.cluster.options.has(Mistake::RepeatForgotten);
         Some(Moved { ticket, repeated_since: if is_forgotten { 0 } else { repeated_since }, stored })
     }
 
@@ -518,7 +554,10 @@ impl Turn<'_> {
 
     /// What versions a peer may speak of.
     fn horizon(&self) -> Horizon {
-        Horizon::at(self.now)
+        match self.cluster.options.has(Mistake::FarVersionsBelieved) {
+            true => Horizon::at(Instant { unix_ms: u64::MAX >> 17 }),
+            false => Horizon::at(self.now),
+        }
     }
 
     fn buckets(&self) -> u32 {
@@ -564,7 +603,7 @@ impl Turn<'_> {
     /// Takes note of what every frame says.
     fn observe_head(&mut self, head: &frame::Head) {
         self.engine.observe(head.clock);
-        if self.cluster.options.mistake != Some(Mistake::FenceSkipped) {
+        if !self.cluster.options.has(Mistake::FenceSkipped) {
             self.engine.raise_fence(head.fence);
         }
     }

@@ -42,11 +42,12 @@ pub(super) fn copy(turn: &mut Turn<'_>, id: OperationId) {
         if chosen.len() > 1 {
             commit::track(turn, id, version);
         }
-        for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node)) {
+        let forgotten = turn.cluster.options.has(Mistake::CopiesForgotten);
+        for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node) && !forgotten) {
             put(turn, id, node, link, &execute.command, &missing);
         }
     });
-    let early = turn.cluster.options.ack == Ack::One || turn.cluster.options.mistake == Some(Mistake::AckBeforeCopies);
+    let early = turn.cluster.options.ack == Ack::One || turn.cluster.options.has(Mistake::AckBeforeCopies);
     match turn.op(id).map(|op| op.state()) {
         Some(OpState::Writing { waiting: 0 }) => end_writing(turn, id),
         Some(_) if early => conclude::answer(turn, id),
@@ -99,7 +100,7 @@ fn choose(
 
 /// Keeps hints for owners that lack what was written.
 fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: u64, missing: &[PeerId]) {
-    if turn.cluster.options.mistake == Some(Mistake::NoHints) {
+    if turn.cluster.options.has(Mistake::NoHints) {
         return;
     }
     let partition = turn.partition_of(command.key.hash);
@@ -116,9 +117,9 @@ fn put(turn: &mut Turn<'_>, id: OperationId, node: PeerId, link: LinkId, command
     let Some(op) = operations.get(id) else { return };
     let OpState::Writing { waiting } = op.state() else { return };
     let committed_through = (op.write_state().uncommitted_version > 0).then_some(committed_through);
-    let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.mistake {
-        Some(Mistake::NoHints) => ArrayVec::new(),
-        _ => missing.iter().filter_map(|&node| Some(view.node(node)?.node_hash)).collect(),
+    let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.has(Mistake::NoHints) {
+        true => ArrayVec::new(),
+        false => missing.iter().filter_map(|&node| Some(view.node(node)?.node_hash)).collect(),
     };
     let engine = &mut *turn.engine;
     let sent = with_plain_key(command, |key| {
@@ -188,9 +189,10 @@ fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, other: u64) {
     let here = with_command(turn, attempt.id, |turn, execute| {
         with_plain_key(&execute.command, |key| turn.engine.copy_of(key, turn.now).map_or(0, |replica| replica.version))
     });
+    let forgotten = turn.cluster.options.has(Mistake::ConflictForgotten);
     let Some(op) = turn.cluster.operations.at(attempt) else { return };
     // A later write of ours is there already.
-    if here.unwrap_or(0) >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
+    if forgotten || here.unwrap_or(0) >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
         return placed(turn, attempt, node);
     }
     op.write_state().conflict = Some(Conflict::Node(node));

@@ -34,6 +34,8 @@ use crate::routing::Place;
 /// # Errors
 /// It cannot be read.
 pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
+    let is_patient = turn.cluster.options.has(Mistake::DeadlineIgnored);
+    let from = PeerRequest { deadline_ms: if is_patient { u64::MAX } else { from.deadline_ms }, ..from };
     match frame.head.kind {
         Kind::Execute => {
             let (repeated_since, passed_on, meta) = frame::read_history(frame.head.flags, frame.meta, turn.horizon())?;
@@ -58,7 +60,7 @@ pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, o
         Kind::Fence => {
             let version = frame::read_version(frame.meta, turn.horizon())?;
             let seen = version.max(turn.engine.clock() + 1);
-            if turn.cluster.options.mistake != Some(Mistake::FenceSkipped) {
+            if !turn.cluster.options.has(Mistake::FenceSkipped) {
                 turn.engine.raise_fence(version);
             }
             done(turn, from, seen, output);
@@ -106,7 +108,7 @@ fn serve_missing(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, outp
     };
     let (buckets, horizon, mut taken) = (turn.buckets(), turn.horizon(), true);
     while let Some((hash, version)) = frame::read_lacking(&mut list, horizon)? {
-        if turn.cluster.options.mistake == Some(Mistake::MissingIgnored) {
+        if turn.cluster.options.has(Mistake::MissingIgnored) {
             continue;
         }
         taken &= turn.routes.core_of(hash) == turn.core
@@ -156,9 +158,10 @@ fn serve_execute(
     // Who sent it has given it up by then, and perhaps had it executed elsewhere.
     let is_pure = command.verb.effect() == Effect::Pure;
     let too_late = !is_pure && turn.ms >= from.deadline_ms;
+    let follows = passage.follows && !turn.cluster.options.has(Mistake::RefusalForgotten);
     if too_late
         || turn.routes.core_of(command.key.hash) != turn.core
-        || turn.cluster.refused.includes(from, passage.follows, command.key.whole_hash(), turn.ms)
+        || turn.cluster.refused.includes(from, follows, command.key.whole_hash(), turn.ms)
     {
         refuse_key(turn, from, command.key.whole_hash(), output);
         return Ok(());
@@ -196,10 +199,7 @@ fn serve_put(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: 
         refuse(turn, from, output);
         return Ok(());
     }
-    if turn.cluster.options.mistake == Some(Mistake::HintWithoutVersion)
-        && put.missing.is_empty()
-        && frame.head.hops == REPLAYED
-    {
+    if frame.head.hops == REPLAYED && turn.cluster.options.has(Mistake::HintWithoutVersion) {
         put.replica.version = turn.engine.new_version(turn.now);
     }
     if let Some(committed_through) = put.committed_through {
@@ -221,13 +221,13 @@ fn serve_put(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: 
         let (me, hash) = (turn.me(), put.replica.key.hash);
         match put.missing.is_empty() {
             // Its sender may not know who else is to have it.
-            _ if !turn.shares_view(&frame.head) && turn.cluster.options.mistake != Some(Mistake::OtherViewTrusted) => {
+            _ if !turn.shares_view(&frame.head) && !turn.cluster.options.has(Mistake::OtherViewTrusted) => {
                 hint_owners(turn, &put.replica)
             }
             true if !turn.owns(me, hash) => hint_owners(turn, &put.replica),
             _ => hint_node_hashes(turn, &put.replica, &put.missing),
         }
-        if put.committed_through.is_some() && turn.cluster.options.mistake != Some(Mistake::AllCommitted) {
+        if put.committed_through.is_some() && !turn.cluster.options.has(Mistake::AllCommitted) {
             turn.cluster.uncommitted.add(from, put.replica.version, put.replica.key.bytes, turn.ms);
         }
     }
@@ -267,11 +267,7 @@ fn authority_flag(turn: &mut Turn<'_>, key: &Key<'_>) -> u8 {
         && !turn.cluster.leases.is_missing(&turn.cluster.links, key.hash, turn.buckets())
         && turn.owns(me, key.hash)
         && (coordinate::has_lost_nothing(turn) || turn.engine.copy_of(key, turn.now).is_some());
-    if authoritative || turn.cluster.options.mistake == Some(Mistake::AlwaysAuthoritative) {
-        frame::FLAG_AUTHORITATIVE
-    } else {
-        0
-    }
+    if authoritative || turn.cluster.options.has(Mistake::AlwaysAuthoritative) { frame::FLAG_AUTHORITATIVE } else { 0 }
 }
 
 /// Version of this key that a node lacks, or may lack, as far as is known here.

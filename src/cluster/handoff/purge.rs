@@ -15,7 +15,7 @@ use super::partitions::{PartitionLists, links_of};
 use crate::buffer::Buffer;
 use crate::cluster::requests::{Purpose, Request};
 use crate::cluster::view::PeerId;
-use crate::cluster::{PeerRequest, Turn};
+use crate::cluster::{Mistake, PeerRequest, Turn};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash};
@@ -101,6 +101,9 @@ impl Purges {
 ///
 /// Not before all that are there share this node's view, as their leases say: under theirs it may be an owner. Looked at again then.
 pub(in crate::cluster) fn release_unowned(turn: &mut Turn<'_>, key: &[u8]) {
+    if turn.cluster.options.has(Mistake::UnownedKept) {
+        return;
+    }
     let key = Key::new(key);
     let (bucket, partition) = (turn.bucket_of(key.hash), turn.partition_of(key.hash));
     let owners = turn.owners(bucket);

@@ -68,9 +68,9 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
             }
             continue;
         }
-        let target = match turn.cluster.options.mistake {
-            Some(Mistake::ReplayElsewhere) => turn.cluster.links.others().find(|&other| other != node).unwrap_or(node),
-            _ => node,
+        let target = match turn.cluster.options.has(Mistake::ReplayElsewhere) {
+            true => turn.cluster.links.others().find(|&other| other != node).unwrap_or(node),
+            false => node,
         };
         let Reach::There(link) = turn.cluster.links.reach(target, plain.hash, buckets, turn.ms) else {
             turn.cluster.hints.requeue(node, &key);
