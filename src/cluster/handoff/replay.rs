@@ -8,6 +8,8 @@
 //!
 //! Lives here: what is announced, what is sent. Not here: the store of hints (`hints`), answers (`handoff`).
 
+use arrayvec::ArrayVec;
+
 use super::hints::End;
 use super::{purge, transfer};
 use crate::cluster::links::{LinkId, Reach};
@@ -17,6 +19,7 @@ use crate::cluster::{Cluster, Mistake, Turn};
 use crate::command::Value;
 use crate::key::{Key, partition_of_hash, routing_hash};
 use crate::peer::frame::{self, Along, Kind};
+use crate::placement::REDUNDANCY_MAX;
 
 /// What a node was told of the keys that it lacks.
 #[derive(Debug, Default)]
@@ -76,6 +79,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
             turn.cluster.hints.requeue(node, &key);
             return;
         };
+        let missing = also_lacking(turn, node, &plain);
         let (at, now) = (turn.moment(), turn.now);
         // What was here and has gone is a miss everywhere, not what the owner had before.
         let gone = turn.engine.tombstone(plain, hint.version.saturating_sub(1), now);
@@ -84,7 +88,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
         let version = replica.version.max(hint.version);
         let purpose = Purpose::Replay(SentItem { node, key: key.clone(), version, generation });
         turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), at, |output| {
-            frame::write_replica(&replica, Along::default(), output);
+            frame::write_replica(&replica, Along { missing: &missing, ..Along::default() }, output);
         });
         turn.cluster.handoffs[index].window.spend();
     }
@@ -100,6 +104,16 @@ fn reroute(turn: &mut Turn<'_>, key: &Key<'_>, version: u64) {
     if !owners.contains(&me) {
         owners.iter().for_each(|&owner| turn.cluster.hints.add(owner, key.bytes, version, partition, turn.now));
     }
+}
+
+/// The other owners that lack a key and cannot be reached from here: whoever takes it keeps hints for them, for it may reach them.
+fn also_lacking(turn: &mut Turn<'_>, node: PeerId, key: &Key<'_>) -> ArrayVec<u64, REDUNDANCY_MAX> {
+    let (bucket, buckets, me) = (turn.bucket_of(key.hash), turn.buckets(), turn.me());
+    let owners = turn.owners(bucket);
+    let Cluster { view, hints, links, .. } = &*turn.cluster;
+    let lacks = |owner: PeerId| owner != node && owner != me && hints.get(owner, key.bytes).is_some();
+    let owners = owners.iter().copied().filter(|&owner| lacks(owner) && links.is_away(owner, key.hash, buckets));
+    owners.filter_map(|owner| Some(view.node(owner)?.node_hash)).collect()
 }
 
 /// Tells a node which keys are missing there, so that no others may be stale. True once it knows all of them.
