@@ -91,7 +91,17 @@ impl Ring {
 
     /// Starts a node again that was killed: empty.
     pub fn restart(&mut self, node: usize) {
-        self.children[node] = Mutex::new(start(&self.addresses[node], &self.options).unwrap());
+        // The sockets of a process that was killed may outlive it for a moment.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let child = loop {
+            match start(&self.addresses[node], &self.options) {
+                Err(text) if text.contains("the port is in use") && std::time::Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                started => break started.unwrap(),
+            }
+        };
+        self.children[node] = Mutex::new(child);
     }
 
     /// Every one of these nodes has every one of these keys.

@@ -13,8 +13,9 @@
 use pbcache::cluster::{Ack, Mistake};
 
 use super::clients::Clients;
+use super::controls::is_caught;
 use super::world::{Plan, World};
-use super::{Random, advance, hold, is_caught, seeds};
+use super::{Random, advance, hold, seeds};
 
 /// Seeds of a normal run.
 const SEEDS_COUNT: usize = 300;
@@ -81,10 +82,10 @@ fn the_laws_hold_while_the_ring_changes() {
 
 #[test]
 fn gains_that_are_forgotten_are_caught() {
-    is_caught("owners-agree", changing, |plan| plan.mistake = Some(Mistake::GainsForgotten));
+    is_caught("owners-agree", 0, changing, |plan| plan.mistake = Some(Mistake::GainsForgotten));
 }
 
 #[test]
 fn a_copy_that_is_trusted_under_another_view_is_caught() {
-    is_caught("owners-agree", changing, |plan| plan.mistake = Some(Mistake::OtherViewTrusted));
+    is_caught("owners-agree", 0, changing, |plan| plan.mistake = Some(Mistake::OtherViewTrusted));
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   connection:   ask k1 | ask k2 | ask k1 |  ->  a node            several requests in one piece, often on the same key
 //!                 <- answers, in the order of the requests         one that comes early waits for those before it
-//!   value:        <key>=<serial>      so that a value of another key, or one that nobody wrote, is seen
+//!   value:        <key>=<serial>:<length>      so that a value of another key, or one that nobody wrote, is seen; each byte follows from it
+//!   long:         values of 10 KB to 900 KB
 //!   list:         ;<serial>;<serial>  grows by append alone: a command that is executed twice is seen
 //!
 //!   a request that is not answered in time has an unknown outcome: it may still take effect, at any time
@@ -11,17 +12,22 @@
 //!
 //! Lives here: what is asked, and the memory of answers. Not here: what must follow from it (`laws`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Random;
-use super::world::World;
+use super::world::{self, World};
 
 /// How long a client waits before it gives its connection up, in virtual milliseconds.
 pub const PATIENCE_MS: u64 = 8000;
 /// Requests of one connection that are under way at most.
 const DEPTH_MAX: usize = 8;
 
-/// What was asked.
+/// Bytes of a value of a key `long..`.
+const LONG_BYTES: std::ops::Range<u64> = 10_000..900_000;
+/// Keys of such values.
+const LONG_COUNT: u64 = 3;
+
+/// What was asked. Values by their names: see `value_of`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// `exptime_s`: 0 for never.
@@ -78,6 +84,10 @@ pub struct Record {
     /// When the answer was there, and those of all requests before it.
     pub ended: Option<u64>,
     pub told: Option<Told>,
+    /// What was acknowledged: the version of a value, or of a tombstone; else 0.
+    pub version: u64,
+    /// Its coordinator died before the copies were sent, where a write is answered before that.
+    pub may_be_lost: bool,
     /// Number of the calm period that it lies in wholly, if it does.
     pub calm: Option<u32>,
     /// Everybody was there all the time, though perhaps not settled after the absence of one.
@@ -141,6 +151,8 @@ pub struct Clients {
     pub history: Vec<Record>,
     pub keys: u64,
     pub value_bytes: usize,
+    /// Some keys have long values.
+    pub writes_long: bool,
     /// Number of the calm period, while there is one.
     pub calm: Option<u32>,
     /// Everybody is there, and was but for one at a time.
@@ -150,8 +162,8 @@ pub struct Clients {
     pub flushes: bool,
     pub stopped: bool,
     serial: u64,
-    /// Greatest version that each key was acknowledged with: a value, or a tombstone.
-    pub acknowledged: BTreeMap<String, u64>,
+    /// Who died when, where a write is answered before its copies are sent.
+    deaths: Vec<(usize, u64)>,
     /// Greatest fence that a flush was acknowledged with.
     pub flushed: u64,
 }
@@ -163,13 +175,14 @@ impl Clients {
             history: Vec::new(),
             keys,
             value_bytes,
+            writes_long: false,
             calm: None,
             steady: true,
             sound: Some(0),
             flushes,
             stopped: false,
             serial: 0,
-            acknowledged: BTreeMap::new(),
+            deaths: Vec::new(),
             flushed: 0,
         }
     }
@@ -207,7 +220,7 @@ impl Clients {
     /// Several requests in one piece, or one.
     fn ask_some(&mut self, world: &mut World, client: usize) {
         let alive: Vec<usize> = (0..world.nodes.len())
-            .filter(|&node| world.nodes[node].alive && world.nodes[node].paused_until <= world.now)
+            .filter(|&node| world.nodes[node].alive && world.nodes[node].paused_until <= world.now && !world.is_evil(node))
             .collect();
         if alive.is_empty() {
             return;
@@ -255,6 +268,8 @@ impl Clients {
             begun: world.now,
             ended: None,
             told: None,
+            version: 0,
+            may_be_lost: false,
             calm: self.calm,
             steady: self.steady,
             sound: self.sound,
@@ -269,6 +284,7 @@ impl Clients {
         match random.below(10) {
             0 => format!("count{}", random.below(4)),
             1 => format!("list{}", random.below(4)),
+            2 if self.writes_long && random.below(3) == 0 => format!("long{}", random.below(LONG_COUNT)),
             _ => format!("key{}", random.below(self.keys)),
         }
     }
@@ -282,7 +298,11 @@ impl Clients {
         if key.starts_with("list") {
             return if random.below(2) == 0 { Asked::Get } else { Asked::Append { token: format!(";{serial}") } };
         }
-        let value = || format!("{key}={serial}:{}", "x".repeat(self.value_bytes));
+        let length = match key.starts_with("long") {
+            true => LONG_BYTES.start + random.below(LONG_BYTES.end - LONG_BYTES.start),
+            false => self.value_bytes as u64,
+        };
+        let value = || format!("{key}={serial}:{length}");
         match random.below(100) {
             0..42 => Asked::Get,
             42..72 => Asked::Set { value: value(), exptime_s: 0 },
@@ -321,18 +341,17 @@ impl Clients {
         }
         entry.steady &= self.steady;
         entry.sound = entry.sound.filter(|_| entry.sound == self.sound);
+        let coordinator = world.owners_of(&entry.key).first().copied();
+        if self.deaths.iter().any(|&(node, at)| Some(node) == coordinator && entry.begun <= at) {
+            (entry.may_be_lost, entry.sound, entry.steady) = (true, None, false);
+        }
         match &told {
             Told::Stored(version) => {
-                let known = self.acknowledged.entry(entry.key.clone()).or_default();
-                *known = (*known).max(*version);
+                entry.version = *version;
                 self.clients[client].seen.remove(&entry.key);
             }
             Told::Value(version, _) => _ = self.clients[client].seen.insert(entry.key.clone(), *version),
-            Told::Deleted => {
-                let version = greatest_tombstone(world, &entry.key);
-                let known = self.acknowledged.entry(entry.key.clone()).or_default();
-                *known = (*known).max(version);
-            }
+            Told::Deleted => entry.version = greatest_tombstone(world, &entry.key),
             Told::Flushed(fence) => {
                 self.flushed = self.flushed.max(*fence);
                 let node = entry.node;
@@ -347,6 +366,25 @@ impl Clients {
         self.history[record].told = Some(told);
     }
 
+    /// Nodes die now. Where a write is answered before its copies are sent (`ack one`), it is lost with the node that executed it if that
+    /// died within `world::ON_ITS_WAY_MS` of the answer; no other write is. What was read of its key so far may be undone with it.
+    pub fn note_deaths(&mut self, world: &World, nodes: &[usize]) {
+        self.deaths.extend(nodes.iter().map(|&node| (node, world.now)));
+        let is_late = |record: &&Record| record.ended.is_none_or(|ended| ended + world::ON_ITS_WAY_MS >= world.now);
+        let late: BTreeSet<String> = self.history.iter().filter(is_late).map(|record| record.key.clone()).collect();
+        let of_dead = |key: &&String| world.owners_of(key).first().is_some_and(|first| nodes.contains(first));
+        let doubtful: BTreeSet<&String> = late.iter().filter(of_dead).collect();
+        for record in self.history.iter_mut().filter(|record| doubtful.contains(&record.key)) {
+            record.may_be_lost |= record.ended.is_none_or(|ended| ended + world::ON_ITS_WAY_MS >= world.now);
+            (record.sound, record.steady) = (None, false);
+        }
+    }
+
+    /// Forgets what was asked of keys that the evil node owns.
+    pub fn forget_evil(&mut self, world: &World) {
+        self.history.retain(|record| record.key.is_empty() || !world.is_owned_by_evil(&record.key));
+    }
+
     /// Whether all requests are answered or given up.
     pub fn are_idle(&self) -> bool {
         self.clients.iter().all(|client| client.waiting.is_empty())
@@ -354,7 +392,7 @@ impl Clients {
 
     /// Reads every key once more, from anywhere: what is there in the end is judged as what was read before.
     pub fn read_all(&mut self, world: &mut World) {
-        let keys: std::collections::BTreeSet<String> =
+        let keys: BTreeSet<String> =
             self.history.iter().map(|record| record.key.clone()).filter(|key| !key.is_empty()).collect();
         for (index, key) in keys.into_iter().enumerate() {
             let client = index % self.clients.len();
@@ -379,14 +417,40 @@ fn greatest_tombstone(world: &mut World, key: &str) -> u64 {
 
 fn request(key: &str, asked: &Asked) -> String {
     match asked {
-        Asked::Set { value, exptime_s } => format!("ms {key} {} T{exptime_s} c\r\n{value}\r\n", value.len()),
-        Asked::Compare { expected, value } => format!("ms {key} {} C{expected} c\r\n{value}\r\n", value.len()),
+        Asked::Set { value, exptime_s } => {
+            let value = value_of(value);
+            format!("ms {key} {} T{exptime_s} c\r\n{value}\r\n", value.len())
+        }
+        Asked::Compare { expected, value } => {
+            let value = value_of(value);
+            format!("ms {key} {} C{expected} c\r\n{value}\r\n", value.len())
+        }
         Asked::Append { token } => format!("ms {key} {} MA N0 c\r\n{token}\r\n", token.len()),
         Asked::Get => format!("mg {key} v c\r\n"),
         Asked::Delete => format!("delete {key}\r\n"),
         Asked::Touch { exptime_s } => format!("touch {key} {exptime_s}\r\n"),
         Asked::Increment => format!("ma {key} N0 J1 v\r\n"),
         Asked::Flush => String::new(),
+    }
+}
+
+/// The bytes of a value: its name, and then what follows from that.
+fn value_of(name: &str) -> String {
+    let Some(length) = name.split(':').nth(1).and_then(|length| length.parse().ok()) else { return name.into() };
+    let mut value = format!("{name}:");
+    while value.len() < length {
+        value += name;
+        value += ":";
+    }
+    value
+}
+
+/// The name of a value that was read; of one that is not whole, what is to be told of it.
+fn name_of(value: &str) -> String {
+    let name: String = value.splitn(3, ':').take(2).collect::<Vec<_>>().join(":");
+    match value_of(&name) == value {
+        true => name,
+        false => format!("{} bytes, no value: {}", value.len(), value.chars().take(80).collect::<String>()),
     }
 }
 
@@ -404,7 +468,7 @@ fn read(asked: &Asked, bytes: &[u8]) -> Told {
     match (words[0], asked) {
         ("HD", Asked::Set { .. } | Asked::Compare { .. } | Asked::Append { .. }) => Told::Stored(cas()),
         ("VA", Asked::Increment) => Told::Number(lines.next().unwrap_or("").parse().unwrap_or(0)),
-        ("VA", _) => Told::Value(cas(), lines.next().unwrap_or("").into()),
+        ("VA", _) => Told::Value(cas(), name_of(lines.next().unwrap_or(""))),
         ("EN" | "NF" | "NOT_FOUND", _) => Told::Absent,
         ("DELETED", _) => Told::Deleted,
         ("TOUCHED", _) => Told::Touched,

@@ -33,6 +33,9 @@ pub fn check(clients: &Clients, evicts: bool, ack: Ack, broken: &mut Vec<String>
         keys.entry(&record.key).or_default().push(record);
     }
     let flushes: Vec<&Record> = clients.history.iter().filter(|record| record.asked == Asked::Flush).collect();
+    for records in keys.values() {
+        flushed_is_gone(records, &flushes, broken);
+    }
     for (key, records) in &keys {
         let flushed = !flushes.is_empty();
         match () {
@@ -149,6 +152,19 @@ fn deleted_stays_away(key: &str, records: &[&Record], broken: &mut Vec<String>) 
     }
 }
 
+/// `flush-order`: what was written before a flush is not read behind it, by whoever and wherever.
+fn flushed_is_gone(records: &[&Record], flushes: &[&Record], broken: &mut Vec<String>) {
+    let done = |flush: &&&Record| flush.sound.is_some() && matches!(flush.told, Some(Told::Flushed(_)));
+    for flush in flushes.iter().filter(done) {
+        let stored = |record: &&&Record| matches!(record.told, Some(Told::Stored(_))) && record.precedes(flush);
+        let old: HashSet<&str> = records.iter().filter(stored).filter_map(|record| record.value()).collect();
+        let read = |record: &&&Record| record.asked == Asked::Get && record.sound.is_some() && flush.precedes(record);
+        for read in records.iter().filter(read).filter(|read| read.value().is_some_and(|value| old.contains(value))) {
+            broken.push(format!("flush-order: {} of before {:?} was read at {}", read.key, flush.ended, read.begun));
+        }
+    }
+}
+
 /// `written-there`: what was written for good, and what nothing has removed since, is found.
 fn written_is_there(key: &str, records: &[&Record], flushes: &[&Record], broken: &mut Vec<String>) {
     let misses =
@@ -157,7 +173,10 @@ fn written_is_there(key: &str, records: &[&Record], flushes: &[&Record], broken:
         let removers: Vec<&Record> =
             records.iter().chain(flushes).copied().filter(|record| record.may_remove() && !miss.precedes(record)).collect();
         let lost = records.iter().find(|write| {
-            let stays = write.sound.is_some() && !write.may_remove() && matches!(write.told, Some(Told::Stored(_)));
+            let stays = write.sound.is_some()
+                && !write.may_be_lost
+                && !write.may_remove()
+                && matches!(write.told, Some(Told::Stored(_)));
             stays && write.precedes(miss) && removers.iter().all(|remover| remover.precedes(write))
         });
         if let Some(write) = lost {

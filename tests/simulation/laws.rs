@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pbcache::key::{self, Key, PARTITIONS_COUNT};
 use pbcache::limits;
-use pbcache::placement::OwnersCache;
 
 use super::clients::{Asked, Clients, Record, Told};
 use super::histories;
-use super::world::{self, World};
+use super::world::World;
 
 /// What a node has of a key in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +26,17 @@ pub fn check(world: &mut World, clients: &Clients, evicts: bool) -> Vec<String> 
     let mut broken = std::mem::take(&mut world.broken);
     let keys: BTreeSet<String> =
         clients.history.iter().map(|record| record.key.clone()).filter(|key| !key.is_empty()).collect();
+    let mut acknowledged = BTreeMap::<&str, u64>::new();
+    for record in clients.history.iter().filter(|record| !record.may_be_lost) {
+        let greatest = acknowledged.entry(&record.key).or_default();
+        *greatest = (*greatest).max(record.version);
+    }
     for key in &keys {
         owners_agree(world, key, evicts, &mut broken);
-        nothing_is_lost(world, clients, key, evicts, &mut broken);
+        nothing_is_lost(world, clients, (key, acknowledged[key.as_str()]), evicts, &mut broken);
+    }
+    if !evicts {
+        nothing_is_evicted(world, &mut broken);
     }
     nothing_flushed_returns(world, clients, &mut broken);
     clocks_are_near(world, &mut broken);
@@ -70,16 +77,19 @@ fn copy_at(world: &mut World, node: usize, key: &str) -> Option<Copy> {
     })
 }
 
-fn owners_of(world: &World, key: &str) -> Vec<usize> {
-    let member = world.members[0];
-    let view = &world.nodes[member].cores[0].cluster.as_ref().unwrap().view;
-    let bucket = view.ring.bucket(key::routing_hash(key.as_bytes()));
-    view.owners(&mut OwnersCache::default(), bucket).iter().map(|&peer| world::number_of(view.id(peer))).collect()
+/// `room`: where there is room for everything, nothing goes for want of it. Other laws rely on that.
+fn nothing_is_evicted(world: &World, broken: &mut Vec<String>) {
+    for (index, node) in world.nodes.iter().enumerate() {
+        let evicted: u64 = node.cores.iter().map(|core| core.engine.evicted_count()).sum();
+        if evicted > 0 {
+            broken.push(format!("room: node {index} has evicted {evicted} items"));
+        }
+    }
 }
 
 /// `owners-agree`: after healing, all owners of a key have the same, byte for byte, and nobody else has anything.
 fn owners_agree(world: &mut World, key: &str, evicts: bool, broken: &mut Vec<String>) {
-    let owners = owners_of(world, key);
+    let owners = world.owners_of(key);
     let copies: Vec<Option<Copy>> = owners.iter().map(|&owner| copy_at(world, owner, key)).collect();
     // A tombstone says what absence says, and which of the two is there may depend on memory and time.
     let readable = |copy: &Option<Copy>| copy.clone().filter(|copy| !copy.tombstone);
@@ -97,9 +107,17 @@ fn owners_agree(world: &mut World, key: &str, evicts: bool, broken: &mut Vec<Str
 
 /// `nothing-lost`: what was acknowledged is there, or something newer, or it was deleted or flushed later; and what was deleted does
 /// not return.
-fn nothing_is_lost(world: &mut World, clients: &Clients, key: &str, evicts: bool, broken: &mut Vec<String>) {
-    let Some(&acknowledged) = clients.acknowledged.get(key) else { return };
-    let owners = owners_of(world, key);
+fn nothing_is_lost(
+    world: &mut World,
+    clients: &Clients,
+    (key, acknowledged): (&str, u64),
+    evicts: bool,
+    broken: &mut Vec<String>,
+) {
+    if acknowledged == 0 {
+        return;
+    }
+    let owners = world.owners_of(key);
     let copies: Vec<Option<Copy>> = owners.iter().map(|&owner| copy_at(world, owner, key)).collect();
     for (owner, copy) in owners.iter().zip(&copies) {
         match copy {
@@ -185,7 +203,7 @@ fn versions_rise(clients: &Clients, broken: &mut Vec<String>) {
             broken.push(format!("versions-rise: {} went back from {known:?} to {version} at {:?}", record.key, record.ended));
         }
         // What was only read may not have been acknowledged, and may be lost with the node that had it.
-        if matches!(record.told, Some(Told::Stored(_))) {
+        if matches!(record.told, Some(Told::Stored(_))) && !record.may_be_lost {
             before.push((record.ended.unwrap(), version));
         }
     }

@@ -65,6 +65,7 @@ fn plan(mistake: Option<Mistake>) -> Plan {
         handoff_rate: 0,
         mistake,
         reap_early: false,
+        expires_without_trace: false,
         views_differ: false,
         ack: Ack::Live,
     }

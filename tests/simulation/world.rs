@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use pbcache::arena::Arena;
+use pbcache::arena::{Arena, Body};
 use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
 use pbcache::cluster::view::{Entry, PeerId, View};
@@ -24,22 +24,31 @@ use pbcache::cluster::{
 };
 use pbcache::command::{Command, Reply, Value};
 use pbcache::engine::{Engine, Options, Replication};
+use pbcache::key;
+use pbcache::limits;
 use pbcache::peer::frame::{self, Frame, HEAD_BYTES, Head, Horizon, Stamp};
 use pbcache::peer::handshake::{Identity, Local, NONCE_BYTES};
 use pbcache::peer::stream::Stream;
-use pbcache::placement::NodeId;
+use pbcache::placement::{NodeId, OwnersCache};
 use pbcache::protocol::{self, Framing};
 use pbcache::routing::{Place, Routes, ShardId, Ticket};
 use pbcache::shard::Shard;
 use pbcache::time::Instant;
 
 use super::Random;
+use super::evil::Evil;
 
 /// Virtual time begins here, in Unix milliseconds.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
 
+/// Largest item.
+const ITEM_BYTES_MAX: usize = 1 << 20;
 /// Largest value that a frame may carry.
-const VALUE_BYTES_MAX: usize = 1 << 20;
+pub const VALUE_BYTES_MAX: usize = ITEM_BYTES_MAX + frame::VALUE_BYTES_SLACK;
+/// What was sent when nothing was in its way has arrived after this time, in milliseconds.
+pub const ON_ITS_WAY_MS: u64 = 110;
+/// What a link carries in a millisecond.
+const BYTES_PER_MS: u64 = 200_000;
 /// One of so many sendings comes in two pieces.
 const PIECES_EVERY: u64 = 16;
 
@@ -65,6 +74,8 @@ pub struct Plan {
     pub handoff_rate: u32,
     pub mistake: Option<Mistake>,
     pub reap_early: bool,
+    /// What expires leaves no tombstone: the engine is told that nobody has anything older.
+    pub expires_without_trace: bool,
     pub views_differ: bool,
     pub ack: Ack,
 }
@@ -77,8 +88,8 @@ pub struct Node {
     pub paused_until: u64,
     pub incarnation: u64,
     pub skew_ms: i64,
-    view: Arc<View>,
-    arena: Arc<Arena>,
+    pub(super) view: Arc<View>,
+    pub arena: Arc<Arena>,
 }
 
 /// One direction of one link, as TCP keeps it.
@@ -91,12 +102,14 @@ struct Pipe {
 }
 
 /// A connection between two cores of different nodes.
-struct Connection {
-    from: (usize, u16),
-    link: LinkId,
-    to: (usize, u16),
-    generation: u32,
-    open: bool,
+pub(super) struct Connection {
+    pub(super) from: (usize, u16),
+    pub(super) link: LinkId,
+    pub(super) to: (usize, u16),
+    pub(super) generation: u32,
+    pub(super) open: bool,
+    /// The handshake is over; of the evil node, it may say more.
+    pub(super) is_made: bool,
     /// What is on its way, both ways; kept while the network is cut.
     there: Pipe,
     back: Pipe,
@@ -104,7 +117,7 @@ struct Connection {
     streams: [Option<Box<Stream>>; 2],
     node: Option<PeerId>,
     /// One end lost its power: what was on its way is gone.
-    lost: bool,
+    pub(super) lost: bool,
     /// Of both ends, when it was made.
     incarnations: [u64; 2],
 }
@@ -138,7 +151,7 @@ pub struct World {
     pub cut: Vec<Vec<bool>>,
     /// Added to every delay, at most, in milliseconds.
     pub jitter_ms: u64,
-    connections: Vec<Connection>,
+    pub(super) connections: Vec<Connection>,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     payloads: BTreeMap<u64, Event>,
     sequence: u64,
@@ -152,6 +165,8 @@ pub struct World {
     traced: Option<String>,
     /// What a check found.
     pub broken: Vec<String>,
+    /// The evil node, if there is one.
+    pub evil: Option<Evil>,
 }
 
 /// What a node is called.
@@ -183,6 +198,7 @@ impl World {
             open_links: BTreeMap::new(),
             outputs: Vec::new(),
             broken: Vec::new(),
+            evil: None,
             traced: std::env::var("SIMULATION_TRACE").ok(),
             plan,
         };
@@ -215,7 +231,7 @@ impl World {
         let tombstone_s = if plan.reap_early { 0 } else { plan.window_ms as u32 / 1000 + 600 };
         let core = |core: u16| {
             let options = Options {
-                item_bytes_max: 1 << 17,
+                item_bytes_max: ITEM_BYTES_MAX as u32,
                 core,
                 cores,
                 eviction_disabled: false,
@@ -248,6 +264,13 @@ impl World {
     /// Has a client act at a time.
     pub fn wake_client(&mut self, client: usize, time: u64) {
         self.at(time.max(self.now), Event::Client(client));
+    }
+
+    /// The owners of a key, the first in the ranking first.
+    pub fn owners_of(&self, key: &str) -> Vec<usize> {
+        let view = &self.nodes[self.members[0]].cores[0].cluster.as_ref().unwrap().view;
+        let bucket = view.ring.bucket(key::routing_hash(key.as_bytes()));
+        view.owners(&mut OwnersCache::default(), bucket).iter().map(|&peer| number_of(view.id(peer))).collect()
     }
 
     /// Runs until something is for the clients, or the time is over. False when it is over.
@@ -290,9 +313,16 @@ impl World {
         if !self.runs(node) {
             return;
         }
+        if self.is_evil(node) {
+            return self.evil_acts();
+        }
         for core in 0..self.nodes[node].cores.len() {
+            let expires_without_trace = self.plan.expires_without_trace;
             self.with_turn(node, core, |turn| {
                 turn.tick();
+                if expires_without_trace {
+                    turn.engine.settle(u64::MAX, u64::MAX);
+                }
                 turn.engine.tick(turn.now, 64);
             });
             let shard = &self.nodes[node].cores[core];
@@ -440,6 +470,18 @@ impl World {
                 let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
                 self.execute(node, core, Origin::Connection(ticket), &command, &framing);
             }
+            protocol::Step::Body { head, body, tail } => {
+                let (head, rest) = text.split_at(head);
+                let Some(body) = lease(&self.nodes[node].arena, &rest[..body]) else {
+                    return self.answers.push(((client, generation), number, b"SERVER_ERROR no memory".into()));
+                };
+                let protocol::Step::Command { command, framing, .. } = session.resume(head, &body, &rest[body.len()..][..tail])
+                else {
+                    panic!("not a command")
+                };
+                let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
+                self.execute(node, core, Origin::Connection(ticket), &command, &framing);
+            }
             step => panic!("not a command: {step:?}"),
         }
     }
@@ -478,6 +520,11 @@ impl World {
         let cluster = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap();
         let wanted = cluster.links.link(link);
         let to = (number_of(cluster.view.id(wanted.node)), wanted.core);
+        self.call((node, core), link, to);
+    }
+
+    /// Begins to connect.
+    pub(super) fn call(&mut self, (node, core): (usize, u16), link: LinkId, to: (usize, u16)) {
         let connection = self.connections.len();
         self.connections.push(Connection {
             from: (node, core),
@@ -485,6 +532,7 @@ impl World {
             to,
             generation: connection as u32,
             open: true,
+            is_made: false,
             there: Pipe::default(),
             back: Pipe::default(),
             streams: [None, None],
@@ -530,7 +578,7 @@ impl World {
     }
 
     /// Sends bytes, now and then in two pieces.
-    fn send(&mut self, connection: usize, back: bool, mut bytes: Vec<u8>) {
+    pub(super) fn send(&mut self, connection: usize, back: bool, mut bytes: Vec<u8>) {
         if bytes.is_empty() || !self.connections[connection].open {
             return;
         }
@@ -543,7 +591,7 @@ impl World {
     }
 
     fn send_piece(&mut self, connection: usize, back: bool, bytes: Vec<u8>) {
-        let delay = self.delay();
+        let delay = self.delay() + bytes.len() as u64 / BYTES_PER_MS;
         let now = self.now;
         let pipe = self.pipe(connection, back);
         let at = (now + delay).max(pipe.last_at);
@@ -575,7 +623,10 @@ impl World {
         let Some(bytes) = self.pipe(connection, back).sent.pop_front() else { return };
         let Some(mut stream) = self.connections[connection].streams[usize::from(!back)].take() else { return };
         if let Err(why) = self.receive(connection, back, &mut stream, &bytes) {
-            self.broken.push(format!("node {} cannot read node {}: {why}", target.0, source.0));
+            if self.is_evil(source.0) {
+                return self.cut_off(connection, back, &why);
+            }
+            self.broken.push(format!("readable: node {} cannot read node {}: {why}", target.0, source.0));
         }
         let output = stream.output.flatten();
         stream.output.clear();
@@ -590,7 +641,9 @@ impl World {
         let core = usize::from(target.1);
         if !stream.is_open() {
             let Some(identity) = stream.handshake(fresh)? else { return Ok(()) };
+            self.connections[connection].is_made = true;
             match back {
+                _ if self.is_evil(target.0) => {}
                 true => self.with_turn(target.0, core, |turn| turn.handle_link_up(link, &identity)),
                 false => {
                     self.connections[connection].node = self.with_turn(target.0, core, |turn| turn.handle_inbound(&identity));
@@ -602,10 +655,16 @@ impl World {
         let arena = self.nodes[target.0].arena.clone();
         let blocked = stream.frames(fresh, (&arena, horizon), &mut |frame, output| {
             self.trace(source, target, frame);
+            if self.is_evil(target.0) {
+                self.evil_hears(connection, back, frame);
+                return Ok(true);
+            }
             match back {
                 true => self.with_turn(target.0, core, |turn| turn.handle_response(link, frame))?,
                 false => {
-                    self.duplicate(connection, frame);
+                    if !self.is_evil(source.0) {
+                        self.duplicate(connection, frame);
+                    }
                     // It may have become a member since it called.
                     let caller = self.identity(from.0);
                     let node = node.or_else(|| self.with_turn(target.0, core, |turn| turn.handle_inbound(&caller)));
@@ -615,6 +674,9 @@ impl World {
                     let from = PeerRequest { connection: connection as u32, generation, id, node, deadline_ms };
                     self.with_turn(target.0, core, |turn| turn.handle_request(from, frame, output))?;
                 }
+            }
+            if self.is_evil(source.0) {
+                self.check_bounds(target);
             }
             Ok(true)
         });
@@ -647,18 +709,23 @@ impl World {
 
     fn arrive_again(&mut self, connection: usize, bytes: &[u8]) {
         let Connection { to, incarnations, node, .. } = self.connections[connection];
-        if self.nodes[to.0].incarnation != incarnations[1] || !self.runs(to.0) {
+        if self.nodes[to.0].incarnation != incarnations[1] || !self.runs(to.0) || self.is_evil(to.0) {
             return;
         }
         let horizon = Horizon::at(self.clock(to.0));
-        let head = bytes.first_chunk::<HEAD_BYTES>().map(|head| Head::read(head, 1 << 20, horizon).expect("a node made it"));
-        let head = head.expect("a whole frame");
+        let head = bytes.first_chunk::<HEAD_BYTES>().expect("a whole frame");
+        let Ok(head) = Head::read(head, VALUE_BYTES_MAX, horizon) else { return };
         let (meta, value) = bytes[HEAD_BYTES..].split_at(head.meta_bytes);
-        let frame = Frame { head, meta, value: Value::Bytes(value) };
+        let is_long = value.len() > limits::INLINE_VALUE_BYTES_MAX;
+        let body = if is_long { lease(&self.nodes[to.0].arena, value) } else { None };
+        if is_long && body.is_none() {
+            return;
+        }
+        let frame = Frame { head, meta, value: body.as_ref().map_or(Value::Bytes(value), Value::Body) };
         let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, deadline_ms: 0 };
         let result = self.with_turn(to.0, usize::from(to.1), |turn| turn.handle_request(from, &frame, &mut Buffer::default()));
         if let Err(garbled) = result {
-            self.broken.push(format!("node {} cannot read a duplicate: {}", to.0, garbled.0));
+            self.broken.push(format!("readable: node {} cannot read a duplicate: {}", to.0, garbled.0));
         }
     }
 
@@ -684,7 +751,7 @@ impl World {
     }
 
     /// A link ends; its side that made it hears so.
-    fn end(&mut self, connection: usize, why: &str) {
+    pub(super) fn end(&mut self, connection: usize, why: &str) {
         let Connection { from, link, open, .. } = self.connections[connection];
         if !open {
             return;
@@ -694,7 +761,7 @@ impl World {
         if self.open_links.get(&key) == Some(&connection) {
             self.open_links.remove(&key);
         }
-        if self.nodes[from.0].alive {
+        if self.nodes[from.0].alive && !self.is_evil(from.0) {
             self.with_turn(from.0, usize::from(from.1), |turn| turn.handle_link_down(link, why));
         }
     }
@@ -744,6 +811,16 @@ impl World {
         let skew_ms = self.nodes[node].skew_ms;
         self.nodes[node] = self.make(node, seed);
         self.nodes[node].skew_ms = skew_ms;
+    }
+
+    /// All links from one node to another break.
+    pub fn break_links(&mut self, from: usize, to: usize) {
+        for index in 0..self.connections.len() {
+            let connection = &self.connections[index];
+            if connection.open && connection.from.0 == from && connection.to.0 == to {
+                self.at(self.now + 1, Event::Broken(index));
+            }
+        }
     }
 
     /// A link of a node breaks, as a router that restarts would do it.
@@ -801,4 +878,11 @@ impl World {
             node.cores.iter_mut().for_each(|core| core.cluster.as_mut().unwrap().active_now(self.now + 1000));
         }
     }
+}
+
+/// A long value as it comes from a client's socket, in memory of its own. `None` if there is none.
+fn lease(arena: &Arc<Arena>, value: &[u8]) -> Option<Arc<Body>> {
+    let mut body = Body::lease(arena, value.len())?;
+    body.write(0, value);
+    Some(Arc::new(body))
 }
