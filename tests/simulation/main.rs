@@ -280,6 +280,10 @@ fn crash(world: &mut World, clients: &mut Clients, victim: usize, length: u64) {
     }
     let end = world.now + length;
     advance(world, clients, end);
+    if world.plan.ack == Ack::One {
+        // Who coordinates changes now: the next one may not know yet what was answered.
+        (clients.steady, clients.sound) = (false, None);
+    }
     victims.iter().for_each(|&victim| world.restart(victim));
     advance(world, clients, end + 500);
 }
