@@ -7,7 +7,7 @@
 //! | floor | modules | what they are |
 //! |---|---|---|
 //! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`observe`], [`buffer`], [`arena`], [`routing`], [`placement`], [`sync`] | plain types that every floor speaks; which core and which nodes own a key |
-//! | 1 strangers | [`protocol`], [`engine`], [`peer`] | sans-io state machines: bytes to commands, commands to replies, words between nodes |
+//! | 1 strangers | [`protocol`], [`engine`], [`peer`], [`membership`] | sans-io state machines: bytes to commands, commands to replies, words between nodes, who is in the ring |
 //! | 2 cluster | [`cluster`] | which nodes hold a key, and what to do while they do not; still pure |
 //! | 3 shard | [`shard`] | what one core owns: items, counters, its part of the cluster; still pure |
 //! | 4 runtime | [`runtime`] | glommio and io_uring: sockets, queues between the cores, clocks |
@@ -49,6 +49,7 @@ pub mod command;
 pub mod engine;
 pub mod key;
 pub mod limits;
+pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod observe;

@@ -277,6 +277,12 @@ pub const REPLAY_SLOW_MS: u64 = 20;
 /// Seconds that a tombstone stays beyond the window of hints: replay, skew of clocks, and some.
 pub const TOMBSTONE_SLACK_S: u32 = 600;
 
+/// Most nodes that a member table tells of, those that are gone included: short memories have brought removed nodes back elsewhere. 600 KiB.
+pub const MEMBER_RECORDS_MAX: usize = 4096;
+
+/// Id, zone and address of one node together, in bytes: its record fits into a datagram of gossip beside other ones.
+pub const MEMBER_TEXT_BYTES_MAX: usize = 320;
+
 const _: () = assert!(PEER_FRESH_MS < PEER_LEASE_MS && PEER_LEASE_MS < PEER_SILENCE_MS_MAX);
 const _: () = assert!(PEER_PING_MS < PEER_FRESH_MS);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < COPIED_VALUE_BYTES_MAX);

@@ -1,0 +1,308 @@
+//! What a node writes next of itself: its way into the ring, its change, its way out.
+//!
+//! ```text
+//!   asked for --> first of the queue, and everybody shares that view: all write to both layouts --> moving
+//!   moving --> everybody shares that view, and every new owner has all that it is to own --> done: joining -> normal, leaving -> left, ..
+//! ```
+//!
+//! The node whose record changes drives its change, and writes its end only with the word of more than half of those that own something:
+//! else a split could end and write off the same join. Nodes that are away do not hold it up; what they owe to new owners they bring along.
+//!
+//! Lives here: when which record is written, as a function of the table and of what the others have said. Not here: how they are heard
+//! (`cluster`), how the record spreads (`node`).
+
+use super::changes::{self, ChangeKind};
+use super::table::{Record, Refusal, State, Table};
+use crate::placement::NodeId;
+
+/// What another node has said, as the cores of this one have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// It can be reached, or is not known to be away.
+    pub is_there: bool,
+    /// What its cores said last was said under the view of this table.
+    pub shares_view: bool,
+    /// Each of its cores has all that it is to own, and said so under this view.
+    pub is_whole: bool,
+}
+
+/// What this node has heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// Of the others in the view.
+    pub others: Vec<(NodeId, Word)>,
+    /// All cores of this node have all that it is to own.
+    pub is_whole: bool,
+}
+
+impl Words {
+    /// Whether everybody who is there, and more than half of those that own something, has said this.
+    fn all_say(&self, table: &Table, me: &str, say: impl Fn(&Word) -> bool) -> bool {
+        let serving = table.serving().count();
+        let word = |id: &str| self.others.iter().find(|(other, _)| other.as_str() == id).map(|(_, word)| word);
+        let saying = table.serving().filter(|record| {
+            let id = record.id.as_str();
+            id == me || word(id).is_some_and(|word| word.is_there && say(word))
+        });
+        2 * saying.count() > serving && self.others.iter().all(|(_, word)| !word.is_there || say(word))
+    }
+}
+
+/// The record that this node writes next, if it is time for one.
+pub fn next_record(table: &Table, me: &NodeId, words: &Words, now_ms: u64) -> Option<Record> {
+    let own = table.get(me.as_str())?;
+    let written = table.next_written(now_ms);
+    if own.state == State::Joining && !own.is_placed() {
+        // A front node waits for nobody.
+        return Some(Record { state: State::Normal, written, ..own.clone() });
+    }
+    let head = changes::queue(table).into_iter().next().filter(|head| head.node == *me)?;
+    changes::layouts(table).target?;
+    if !head.is_moving {
+        let heard = words.all_say(table, me.as_str(), |word| word.shares_view);
+        return heard.then(|| Record { is_moving: true, written, ..own.clone() });
+    }
+    if !words.is_whole || !words.all_say(table, me.as_str(), |word| word.shares_view && word.is_whole) {
+        return None;
+    }
+    let done = Record { is_moving: false, written, ..own.clone() };
+    Some(match head.kind {
+        ChangeKind::Join => Record { state: State::Normal, ..done },
+        ChangeKind::Leave => Record { state: State::Left, ..done },
+        ChangeKind::Weight => Record { weight: own.weight_next, ..done },
+    })
+}
+
+/// What a node is when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Who it is.
+    pub id: NodeId,
+    /// Where it listens.
+    pub address: String,
+    /// Its share; 0 for a front node.
+    pub weight: u32,
+    /// What fails together with it.
+    pub zone: String,
+    /// Above that of every earlier life, as far as it knows.
+    pub incarnation: u64,
+}
+
+/// The record with which a node starts under this table, which may have one of an earlier life. A node that owned a share goes on, empty:
+/// its items come from the others as for one that has lost its memory. One that was on its way in or out begins anew.
+pub fn start_record(table: &Table, start: &Start, now_ms: u64) -> Record {
+    let Start { id, address, weight, zone, incarnation } = start.clone();
+    let before = table.get(id.as_str());
+    let written = table.next_written(now_ms);
+    let is_front = weight == 0;
+    let fresh = Record {
+        id,
+        epoch: before.map_or(1, |before| before.epoch),
+        state: State::Joining,
+        is_moving: false,
+        is_front,
+        written,
+        asked: written,
+        weight: weight.max(1),
+        weight_next: weight.max(1),
+        zone: zone.clone(),
+        address: address.clone(),
+        incarnation: before.map_or(incarnation, |before| incarnation.max(before.incarnation + 1)),
+    };
+    match before {
+        Some(before) if before.state.is_terminal() => Record { epoch: before.epoch + 1, ..fresh },
+        Some(before) if before.state == State::Normal && before.is_front == is_front => {
+            // What it weighs is in the table: an option does not move data by itself.
+            Record { written, address, incarnation: fresh.incarnation, is_moving: false, ..before.clone() }
+        }
+        Some(before) if before.state == State::Leaving => Record {
+            state: State::Normal,
+            written,
+            address,
+            incarnation: fresh.incarnation,
+            is_moving: false,
+            ..before.clone()
+        },
+        Some(before) if before.state == State::Normal => Record { epoch: before.epoch + 1, ..fresh },
+        _ => fresh,
+    }
+}
+
+/// What an operator may ask of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Hand everything over and go.
+    Leave,
+    /// Become so heavy.
+    Weight(u32),
+    /// Do not, after all.
+    Cancel,
+}
+
+/// The record with which a node begins what it was told to do.
+///
+/// # Errors
+/// Why it does not, in words.
+pub fn ordered(table: &Table, me: &NodeId, order: Order, now_ms: u64) -> Result<Record, String> {
+    let own = table.get(me.as_str()).ok_or_else(|| format!("{me} is not in the ring"))?;
+    let written = table.next_written(now_ms);
+    let asked = Record { written, asked: written, is_moving: false, ..own.clone() };
+    match (order, own.state) {
+        // It owns nothing that anybody would have to take over.
+        (Order::Leave | Order::Cancel, State::Joining) => Ok(Record { state: State::Left, ..asked }),
+        (Order::Leave, State::Normal) if own.is_front => Ok(Record { state: State::Left, ..asked }),
+        (Order::Leave, State::Normal) if table.serving().count() < 2 => {
+            Err(format!("{me} is the only one that owns anything: nobody could take it over"))
+        }
+        (Order::Leave, State::Normal) => Ok(Record { state: State::Leaving, weight_next: own.weight, ..asked }),
+        (Order::Leave, State::Leaving) => Err(format!("{me} is leaving already")),
+        (Order::Weight(weight), State::Normal) if weight > 0 && !own.is_front => Ok(Record { weight_next: weight, ..asked }),
+        (Order::Weight(_), _) => Err(format!("{me} is {}: its weight cannot change now", own.state_name())),
+        (Order::Cancel, State::Leaving) => Ok(Record { state: State::Normal, ..asked }),
+        (Order::Cancel, State::Normal) if own.weight != own.weight_next => Ok(Record { weight_next: own.weight, ..asked }),
+        (Order::Cancel, _) => Err(format!("nothing of {me} is under way")),
+        (Order::Leave, State::Left | State::Removed) => Err(format!("{me} is not in the ring")),
+    }
+}
+
+/// Takes the id of another ring over: this node is the only one of its own, and joins that one. What it was in its own is forgotten.
+///
+/// # Errors
+/// Both rings have members, or they differ in what no ring changes.
+pub fn adopt(own: &Table, me: &NodeId, other: Table) -> Result<Table, Refusal> {
+    let (ours, theirs) = (own.ring(), other.ring());
+    super::table::check_same("cluster", &ours.name, &theirs.name)?;
+    super::table::check_same("number of buckets", &ours.buckets, &theirs.buckets)?;
+    if ours.ring_id != theirs.ring_id && own.records().any(|record| record.id != *me && !record.state.is_terminal()) {
+        return Err(Refusal::OtherRing { ours: ours.ring_id, theirs: theirs.ring_id });
+    }
+    Ok(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::{NOW_MS, record, ring, table};
+    use super::*;
+
+    fn words(table: &Table, me: &str, word: impl Fn(&str) -> Word) -> Words {
+        let others = table.records().filter(|record| record.id.as_str() != me && !record.state.is_terminal());
+        Words { others: others.map(|record| (record.id.clone(), word(record.id.as_str()))).collect(), is_whole: true }
+    }
+
+    const FULL: Word = Word { is_there: true, shares_view: true, is_whole: true };
+    const AWAY: Word = Word { is_there: false, shares_view: false, is_whole: false };
+
+    fn three_and(own: Record) -> (Table, NodeId) {
+        let me = own.id.clone();
+        let normal = |name| record(name, State::Normal, NOW_MS - 9);
+        (table(&[&[normal("a"), normal("b"), normal("c")][..], &[own]].concat()), me)
+    }
+
+    #[test]
+    fn a_node_comes_in_by_steps_that_the_others_have_heard_of() {
+        let (mut table, me) = three_and(record("d", State::Joining, NOW_MS - 5));
+        let next = |table: &Table, word: Word| next_record(table, &me, &words(table, "d", |_| word), NOW_MS);
+        assert_eq!(next(&table, Word { shares_view: false, ..FULL }), None, "one of them still writes to one layout only");
+        let moving = next(&table, Word { is_whole: false, ..FULL }).unwrap();
+        assert_eq!((moving.state, moving.is_moving, moving.state_name()), (State::Joining, true, "syncing"));
+        assert!(table.put(moving, NOW_MS).unwrap());
+        assert_eq!(next(&table, Word { is_whole: false, ..FULL }), None, "it lacks something");
+        assert_eq!(next(&table, Word { shares_view: false, ..FULL }), None, "that was said of something else");
+        assert_eq!(next_record(&table, &me, &Words { is_whole: false, ..words(&table, "d", |_| FULL) }, NOW_MS), None);
+        let normal = next(&table, FULL).unwrap();
+        assert_eq!((normal.state, normal.is_moving), (State::Normal, false));
+        assert!(table.put(normal, NOW_MS).unwrap());
+        assert_eq!(next(&table, FULL), None);
+    }
+
+    #[test]
+    fn a_minority_ends_nothing_and_those_that_are_away_hold_nothing_up() {
+        let (mut table, me) = three_and(record("d", State::Joining, NOW_MS - 5));
+        let some = |table: &Table, away: &[&str]| {
+            next_record(table, &me, &words(table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
+        };
+        assert!(some(&table, &["a"]).is_some() && some(&table, &["a", "b"]).is_none());
+        let moving = some(&table, &["a"]).unwrap();
+        table.put(moving, NOW_MS).unwrap();
+        assert!(some(&table, &["a"]).is_some() && some(&table, &["a", "b"]).is_none());
+        // One that owns something counts itself.
+        let (table, me) = three_and(Record { state: State::Leaving, ..record("d", State::Normal, NOW_MS - 5) });
+        let some = |away: &[&str]| {
+            next_record(&table, &me, &words(&table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
+        };
+        assert!(some(&["a"]).is_some() && some(&["a", "b"]).is_none(), "half is no majority");
+    }
+
+    #[test]
+    fn only_the_first_of_the_queue_goes_on() {
+        let (mut table, me) = three_and(record("d", State::Joining, NOW_MS - 5));
+        table.put(record("e", State::Joining, NOW_MS - 6), NOW_MS).unwrap();
+        let e = NodeId::new("e").unwrap();
+        assert_eq!(next_record(&table, &me, &words(&table, "d", |_| FULL), NOW_MS), None);
+        let mut next = next_record(&table, &e, &words(&table, "e", |_| FULL), NOW_MS);
+        while let Some(record) = next {
+            table.put(record, NOW_MS).unwrap();
+            next = next_record(&table, &e, &words(&table, "e", |_| FULL), NOW_MS);
+        }
+        assert_eq!(table.get("e").unwrap().state, State::Normal);
+        assert!(next_record(&table, &me, &words(&table, "d", |_| FULL), NOW_MS).is_some());
+    }
+
+    #[test]
+    fn leaves_and_weights_end_as_they_should() {
+        for (order, expected) in [(Order::Leave, (State::Left, 1)), (Order::Weight(5), (State::Normal, 5))] {
+            let (mut table, me) = three_and(record("d", State::Normal, NOW_MS - 5));
+            let mut next = Some(ordered(&table, &me, order, NOW_MS).unwrap());
+            for _ in 0..3 {
+                table.put(next.take().unwrap(), NOW_MS).unwrap();
+                next = next_record(&table, &me, &words(&table, "d", |_| FULL), NOW_MS);
+            }
+            let own = table.get("d").unwrap();
+            assert_eq!(((own.state, own.weight), next, own.is_moving), (expected, None, false));
+        }
+        let (mut table, me) = three_and(record("d", State::Normal, NOW_MS - 5));
+        for order in [Order::Leave, Order::Weight(7)] {
+            table.put(ordered(&table, &me, order, NOW_MS).unwrap(), NOW_MS).unwrap();
+            assert_eq!(changes::queue(&table).len(), 1);
+            table.put(ordered(&table, &me, Order::Cancel, NOW_MS).unwrap(), NOW_MS).unwrap();
+            assert!(changes::queue(&table).is_empty(), "cancelled");
+        }
+        assert!(ordered(&table, &me, Order::Cancel, NOW_MS).is_err());
+        let alone = self::table(&[record("d", State::Normal, NOW_MS - 5)]);
+        assert!(ordered(&alone, &me, Order::Leave, NOW_MS).unwrap_err().contains("only one"));
+    }
+
+    #[test]
+    fn a_node_that_starts_goes_on_from_what_it_was() {
+        let start =
+            Start { id: NodeId::new("d").unwrap(), address: "d:2".into(), weight: 3, zone: "z".into(), incarnation: NOW_MS };
+        let begun = |state, is_moving| {
+            let (table, _) = three_and(Record { is_moving, ..record("d", state, NOW_MS - 5) });
+            let record = start_record(&table, &start, NOW_MS);
+            assert!(record.check(NOW_MS).is_ok() && record.beats(table.get("d").unwrap()));
+            assert_eq!((record.address.as_str(), record.is_moving), ("d:2", false));
+            (record.state, record.epoch, record.weight)
+        };
+        assert_eq!(begun(State::Normal, false), (State::Normal, 1, 1), "the table's weight counts");
+        assert_eq!(begun(State::Leaving, true), (State::Normal, 1, 1));
+        assert_eq!(begun(State::Joining, true), (State::Joining, 1, 3));
+        assert_eq!(begun(State::Left, false), (State::Joining, 2, 3));
+        assert_eq!(begun(State::Removed, false), (State::Joining, 2, 3));
+        let nothing = start_record(&Table::new(ring()), &start, NOW_MS);
+        assert_eq!((nothing.state, nothing.epoch, nothing.incarnation), (State::Joining, 1, NOW_MS));
+    }
+
+    #[test]
+    fn a_ring_of_one_joins_another_and_two_rings_do_not() {
+        let other = Table::new(crate::membership::table::RingRecord { ring_id: 8, ..ring() });
+        let me = NodeId::new("a").unwrap();
+        let lone = table(&[record("a", State::Normal, NOW_MS)]);
+        assert_eq!(adopt(&lone, &me, other.clone()).unwrap().ring().ring_id, 8);
+        let two = table(&[record("a", State::Normal, NOW_MS), record("b", State::Normal, NOW_MS)]);
+        assert!(matches!(adopt(&two, &me, other.clone()), Err(Refusal::OtherRing { .. })));
+        let was_two = table(&[record("a", State::Normal, NOW_MS), record("b", State::Left, NOW_MS)]);
+        assert!(adopt(&was_two, &me, other).is_ok());
+        let buckets = Table::new(crate::membership::table::RingRecord { buckets: 5, ..ring() });
+        assert!(adopt(&lone, &me, buckets).unwrap_err().to_string().contains("buckets"));
+    }
+}
