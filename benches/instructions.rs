@@ -25,19 +25,24 @@ use pbcache::protocol::{Options, Session, Step};
 /// Name, calls per repetition, what is repeated.
 type Line = (&'static str, fn(u64) -> u64);
 
-const LINES: [Line; 9] = [
+const LINES: [Line; 12] = [
     ("hash of a 16-byte key", |calls| {
         (0..calls).map(|_| Key::new(black_box(b"key:000000000007")).hash).fold(0, u64::wrapping_add)
     }),
     ("parse get", |calls| parse(calls, b"get key:000000000007\r\n")),
     ("parse mg v", |calls| parse(calls, b"mg key:000000000007 v\r\n")),
+    ("parse HTTP get of curl", |calls| parse(calls, HTTP_GET.replace("{}", "key:000000000007").as_bytes())),
     ("engine get, a hit", |calls| engine(calls, b"key:000000000007")),
     ("engine get, a miss", |calls| engine(calls, b"absent:000000007")),
     ("core: get, alone", |calls| core(1, calls, 1, "get {}\r\n")),
     ("core: get, 16 at once", |calls| core(1, calls, 16, "get {}\r\n")),
     ("core: set of 100 bytes, 16 at once", |calls| core(1, calls, 16, "set {} 0 0 100\r\nV\r\n")),
+    ("core: HTTP get, alone", |calls| core(1, calls, 1, HTTP_GET)),
+    ("core: HTTP get, 16 at once", |calls| core(1, calls, 16, HTTP_GET)),
     ("two cores: get, 16 at once", |calls| core(2, calls, 16, "get {}\r\n")),
 ];
+
+const HTTP_GET: &str = "GET /{} HTTP/1.1\r\nHost: localhost:11211\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n";
 
 fn main() {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");

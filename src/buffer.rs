@@ -7,6 +7,7 @@
 //!
 //! Lives here: the byte vector and the list of large bodies between its bytes. Not here: sockets, connections.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::arena::Body;
@@ -21,12 +22,31 @@ pub struct Buffer {
     pub bodies: Vec<Inset>,
 }
 
-/// A large value that goes out at `offset` of the bytes.
+/// A large value, or a part of one, that goes out at `offset` of the bytes.
 pub struct Inset {
     /// Position in `Buffer::bytes` before which the body goes.
     pub offset: usize,
     /// The value, pinned for as long as this lives.
     pub body: Arc<Body>,
+    /// Which of its bytes.
+    pub range: Range<usize>,
+}
+
+impl Inset {
+    /// How many bytes go out.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether none do.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Their pieces.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.body.slices_of(self.range.clone())
+    }
 }
 
 impl Buffer {
@@ -58,14 +78,28 @@ impl Buffer {
 
     /// Appends a large value without copying it.
     pub fn put_body(&mut self, body: Arc<Body>) {
-        self.bodies.push(Inset { offset: self.bytes.len(), body });
+        let range = 0..body.len();
+        self.bodies.push(Inset { offset: self.bytes.len(), body, range });
+    }
+
+    /// Appends a part of a value, of a large one without copying it. The range lies within the value.
+    pub fn put_part(&mut self, value: Value<'_>, range: Range<usize>) {
+        if let Value::Body(body) = value {
+            return self.bodies.push(Inset { offset: self.bytes.len(), body: body.clone(), range });
+        }
+        let mut at = 0;
+        value.each_slice(|slice| {
+            let within = |place: usize| place.saturating_sub(at).min(slice.len());
+            self.put(&slice[within(range.start)..within(range.end)]);
+            at += slice.len();
+        });
     }
 
     /// Moves another buffer's content behind this one's.
     pub fn append(&mut self, other: &mut Buffer) {
         let start = self.bytes.len();
         self.bytes.append(&mut other.bytes);
-        self.bodies.extend(other.bodies.drain(..).map(|inset| Inset { offset: start + inset.offset, body: inset.body }));
+        self.bodies.extend(other.bodies.drain(..).map(|inset| Inset { offset: start + inset.offset, ..inset }));
     }
 
     /// Appends a number in decimal. About 3 ns.
@@ -86,7 +120,7 @@ impl Buffer {
 
     /// Total length with the bodies, in bytes.
     pub fn total_bytes(&self) -> usize {
-        self.bytes.len() + self.bodies.iter().map(|inset| inset.body.len()).sum::<usize>()
+        self.bytes.len() + self.bodies.iter().map(Inset::len).sum::<usize>()
     }
 
     /// Empties the buffer and keeps its capacity. Unpins the bodies.
@@ -102,7 +136,7 @@ impl Buffer {
         for inset in &self.bodies {
             flat.extend_from_slice(&self.bytes[from..inset.offset]);
             from = inset.offset;
-            inset.body.slices(0).for_each(|slice| flat.extend_from_slice(slice));
+            inset.slices().for_each(|slice| flat.extend_from_slice(slice));
         }
         flat.extend_from_slice(&self.bytes[from..]);
         flat

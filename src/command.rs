@@ -368,6 +368,8 @@ pub struct Item<'e> {
     pub total_bytes: u32,
     /// Length of the whole value that a store has left (meta `s` of `ms`); 0 in any other reply.
     pub stored_bytes: u32,
+    /// There was no such item before this store (HTTP: 201).
+    pub created: bool,
     /// Whether the item was read before this command (meta `h`).
     pub fetched: bool,
     /// Seconds since the last use before this command (meta `l`).
@@ -391,6 +393,7 @@ impl Item<'static> {
             remaining_s: None,
             total_bytes: 0,
             stored_bytes: 0,
+            created: false,
             fetched: false,
             idle_s: 0,
             won: false,

@@ -15,9 +15,9 @@
 //! of one record (`{user:7}:name`, `{user:7}:cart`) live together on one core of one node. Keys with one tag therefore
 //! share `hash`; what must tell keys apart compares `bytes`, and the engine mixes the whole key in when a tag is present.
 //!
-//! A key that a client sent as base64 (meta flag `b`) travels as that text, because a command borrows from the input and the
-//! decoded bytes would need a place of their own. Its hash is that of the decoded key, so that routing is right everywhere;
-//! the engine decodes it on its stack where it executes the command. The price for all other keys is one flag.
+//! A key that a client sent as base64 (meta flag `b`) or with percent signs (HTTP) travels as that text, because a command borrows from
+//! the input and the decoded bytes would need a place of their own. Its hash is that of the decoded key, so that routing is right
+//! everywhere; the engine decodes it on its stack where it executes the command. The price for all other keys is one flag.
 //!
 //! Lives here: hashing and the arithmetic of places. Not here: who owns a bucket (`ring`), where an item lies (`engine`).
 //! Hash tags follow the Redis Cluster specification, *Hash tags*.
@@ -26,7 +26,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{KEY_BYTES_MAX, PERCENT_KEY_BYTES_MAX};
 
 /// Seed of the routing hash. Part of the published placement function: changing it moves every key of every ring.
 pub const ROUTING_SEED: u64 = 0x7062_6361_6368_6531; // "pbcache1"
@@ -37,14 +37,34 @@ pub const PARTITIONS_COUNT: u32 = 4096;
 /// A key with its routing hash, computed once per request where the request is parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
-    /// The key as the client sent it: 1 to 250 bytes, any bytes (text forbids controls and spaces, binary and base64 do not).
+    /// The key as the client sent it: 1 to 250 bytes, any bytes (text forbids controls and spaces, binary and base64 do not). Up to
+    /// 750 where it is percent-encoded.
     pub bytes: &'a [u8],
-    /// Routing hash of the key, decoded: `routing_hash(bytes)` unless `encoded`.
+    /// Routing hash of the key, decoded: `routing_hash(bytes)` where that is [`Encoding::Plain`].
     pub hash: u64,
-    /// `bytes` is the base64 text of the key: see [`Key::decode`].
-    pub encoded: bool,
+    /// How `bytes` tells the key: see [`Key::decode`].
+    pub encoding: Encoding,
     /// A hash tag hides a part of the key from `hash`: see [`routing_part`].
     pub has_hash_tag: bool,
+}
+
+/// How the bytes of a [`Key`] tell the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// They are the key.
+    #[default]
+    Plain,
+    /// They are its base64 text (RFC 4648 section 4, with padding).
+    Base64,
+    /// They are its text in a URI: `%41` is `A` (RFC 3986 section 2.1).
+    Percent,
+}
+
+impl Encoding {
+    /// The encoding with this number, as it travels between nodes; `None` if there is none.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Plain, Self::Base64, Self::Percent].into_iter().find(|encoding| *encoding as u8 == byte)
+    }
 }
 
 impl<'a> Key<'a> {
@@ -53,16 +73,29 @@ impl<'a> Key<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         let part = routing_part(bytes);
         let hash = xxh3_64_with_seed(part, ROUTING_SEED);
-        Self { bytes, hash, encoded: false, has_hash_tag: part.len() != bytes.len() }
+        Self { bytes, hash, encoding: Encoding::Plain, has_hash_tag: part.len() != bytes.len() }
     }
 
     /// The key that this base64 text stands for. `None` if it is empty, longer than a key, or not the one way to write it
     /// (RFC 4648 section 4, with padding).
     pub fn from_base64(text: &'a [u8]) -> Option<Self> {
-        let key = Self { bytes: text, hash: 0, encoded: true, has_hash_tag: false };
         if text.len() > KEY_BYTES_MAX {
             return None;
         }
+        Self::from_text(text, Encoding::Base64)
+    }
+
+    /// The key that this part of a URI stands for, decoded once. `None` if it is empty or longer than a key, or has a `%` without two hex
+    /// digits behind it.
+    pub fn from_percent(text: &'a [u8]) -> Option<Self> {
+        if text.len() > PERCENT_KEY_BYTES_MAX {
+            return None;
+        }
+        Self::from_text(text, Encoding::Percent)
+    }
+
+    fn from_text(text: &'a [u8], encoding: Encoding) -> Option<Self> {
+        let key = Self { bytes: text, hash: 0, encoding, has_hash_tag: false };
         let mut buffer = [0; KEY_BYTES_MAX];
         let Key { hash, has_hash_tag, .. } = key.decode(&mut buffer)?;
         Some(Self { hash, has_hash_tag, ..key })
@@ -78,18 +111,38 @@ impl<'a> Key<'a> {
         self.decode(&mut buffer).map_or(self.hash, |key| xxh3_64_with_seed(key.bytes, ROUTING_SEED))
     }
 
-    /// The key that an `encoded` one stands for, in `buffer`; any other one as it is. `None` never comes back for a key that
-    /// `from_base64` made.
+    /// The key that an encoded one stands for, in `buffer`; a plain one as it is. `None` never comes back for a key that `from_base64` or
+    /// `from_percent` made.
     pub fn decode<'b>(&self, buffer: &'b mut [u8; KEY_BYTES_MAX]) -> Option<Key<'b>>
     where
         'a: 'b,
     {
-        if !self.encoded {
-            return Some(*self);
-        }
-        let bytes = STANDARD.decode_slice(self.bytes, buffer).ok().filter(|&bytes| bytes > 0)?;
-        Some(Key::new(&buffer[..bytes]))
+        let bytes = match self.encoding {
+            Encoding::Plain => return Some(*self),
+            Encoding::Base64 => STANDARD.decode_slice(self.bytes, buffer).ok()?,
+            Encoding::Percent => decode_percent(self.bytes, buffer)?,
+        };
+        (bytes > 0).then(|| Key::new(&buffer[..bytes]))
     }
+}
+
+/// Decodes the text of a URI into `buffer`. Returns how many bytes it is; `None` if they do not fit, or it is no such text.
+fn decode_percent(text: &[u8], buffer: &mut [u8; KEY_BYTES_MAX]) -> Option<usize> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let (mut at, mut bytes) = (0, 0);
+    while at < text.len() {
+        let byte = match text[at] {
+            b'%' => {
+                let value = digit(text.get(at + 1)?)? << 4 | digit(text.get(at + 2)?)?;
+                at += 2;
+                value as u8
+            }
+            byte => byte,
+        };
+        *buffer.get_mut(bytes)? = byte;
+        (at, bytes) = (at + 1, bytes + 1);
+    }
+    Some(bytes)
 }
 
 /// The routing hash of a key.
@@ -194,7 +247,7 @@ mod tests {
         assert_eq!((key.bytes, key.hash), (&b"Zm9v"[..], routing_hash(b"foo")));
         let mut buffer = [0; KEY_BYTES_MAX];
         let decoded = key.decode(&mut buffer).expect("made from base64");
-        assert_eq!((decoded.bytes, decoded.hash, decoded.encoded), (&b"foo"[..], key.hash, false));
+        assert_eq!((decoded.bytes, decoded.hash, decoded.encoding), (&b"foo"[..], key.hash, Encoding::Plain));
     }
 
     #[test]
@@ -211,6 +264,28 @@ mod tests {
         }
         assert!(Key::from_base64(&[b'A'; 248]).is_some());
         assert!(Key::from_base64(&[b'A'; 252]).is_none());
+    }
+
+    #[test]
+    fn a_percent_encoded_key_is_decoded_once_and_only_if_it_is_one() {
+        let decoded = |text: &str| {
+            let mut buffer = [0; KEY_BYTES_MAX];
+            let key = Key::from_percent(text.as_bytes())?;
+            let plain = key.decode(&mut buffer)?;
+            assert_eq!((plain.hash, plain.has_hash_tag), (key.hash, key.has_hash_tag));
+            Some(plain.bytes.to_vec())
+        };
+        for (text, key) in [("a%20b", &b"a b"[..]), ("%2541", b"%41"), ("%c3%A4", b"\xc3\xa4"), ("%00", b"\0"), ("a+b", b"a+b")]
+        {
+            assert_eq!(decoded(text).as_deref(), Some(key), "{text}");
+        }
+        for text in ["", "%", "%4", "a%", "%4g", "%%41", "% 41", "%+1"] {
+            assert_eq!(decoded(text), None, "{text}");
+        }
+        assert_eq!(decoded(&"%41".repeat(250)), Some(vec![b'A'; 250]));
+        assert_eq!(decoded(&"%41".repeat(251)), None);
+        assert_eq!(decoded(&format!("{}%41", "A".repeat(250))), None);
+        assert!(Key::from_percent(b"%7ba%7Db").expect("{a}b").has_hash_tag);
     }
 
     #[test]

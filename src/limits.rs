@@ -8,6 +8,39 @@
 /// Longest key, in bytes. protocol.txt, *Keys*; the same for binary keys.
 pub const KEY_BYTES_MAX: usize = 250;
 
+/// Longest text of a key in a URI, in bytes: each byte of the key as `%` and two digits.
+pub const PERCENT_KEY_BYTES_MAX: usize = 3 * KEY_BYTES_MAX;
+
+/// Longest first line of an HTTP request, in bytes, without its end: 414 beyond it. RFC 9112 section 3 wants 8,000 at least.
+pub const HTTP_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// Longest head of an HTTP request, in bytes with its end: 431 beyond it.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Most header fields of an HTTP request: 431 beyond it.
+pub const HTTP_FIELDS_MAX: usize = 64;
+
+/// Longest part of the head of an HTTP read that travels with it, in bytes: from the first to the last of its conditions.
+pub const HTTP_WORDS_BYTES_MAX: usize = 1 << 10;
+
+/// Longest line in front of a chunk of an HTTP body, its extensions included, in bytes.
+pub const HTTP_CHUNK_LINE_BYTES_MAX: usize = 16 + 256;
+
+/// Seconds that an HTTP client has for the head of a request, from its first byte, and for a body beside `HTTP_BODY_BYTES_PER_S`: 408
+/// behind them.
+pub const HTTP_REQUEST_S_MAX: u32 = 10;
+
+/// Slowest pace of an HTTP body, in bytes a second.
+pub const HTTP_BODY_BYTES_PER_S: usize = 1 << 10;
+
+/// Seconds after which an HTTP connection is closed that asks nothing, or takes nothing of its answers.
+pub const HTTP_IDLE_S_MAX: u32 = 75;
+
+/// What is still read, and dropped, of an HTTP client that was refused, in bytes, lest a reset take the answer from it. RFC 9112 section 9.6.
+pub const HTTP_LINGER_BYTES_MAX: usize = 64 << 10;
+/// The same in seconds.
+pub const HTTP_LINGER_S_MAX: u32 = 2;
+
 /// Longest command line without a newline, in bytes, for every command but `get` and `gets`. memcached 1.6 closes past this.
 pub const LINE_BYTES_MAX: usize = 2048;
 
@@ -292,6 +325,8 @@ const _: () = assert!(
         <= CORE_BYTES
 );
 const _: () = assert!(HELD_BYTES_FREE < HELD_BYTES_SOFT && HELD_BYTES_SOFT < HELD_BYTES_MAX);
+const _: () = assert!(PERCENT_KEY_BYTES_MAX + HTTP_WORDS_BYTES_MAX + 256 <= PEER_META_BYTES_MAX);
+const _: () = assert!(HTTP_LINE_BYTES_MAX < HTTP_HEAD_BYTES_MAX);
 const _: () = assert!(ITEM_BYTES_DEFAULT <= ITEM_BYTES_MAX);
 
 /// What an item counts against `--max_item_size`, in bytes: key, value and memcached's header of 48 bytes, CAS, and ends, so that

@@ -50,7 +50,9 @@ counters! {
     accept_errors "" "Accepts that failed, most often for want of file descriptors.";
     connections_moved "" "Connections that moved to the core of their keys.";
     requests_crossed "" "Commands sent to another core, whose keys they are.";
-    idle_kicks "idle_kicks" "Connections closed by --idle_timeout.";
+    idle_kicks "idle_kicks" "Connections closed by --idle_timeout, and HTTP clients that were silent or took no answers.";
+    http_refused "" "HTTP requests that were refused, and their connections closed.";
+    http_late "" "HTTP clients that were too slow with a request.";
     cmd_get "cmd_get" "Keys asked for, but for those touched meanwhile.";
     cmd_set "cmd_set" "Values sent to be stored.";
     cmd_flush "cmd_flush" "flush_all commands.";

@@ -91,6 +91,14 @@ fn meta_and_binary_gets_allocate_nothing() {
 }
 
 #[test]
+fn http_gets_and_puts_allocate_nothing() {
+    let get = b"GET /key0000000000007 HTTP/1.1\r\nHost: localhost:11211\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n";
+    assert_eq!(allocations(get, b"HTTP/1.1 200 OK\r\n"), 0);
+    let put = b"PUT /key0000000000007 HTTP/1.1\r\nHost: localhost:11211\r\nContent-Length: 3\r\n\r\nabc";
+    assert_eq!(allocations(put, b"HTTP/1.1 204 No Content\r\n"), 0);
+}
+
+#[test]
 fn an_overwriting_set_allocates_nothing() {
     let request = format!("set key0000000000007 0 0 100\r\n{}\r\n", "w".repeat(100));
     assert_eq!(allocations(request.as_bytes(), b"STORED\r\n"), 0);

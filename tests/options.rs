@@ -163,6 +163,23 @@ fn node(address: &str, weight: u32, zone: &str, id: Option<&str>) -> RingNode {
 }
 
 #[test]
+fn http_is_told_what_to_serve_and_its_names() {
+    use pbcache::protocol::http::{Miss, Mode};
+    means("--http readonly --http_miss 404", |options| {
+        (options.http.mode, options.http.miss) = (Mode::ReadOnly, Miss::NotFound)
+    });
+    means("--http off", |options| options.http.mode = Mode::Off);
+    means("--http-host a.example,b.example --http_host c.example", |options| {
+        options.http.hosts = ["a.example", "b.example", "c.example"].map(String::from).to_vec();
+    });
+    let options = parse("--ringnode a:1,[::1]:2/weight=3 --advertise b.example:4").unwrap();
+    assert_eq!(options.http_rules().hosts, ["a", "[::1]", "b.example"]);
+    for name in ["a.example:80", "http://a", "a/b", "a@b"] {
+        assert!(parse(&format!("--http_host x,{name}")).is_err(), "{name}");
+    }
+}
+
+#[test]
 fn addresses_come_alone_in_lists_and_with_ports() {
     let listens = |line: &str, wanted: &[&str]| {
         let wanted: Vec<_> = wanted.iter().map(|text| socket(text)).collect();

@@ -19,7 +19,8 @@ use pbcache::arena::{Arena, Body};
 use pbcache::buffer::Buffer;
 use pbcache::command::{Command, Error, Item, Reply, Verb};
 use pbcache::limits;
-use pbcache::protocol::{Framing, Options, Session, Step, encode};
+use pbcache::protocol::http::Chunks;
+use pbcache::protocol::{Framing, Head, Options, Session, Step, encode};
 
 #[path = "transcripts/inputs.rs"]
 mod inputs;
@@ -45,12 +46,20 @@ struct Pending {
     tail: usize,
 }
 
+/// An HTTP request whose body is on its way in, in chunks.
+struct Chunked {
+    /// Where it begins.
+    start: usize,
+    head: Vec<u8>,
+    chunks: Chunks,
+}
+
 /// Feeds `input` to a new session, so that it sees only the bytes up to one cut after the other.
 fn trace(input: &[u8], cuts: &[usize], arena: &Arc<Arena>) -> Trace {
     let mut session = Session::new(Options { item_bytes_max: ITEM_BYTES_MAX, ..Options::default() });
     let mut steps: Vec<(String, usize)> = Vec::new();
     let mut front = 0;
-    let mut pending: Option<Pending> = None;
+    let (mut pending, mut chunked): (Option<Pending>, Option<Chunked>) = (None, None);
     for end in cuts.iter().copied().chain([input.len()]) {
         loop {
             let seen = &input[front..end];
@@ -64,7 +73,26 @@ fn trace(input: &[u8], cuts: &[usize], arena: &Arc<Arena>) -> Trace {
                 front += total;
                 continue;
             }
+            if let Some(mut body) = chunked.take() {
+                let (taken, words) = body.go_on(&mut session, seen);
+                front += taken;
+                let Some((words, wrong)) = words else {
+                    chunked = Some(body);
+                    break;
+                };
+                // Where it is wrong, nobody goes on.
+                steps.push((words, if wrong { input.len() } else { front }));
+                if wrong {
+                    return Trace { steps, left: 0 };
+                }
+                continue;
+            }
             match session.step(seen) {
+                Step::Chunked { head } => {
+                    assert!(head <= seen.len());
+                    chunked = Some(Chunked::new(front, &seen[..head]));
+                    front += head;
+                }
                 Step::Incomplete { needed } => {
                     assert!(needed > seen.len(), "{needed} needed after {}", seen.len());
                     assert!(needed <= NEEDED_MAX, "{needed} needed");
@@ -82,35 +110,61 @@ fn trace(input: &[u8], cuts: &[usize], arena: &Arc<Arena>) -> Trace {
                         _ => steps.push((SKIP.into(), front)),
                     }
                 }
-                Step::Reply { reply, framing, consumed, close } => {
-                    assert!(consumed > 0 && consumed <= seen.len(), "{consumed} of {}", seen.len());
-                    encode_one(&framing, b"", &reply);
+                step => {
+                    let (words, consumed, close) = whole(&step, seen.len());
                     front += consumed;
-                    steps.push((format!("{reply:?} {framing:?} {close}"), front));
+                    steps.push((words, front));
                     if close {
                         return Trace { steps, left: input.len() - front };
                     }
                 }
-                Step::Control { control, framing, consumed } => {
-                    assert!(consumed > 0 && consumed <= seen.len());
-                    encode_one(&framing, b"", &Reply::Ok);
-                    encode_one(&framing, b"", &Reply::Stats(&[("name".into(), "value".into())]));
-                    encode_one(&framing, b"", &Reply::Text(b"OK\r\n"));
-                    front += consumed;
-                    steps.push((format!("{control:?} {framing:?}"), front));
-                }
-                Step::Command { command, framing, consumed } => {
-                    assert!(consumed > 0 && consumed <= seen.len());
-                    assert!(!command.key.bytes.is_empty(), "a command has a key");
-                    encode_all(&framing, &command);
-                    front += consumed;
-                    let value = command.value.to_vec();
-                    steps.push((format!("{command:?} {value:?} {framing:?}"), front));
-                }
             }
         }
     }
+    // What has come of a body in chunks belongs to no step so far.
+    let front = chunked.map_or(front, |body| body.start);
     Trace { steps, left: input.len() - front }
+}
+
+impl Chunked {
+    fn new(start: usize, head: &[u8]) -> Self {
+        Self { start, head: head.to_vec(), chunks: Chunks::new(ITEM_BYTES_MAX as usize) }
+    }
+
+    /// Takes more of the body: how much, and once there is one the step in words, and whether the body is wrong.
+    fn go_on(&mut self, session: &mut Session, seen: &[u8]) -> (usize, Option<(String, bool)>) {
+        match self.chunks.take(seen) {
+            Ok(taken) if !self.chunks.is_whole() => (taken, None),
+            Ok(taken) => (taken, Some((format!("{:?}", session.resume_chunked(&self.head, self.chunks.value())), false))),
+            Err(fault) => (0, Some((format!("{:?}", session.refuse_chunked(fault)), true))),
+        }
+    }
+}
+
+/// A step over a whole request, in words; what it consumed, and whether it is the last. Encodes what may be answered.
+fn whole(step: &Step<'_>, seen_bytes: usize) -> (String, usize, bool) {
+    let (words, consumed, close) = match step {
+        Step::Reply { reply, framing, consumed, close } => {
+            encode_one(framing, b"", reply);
+            assert!(*consumed > 0 || matches!(framing.head, Head::Http(_)));
+            (format!("{reply:?} {framing:?} {close}"), *consumed, *close)
+        }
+        Step::Control { control, framing, consumed } => {
+            for reply in [Reply::Ok, Reply::Stats(&[("name".into(), "value".into())]), Reply::Text(b"OK\r\n")] {
+                encode_one(framing, b"", &reply);
+            }
+            assert!(*consumed > 0);
+            (format!("{control:?} {framing:?}"), *consumed, false)
+        }
+        Step::Command { command, framing, consumed } => {
+            assert!(*consumed > 0 && !command.key.bytes.is_empty(), "a command has a key");
+            encode_all(framing, command);
+            (format!("{command:?} {:?} {framing:?}", command.value.to_vec()), *consumed, false)
+        }
+        other => panic!("no whole request: {other:?}"),
+    };
+    assert!(consumed <= seen_bytes, "{consumed} of {seen_bytes}");
+    (words, consumed, close)
 }
 
 /// The step of a large store, in words. A third of them finds no memory.
@@ -123,6 +177,8 @@ fn resume(session: &mut Session, bytes: &[u8], head: usize, body: usize, arena: 
         while !rest.is_empty() {
             match session.step(rest) {
                 Step::Skip { consumed } => rest = &rest[consumed..],
+                // The last request of an HTTP conversation.
+                Step::Reply { reply: Reply::Bye, close: true, consumed: 0, .. } => break,
                 other => panic!("a refused value is skipped, not {other:?}"),
             }
         }
@@ -230,7 +286,10 @@ fn short_conversations_of_the_other_doors_too() {
         binary.extend([0; 12]);
         binary.extend((0..extras + key + value).map(|_| random.next() as u8));
     }
-    for (conversation, steps) in [(&meta[..], 7), (&binary, 8)] {
+    let http = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n\r\nPUT /b?ttl=9 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi\
+        POST /%63 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhi\r\n0\r\n\r\n\
+        GET /d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcDELETE /e HTTP/1.0\r\n\r\nGET /f";
+    for (conversation, steps) in [(&meta[..], 7), (&binary, 8), (http, 9)] {
         let whole = trace(conversation, &[], &arena);
         assert_eq!(whole.steps.len(), steps, "{:#?}", whole.steps);
         for first in 0..=conversation.len() {

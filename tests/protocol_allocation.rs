@@ -41,7 +41,7 @@ fn drive(requests: &[u8], output: &mut Buffer) -> usize {
                 consumed
             }
             Step::Control { consumed, .. } | Step::Skip { consumed } => consumed,
-            Step::Body { .. } | Step::Incomplete { .. } => panic!("whole requests"),
+            Step::Body { .. } | Step::Chunked { .. } | Step::Incomplete { .. } => panic!("whole requests"),
         };
         rest = &rest[consumed..];
         count += 1;
@@ -90,6 +90,16 @@ fn binary_requests_allocate_nothing() {
     }
     // Unknown opcodes and the two of SASL skip their key in a step of its own: 0x1b, 0x1f, 0x21, 0x22, 0x25.
     check(&requests, 0x26 + 5);
+}
+
+#[test]
+fn http_requests_allocate_nothing() {
+    let host = "Host: localhost:11211\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n";
+    check(format!("GET /k HTTP/1.1\r\n{host}\r\nGET /%6b HTTP/1.1\r\n{host}\r\n").as_bytes(), 2);
+    check(format!("HEAD /get/?key=k HTTP/1.1\r\n{host}If-None-Match: \"6\", \"7\"\r\nRange: bytes=1-2\r\n\r\n").as_bytes(), 1);
+    check(format!("PUT /k?ttl=60&flags=1 HTTP/1.1\r\n{host}If-Match: \"7\"\r\nContent-Length: 2\r\n\r\nhi").as_bytes(), 1);
+    check(format!("DELETE /k HTTP/1.1\r\n{host}\r\nOPTIONS * HTTP/1.1\r\n{host}\r\n").as_bytes(), 2);
+    check(b"GET /k HTTP/1.1\r\nHost: evil.example\r\n\r\n", 1);
 }
 
 #[test]

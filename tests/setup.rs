@@ -25,6 +25,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("valgrind", "valgrind"),
     ("venv", "python3-venv"),
+    ("curl", "curl"),
     ("memccapable", "libmemcached-tools"),
     ("node", "nodejs"),
     ("npm", "npm"),

@@ -19,7 +19,8 @@
 //!   @other NAME                                    from here on another connection to the same server; `@other main` is back
 //!   @clock +N                                      the clock moves by N seconds: in memory, and against nodes built with `debugtime`
 //!   @max_item_size N                               an option of the server (in memory, and `-I` of the original); also
-//!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C)
+//!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C),
+//!                                                  @http WHAT, @http_miss STATUS, @http_host NAME
 //!   @node                                          needs the control plane (stats, ...): not run in memory
 //!   @memory REASON                                 runs in memory only
 //!   @since 1.6.45                                  this is how that release of the original behaves: not run against older ones
@@ -92,11 +93,6 @@ macro_rules! folder {
             }
 
             #[test]
-            fn against_memcached() {
-                run::against_memcached(stringify!($folder));
-            }
-
-            #[test]
             fn against_a_node() {
                 run::against_node(stringify!($folder), true, &["--cores", "2"]);
             }
@@ -117,11 +113,32 @@ macro_rules! folder {
 folder!(text);
 folder!(meta);
 folder!(binary);
+folder!(http);
+
+/// What memcached speaks is asked of it, too.
+mod against_memcached {
+    use crate::run;
+
+    #[test]
+    fn text() {
+        run::against_memcached("text");
+    }
+
+    #[test]
+    fn meta() {
+        run::against_memcached("meta");
+    }
+
+    #[test]
+    fn binary() {
+        run::against_memcached("binary");
+    }
+}
 
 #[test]
 fn the_comparison_with_memcached_is_not_left_out_in_silence() {
     for folder in ["text", "meta", "binary"] {
-        skip::fails_without(&format!("{folder}::against_memcached"), "memcached is not installed");
+        skip::fails_without(&format!("against_memcached::{folder}"), "memcached is not installed");
     }
 }
 

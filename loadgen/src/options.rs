@@ -436,8 +436,13 @@ impl Action {
 impl WorkOptions {
     /// Refuses what a protocol cannot say.
     pub fn check(&self, protocol: Protocol) -> Result<(), String> {
-        let cas = self.ratio.share(Kind::Cas) > 0.0;
-        if cas && protocol == Protocol::Resp { Err("RESP has no cas: leave it out of --ratio".into()) } else { Ok(()) }
+        let has = |kind| self.ratio.share(kind) > 0.0;
+        match protocol {
+            Protocol::Resp if has(Kind::Cas) => Err("RESP has no cas: leave it out of --ratio".into()),
+            Protocol::Http if has(Kind::Touch) => Err("HTTP has no touch: leave it out of --ratio".into()),
+            Protocol::Http if has(Kind::Incr) => Err("HTTP has no incr: leave it out of --ratio".into()),
+            _ => Ok(()),
+        }
     }
 
     /// The work that these options describe.

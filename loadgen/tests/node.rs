@@ -90,11 +90,21 @@ fn a_client_that_knows_the_cores_never_crosses_them() {
     // A client that does not know them crosses, and so does the storing of the keys.
     run(node.port, "--depth 4");
     assert!(over_cores(node.port, "crossed") > 100);
-    for protocol in ["text", "meta", "binary"] {
+    for protocol in ["text", "meta", "binary", "http"] {
         let before = over_cores(node.port, "crossed");
         let report = run(node.port, &format!("--shard_aware --no_load --depth 4 --protocol {protocol}"));
         assert!(report["totals"]["requests"].as_u64().unwrap() > 100);
         assert_eq!(over_cores(node.port, "crossed") - before, 0, "{protocol}");
+    }
+}
+
+#[test]
+fn values_over_http_are_those_that_were_stored() {
+    let node = Node::start();
+    // What is wrong ends the run with an error.
+    for options in ["--depth 4 --multi_get 5 --ratio get:6,set:2,delete:1,cas:1", "--no_load --value_size 20k --keys 200"] {
+        let report = run(node.port, &format!("--protocol http {options}"));
+        assert!(report["totals"]["requests"].as_u64().unwrap() > 100, "{options}");
     }
 }
 

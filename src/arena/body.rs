@@ -11,6 +11,7 @@
 //! Unsafe lives here: units are read and written at their addresses.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -87,6 +88,16 @@ impl Body {
             // SAFETY: within a unit that is ours until we are dropped; anonymous memory is always initialised; `&self` keeps
             // writers out.
             Some(unsafe { std::slice::from_raw_parts(pointer.as_ptr(), bytes) })
+        })
+    }
+
+    /// The pieces of a part of the value, which lies within it.
+    pub fn slices_of(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let mut left = range.len();
+        self.slices(range.start).map_while(move |slice| {
+            let slice = &slice[..slice.len().min(left)];
+            left -= slice.len();
+            (!slice.is_empty()).then_some(slice)
         })
     }
 

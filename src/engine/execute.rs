@@ -170,6 +170,7 @@ impl Engine {
             remaining_s: expiry.remaining(now),
             total_bytes: (record.record_bytes() + self.log.extent_bytes(record)) as u32,
             stored_bytes: 0,
+            created: false,
             fetched,
             idle_s: record.idle_s(now),
             won: false,
@@ -339,7 +340,7 @@ impl Engine {
             match self.put(&write, now) {
                 Ok(version) => {
                     let cas = write.cas_override.unwrap_or(version);
-                    return Reply::Stored(Item { stored_bytes, ..Item::with_cas(cas) });
+                    return Reply::Stored(Item { stored_bytes, created: found.is_none(), ..Item::with_cas(cas) });
                 }
                 Err(Refusal::Again) => {}
                 Err(refusal) => return refusal.reply(),

@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use crate::arena::Arena;
 use crate::command::{Command, Reply};
-use crate::key::{self, Key};
+use crate::key::{self, Encoding, Key};
 use crate::limits;
 use crate::observe::events::Events;
 use crate::time::Instant;
@@ -282,7 +282,7 @@ impl Engine {
     /// `Reply::Busy` means: no memory now, call again with the same command after a `tick`; the caller bounds the tries.
     #[inline]
     pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
-        if command.key.encoded {
+        if command.key.encoding != Encoding::Plain {
             return self.execute_encoded(command, now);
         }
         self.run(command, now)

@@ -111,6 +111,8 @@ impl Node {
         let (questions, meet) = resolver.unzip();
         let starter = Starter {
             options: &options,
+            // Sessions hold it as long as they live, which nobody knows; there is one in a process.
+            http: Box::leak(Box::new(options.http_rules())),
             arena: &arena,
             shared: &shared,
             control: control_sender,
@@ -178,6 +180,7 @@ fn start_control(requests: Receiver<ControlRequest>, mut control: Control) -> Re
 
 struct Starter<'a> {
     options: &'a Options,
+    http: &'static protocol::http::Rules,
     arena: &'a Arc<Arena>,
     shared: &'a Arc<Shared>,
     control: Sender<ControlRequest>,
@@ -234,6 +237,7 @@ impl Starter<'_> {
             flush_disabled: options.flush_disabled,
             dump_disabled: options.dump_disabled,
             cas_disabled: options.cas_disabled,
+            http: self.http,
         };
         let routes = Routes::new(options.cores, options.buckets);
         let (arena, control) = (self.arena.clone(), self.control.clone());

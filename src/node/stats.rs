@@ -15,6 +15,7 @@ use crate::metrics::{Counters, ROWS};
 use crate::node::options::{Options, table};
 use crate::node::watch::WatchFigures;
 use crate::observe::prefixes::{Counts, Prefixes};
+use crate::protocol::http;
 use crate::runtime::connection::State;
 use crate::runtime::core::Described;
 use crate::time::Instant;
@@ -211,6 +212,9 @@ fn own_settings(options: &Options) -> Lines {
             "handoff_memory" => options.handoff_percent.to_string(),
             "handoff_window" => options.handoff_window_s.to_string(),
             "handoff_rate" => options.handoff_rate.to_string(),
+            "http" => format!("{:?}", options.http.mode).to_lowercase(),
+            "http_miss" => if options.http.miss == http::Miss::NotFound { "404" } else { "204" }.into(),
+            "http_host" => list(options.http.hosts.clone()),
             "cluster_name" => options.cluster_name.clone(),
             "cluster_secret_file" => if options.cluster_secret_file.is_some() { "given" } else { "none" }.into(),
             _ => return None,
@@ -354,6 +358,8 @@ pub fn shards(cores: &[CoreFigures], options: &Options) -> Lines {
         put("moved", core.counters.connections_moved);
         put("crossed", core.counters.requests_crossed);
         put("strangers_refused", core.counters.strangers_refused);
+        put("http_refused", core.counters.http_refused);
+        put("http_late", core.counters.http_late);
         put("accept_errors", core.counters.accept_errors);
     }
     lines

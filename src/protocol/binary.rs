@@ -17,7 +17,7 @@
 //! Lives here: packets to commands, replies to packets. Not here: what a command does, the text protocols.
 //! Layout, statuses and texts follow memcached's doc/protocol-binary.xml and the behaviour of its release 1.6.18.
 
-use super::{Framing, Session, Step, VERSION};
+use super::{Door, Framing, Session, Step, VERSION};
 use crate::buffer::Buffer;
 use crate::command::{Arithmetic, Command, Control, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
@@ -111,7 +111,7 @@ fn step_packet<'a>(session: &mut Session, bytes: &[u8; HEADER_BYTES], input: &'a
         return close(session, &header, error(INVALID), false);
     }
     if matches!(operation, Operation::Unknown | Operation::SaslList | Operation::Sasl) {
-        session.swallow(header.total_bytes as u64, true);
+        session.swallow(header.total_bytes as u64, Door::Binary);
         return answer(session, &header, error(UNKNOWN_COMMAND), HEADER_BYTES);
     }
     let head_bytes = header.head_bytes();
@@ -123,7 +123,7 @@ fn step_packet<'a>(session: &mut Session, bytes: &[u8; HEADER_BYTES], input: &'a
         }
         _ => {
             // What follows the key of a touch means nothing.
-            session.swallow((header.total_bytes + HEADER_BYTES - head_bytes) as u64, true);
+            session.swallow((header.total_bytes + HEADER_BYTES - head_bytes) as u64, Door::Binary);
             command(session, input, &header, operation, Value::EMPTY, head_bytes)
         }
     }
@@ -295,7 +295,7 @@ fn store<'a>(session: &mut Session, input: &'a [u8], header: &Header, operation:
         return Step::Incomplete { needed: head };
     }
     if item_total_bytes(header.key_bytes, body) > session.options.item_bytes_max as usize {
-        session.swallow(body as u64, true);
+        session.swallow(body as u64, Door::Binary);
         return command(session, input, header, operation, Value::Dropped { bytes: body }, head);
     }
     if body > INLINE_VALUE_BYTES_MAX {
@@ -330,7 +330,7 @@ fn administer<'a>(session: &mut Session, input: &'a [u8], header: &Header, opera
             Control::FlushAll { delay }
         }
         Operation::Stat => {
-            session.swallow(header.value_bytes() as u64, true);
+            session.swallow(header.value_bytes() as u64, Door::Binary);
             let group = &input[HEADER_BYTES..consumed];
             // Its lines have no names that packets could carry.
             if group.starts_with(b"cachedump") {

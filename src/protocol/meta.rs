@@ -19,7 +19,7 @@
 //! Words and answers follow memcached's doc/protocol.txt, *Meta Commands*; error texts are those of release 1.6.45.
 
 use super::text::{self, BAD_DATA, BAD_FORMAT, LINE_END, error_line};
-use super::{Framing, Session, Step, scan};
+use super::{Door, Framing, Session, Step, scan};
 use crate::buffer::Buffer;
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
@@ -225,12 +225,12 @@ fn store<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], head_bytes:
         Ok(line) => line,
         Err(StoreFault::Length) => return refuse(BAD_FORMAT, head_bytes),
         Err(StoreFault::Field { fault, length }) => {
-            session.swallow((length + LINE_END.len()) as u64, false);
+            session.swallow((length + LINE_END.len()) as u64, Door::Text);
             return refuse(fault, head_bytes);
         }
     };
     if item_total_bytes(line.key.bytes.len(), line.length) > session.options.item_bytes_max as usize {
-        session.swallow((line.length + LINE_END.len()) as u64, false);
+        session.swallow((line.length + LINE_END.len()) as u64, Door::Text);
         return stored(session, &line, Value::Dropped { bytes: line.length }, head_bytes);
     }
     if line.length > INLINE_VALUE_BYTES_MAX {

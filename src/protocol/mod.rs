@@ -1,9 +1,10 @@
 //! Bytes to commands and replies to bytes: sans-io, one `Session` per connection.
 //!
 //! ```text
-//!   first byte 0x80            -> binary
-//!   `m` + one letter + space   -> meta
-//!   anything else              -> text
+//!   first byte 0x80                                        -> binary
+//!   first byte A to Z, and a first line that ends in HTTP/ -> HTTP, for the whole conversation
+//!   `m` + one letter + space                               -> meta
+//!   anything else                                          -> text
 //! ```
 //!
 //! ```text
@@ -29,6 +30,7 @@ use crate::buffer::Buffer;
 use crate::command::{Command, Control, Reply, Value};
 
 pub mod binary;
+pub mod http;
 pub mod meta;
 pub mod scan;
 pub mod text;
@@ -49,6 +51,8 @@ pub struct Options {
     pub dump_disabled: bool,
     /// `-C`: CAS is shown as 0 and not stored by `gets`.
     pub cas_disabled: bool,
+    /// `--http` and its relatives; they live as long as the process.
+    pub http: &'static http::Rules,
 }
 
 /// Which protocols a listener speaks.
@@ -71,6 +75,7 @@ impl Default for Options {
             flush_disabled: false,
             dump_disabled: false,
             cas_disabled: false,
+            http: http::Rules::DEFAULT,
         }
     }
 }
@@ -80,6 +85,8 @@ impl Default for Options {
 pub struct Session {
     options: Options,
     state: State,
+    /// Second of the clock, since 1970: the date of HTTP answers.
+    second: u32,
 }
 
 /// Where in the stream the session stands.
@@ -96,8 +103,18 @@ enum State {
     Keys(text::Keys),
     /// Between two binary packets.
     Binary,
-    /// Data of a refused command that is still to come, and the state behind it.
-    Swallow { remaining: u64, binary: bool },
+    /// Between two HTTP requests.
+    Http(http::Between),
+    /// Data of a refused command that is still to come, and the protocol behind it.
+    Swallow { remaining: u64, door: Door },
+}
+
+/// The protocols between whose requests data may have to be dropped. Meta commands are among those of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Text,
+    Binary,
+    Http,
 }
 
 /// What the front of the input is.
@@ -127,7 +144,8 @@ pub enum Step<'a> {
         reply: Reply<'a>,
         /// How to write it.
         framing: Framing<'a>,
-        /// Bytes of the input that belong to it.
+        /// Bytes of the input that belong to it. 0 for HTTP's `100 Continue`, whose request goes on, and where an HTTP connection is closed
+        /// behind an answer.
         consumed: usize,
         /// Close the connection once everything up to here was sent.
         close: bool,
@@ -146,6 +164,12 @@ pub enum Step<'a> {
         body: usize,
         /// Bytes behind the value (its line end; 0 for binary).
         tail: usize,
+    },
+    /// A request whose body comes in chunks. Keep `head` bytes of the input, give what is behind them to [`http::Chunks`] until the body is
+    /// whole, then call [`Session::resume_chunked`], or where it is wrong [`Session::refuse_chunked`]. Nothing is consumed before.
+    Chunked {
+        /// Bytes of the request before the body.
+        head: usize,
     },
     /// The front of the input is not a whole request: come back with at least `needed` bytes in total.
     Incomplete {
@@ -172,6 +196,8 @@ pub enum Head {
     Meta(meta::Head),
     /// A binary packet.
     Binary(binary::Head),
+    /// An HTTP request.
+    Http(http::Head),
 }
 
 /// Bytes of a [`Head`] that travels to another node.
@@ -185,6 +211,7 @@ impl Head {
             Head::Text(head) => (PROTOCOL_TEXT, head.to_bytes()),
             Head::Meta(head) => (PROTOCOL_META, head.to_bytes()),
             Head::Binary(head) => (PROTOCOL_BINARY, head.to_bytes()),
+            Head::Http(head) => (PROTOCOL_HTTP, head.to_bytes()),
         };
         bytes[0] = protocol;
         bytes[1..7].copy_from_slice(&rest);
@@ -204,6 +231,7 @@ impl Head {
             PROTOCOL_TEXT => text::Head::from_bytes(rest).map(Head::Text),
             PROTOCOL_META => meta::Head::from_bytes(rest).map(Head::Meta),
             PROTOCOL_BINARY => Some(Head::Binary(binary::Head::from_bytes(rest))),
+            PROTOCOL_HTTP => http::Head::from_bytes(rest).map(Head::Http),
             _ => None,
         }
     }
@@ -212,6 +240,7 @@ impl Head {
 const PROTOCOL_TEXT: u8 = 1;
 const PROTOCOL_META: u8 = 2;
 const PROTOCOL_BINARY: u8 = 3;
+const PROTOCOL_HTTP: u8 = 4;
 
 impl Session {
     /// The session of a new connection.
@@ -221,27 +250,41 @@ impl Session {
             Protocols::TextOnly => State::Text,
             Protocols::BinaryOnly => State::Binary,
         };
-        Self { options, state }
+        Self { options, state, second: 0 }
     }
 
     /// Takes at most one step from the front of `input`, which must continue where the last step's `consumed` ended.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
         if input.is_empty() {
-            return Step::Incomplete { needed: 1 };
+            return self.step_without_input();
         }
         if let State::Fresh = self.state {
-            self.state = if input[0] == binary::REQUEST_MAGIC { State::Binary } else { State::Text };
+            self.state = match input[0] {
+                binary::REQUEST_MAGIC => State::Binary,
+                b'A'..=b'Z' if self.options.http.mode != http::Mode::Off => State::Http(http::Between::FIRST),
+                _ => State::Text,
+            };
         }
         match self.state {
             State::Fresh | State::Text => text::step(self, input),
             State::Line { scanned } => text::step_line(self, scanned, input),
             State::Keys(_) => text::step_keys(self, input),
             State::Binary => binary::step(self, input),
-            State::Swallow { remaining, binary } => {
+            State::Http(between) => http::step(self, between, input),
+            State::Swallow { remaining, door } => {
                 let consumed = remaining.min(input.len() as u64) as usize;
-                self.swallow(remaining - consumed as u64, binary);
+                self.swallow(remaining - consumed as u64, door);
                 Step::Skip { consumed }
             }
+        }
+    }
+
+    /// The end of an HTTP conversation needs no input; every other step does.
+    #[cold]
+    fn step_without_input<'a>(&mut self) -> Step<'a> {
+        match self.state {
+            State::Http(between) if between.is_over() => http::step(self, between, b""),
+            _ => Step::Incomplete { needed: 1 },
         }
     }
 
@@ -250,28 +293,57 @@ impl Session {
     pub fn resume<'a>(&mut self, head: &'a [u8], body: &'a Arc<Body>, tail: &'a [u8]) -> Step<'a> {
         match self.state {
             State::Binary => binary::resume(self, head, Value::Body(body)),
+            State::Http(_) => http::resume(self, head, Value::Body(body)),
             _ => text::resume(self, head, Value::Body(body), tail),
         }
+    }
+
+    /// As `resume`, of a request whose body came in chunks and is not longer than `limits::INLINE_VALUE_BYTES_MAX`.
+    pub fn resume_chunked<'a>(&mut self, head: &'a [u8], value: &'a [u8]) -> Step<'a> {
+        http::resume(self, head, Value::Bytes(value))
+    }
+
+    /// The step of a request whose body in chunks is wrong, instead of `resume_chunked`.
+    pub fn refuse_chunked<'a>(&mut self, fault: http::Fault) -> Step<'a> {
+        http::refuse(self, fault.0, 0)
     }
 
     /// The step of a large store for which no memory could be had, instead of `resume`: a command whose value is
     /// [`Value::Dropped`], to be executed and answered like any other (`Error::OutOfMemory`). The `rest` bytes of value and
     /// line end that are still to come are swallowed.
     pub fn refuse<'a>(&mut self, head: &'a [u8], rest: usize) -> Step<'a> {
-        let binary = self.is_binary();
         let value = Value::Dropped { bytes: 0 };
-        let step = if binary { binary::resume(self, head, value) } else { text::resume(self, head, value, text::LINE_END) };
-        self.swallow(rest as u64, binary);
+        let (door, step) = match self.state {
+            State::Binary => (Door::Binary, binary::resume(self, head, value)),
+            State::Http(_) => (Door::Http, http::resume(self, head, value)),
+            _ => (Door::Text, text::resume(self, head, value, text::LINE_END)),
+        };
+        // Where the connection is closed behind the answer, what is still to come is dropped anyway.
+        if !matches!(self.state, State::Http(between) if between.is_over()) {
+            self.swallow(rest as u64, door);
+        }
         step
     }
 
+    /// Writes the answer to an HTTP request that is given up in the middle. The connection is to be closed behind it.
+    pub fn give_up(&mut self, why: http::GivenUp, output: &mut Buffer) {
+        http::give_up(self, why, output);
+    }
+
     /// Skips the next `bytes` of the input.
-    fn swallow(&mut self, bytes: u64, binary: bool) {
-        self.state = match bytes {
-            0 if binary => State::Binary,
-            0 => State::Text,
-            remaining => State::Swallow { remaining, binary },
+    fn swallow(&mut self, bytes: u64, door: Door) {
+        self.state = match (bytes, door) {
+            (0, Door::Text) => State::Text,
+            (0, Door::Binary) => State::Binary,
+            (0, Door::Http) => State::Http(http::Between::START),
+            (remaining, door) => State::Swallow { remaining, door },
         };
+    }
+
+    /// Tells the time of the turn, in seconds since 1970.
+    #[inline]
+    pub fn set_second(&mut self, second: u32) {
+        self.second = second;
     }
 
     /// What the session was told of the node.
@@ -291,15 +363,36 @@ impl Session {
 
     /// Whether `input`, with which no further step can be made, holds the head of a store whose value is still to come.
     pub fn awaits_value(&self, input: &[u8]) -> bool {
-        match self.is_binary() {
-            true => input.len() >= binary::HEADER_BYTES,
-            false => scan::newline(input, 0).is_some(),
+        match self.state {
+            State::Binary => input.len() >= binary::HEADER_BYTES,
+            State::Http(_) => memchr::memmem::find(input, b"\r\n\r\n").is_some(),
+            _ => scan::newline(input, 0).is_some(),
         }
     }
 
     /// Whether this connection speaks binary (its errors at close look different).
     pub fn is_binary(&self) -> bool {
-        matches!(self.state, State::Binary | State::Swallow { binary: true, .. })
+        matches!(self.state, State::Binary | State::Swallow { door: Door::Binary, .. })
+    }
+
+    /// Whether this connection speaks HTTP, or may do so as far as its first line has come.
+    pub fn is_http(&self) -> bool {
+        matches!(self.state, State::Http(_) | State::Swallow { door: Door::Http, .. })
+    }
+
+    /// Whether an HTTP request was refused.
+    pub fn has_refused(&self) -> bool {
+        matches!(self.state, State::Http(between) if between.is_refused())
+    }
+
+    /// Whether the end came before that of an HTTP request: what the client still sends is to be read and dropped.
+    pub fn is_cut_short(&self) -> bool {
+        matches!(self.state, State::Http(between) if between.is_cut_short())
+    }
+
+    /// Bytes of the input that are still to be dropped.
+    pub fn swallowed_bytes(&self) -> u64 {
+        if let State::Swallow { remaining, .. } = self.state { remaining } else { 0 }
     }
 }
 
@@ -311,5 +404,6 @@ pub fn encode(framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut
         Head::Text(head) => text::encode(head, key, reply, output),
         Head::Meta(head) => meta::encode(head, framing.words, key, reply, output),
         Head::Binary(head) => binary::encode(head, key, reply, output),
+        Head::Http(head) => http::encode(head, framing.words, reply, output),
     }
 }

@@ -18,7 +18,7 @@
 //! Words and answers follow memcached's doc/protocol.txt and its release 1.6.45. Where that one takes anything (words behind a delete)
 //! or nothing (spaces in front of a command), earlier releases.
 
-use super::{Framing, Session, State, Step, VERSION, meta, scan};
+use super::{Door, Framing, Session, State, Step, VERSION, meta, scan};
 use crate::buffer::Buffer;
 use crate::command::{Arithmetic, Command, Control, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
@@ -297,7 +297,7 @@ fn dispatch<'a>(session: &mut Session, input: &'a [u8], line: &'a [u8], consumed
 fn behind(mut step: Step<'_>, skipped: usize) -> Step<'_> {
     match &mut step {
         Step::Command { consumed, .. } | Step::Reply { consumed, .. } => *consumed += skipped,
-        Step::Control { .. } | Step::Skip { .. } | Step::Body { .. } | Step::Incomplete { .. } => {}
+        Step::Control { .. } | Step::Skip { .. } | Step::Body { .. } | Step::Chunked { .. } | Step::Incomplete { .. } => {}
     }
     step
 }
@@ -366,12 +366,12 @@ fn store_line<'a>(session: &mut Session, input: &'a [u8], words: &Words<'a>, hea
         Ok(line) => line,
         Err(StoreFault::Length) => return refuse(BAD_FORMAT, false, head_bytes),
         Err(StoreFault::Field { noreply, length }) => {
-            session.swallow((length + LINE_END.len()) as u64, false);
+            session.swallow((length + LINE_END.len()) as u64, Door::Text);
             return refuse(BAD_FORMAT, noreply, head_bytes);
         }
     };
     if item_total_bytes(line.key.len(), line.length) > session.options.item_bytes_max as usize {
-        session.swallow((line.length + LINE_END.len()) as u64, false);
+        session.swallow((line.length + LINE_END.len()) as u64, Door::Text);
         return store(&line, Value::Dropped { bytes: line.length }, head_bytes);
     }
     if line.length > INLINE_VALUE_BYTES_MAX {
@@ -504,7 +504,7 @@ fn administer<'a>(session: &Session, line: &'a [u8], words: &Words<'a>, consumed
         (b"shutdown", _) => control(Control::Shutdown { mode: words_behind(line, 1) }, false, consumed),
         #[cfg(feature = "debugtime")]
         (b"debugtime", 2..) => control(Control::DebugTime { words: words_behind(line, 1) }, false, consumed),
-        // Somebody points a browser here, or a page makes one do so: answer nothing that could do as a page.
+        // No request begins a conversation here (`http`): answer nothing that could do as a page.
         _ if is_http(line) => hang_up(consumed),
         // Too short to be any command.
         _ if consumed < COMMAND_BYTES_MIN => refuse(BAD_FORMAT, false, consumed),

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,14 +34,14 @@ pub struct Backlog {
 
 enum Piece {
     Bytes(Vec<u8>),
-    Body(Arc<Body>),
+    Body(Arc<Body>, Range<usize>),
 }
 
 impl Piece {
     fn len(&self) -> usize {
         match self {
             Piece::Bytes(bytes) => bytes.len(),
-            Piece::Body(body) => body.len(),
+            Piece::Body(_, range) => range.len(),
         }
     }
 }
@@ -81,8 +82,8 @@ impl Backlog {
         for inset in output.bodies.drain(bodies_start..) {
             self.put(&output.bytes[from..inset.offset]);
             from = inset.offset;
-            if !inset.body.is_empty() {
-                self.pieces.push_back(Piece::Body(inset.body));
+            if !inset.is_empty() {
+                self.pieces.push_back(Piece::Body(inset.body, inset.range));
             }
         }
         self.put(&output.bytes[from..]);
@@ -101,7 +102,7 @@ impl Backlog {
         'pieces: for piece in &self.pieces {
             let slices: &mut dyn Iterator<Item = &[u8]> = match piece {
                 Piece::Bytes(bytes) => &mut std::iter::once(&bytes[skip..]),
-                Piece::Body(body) => &mut body.slices(skip),
+                Piece::Body(body, range) => &mut body.slices_of(range.start + skip..range.end),
             };
             for slice in slices {
                 if count == PARTS_MAX {

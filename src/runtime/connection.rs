@@ -20,6 +20,7 @@ use super::context::Context;
 use super::listener::FULL;
 use super::mesh::record::ReplyBytes;
 use super::peer_socket::Peer;
+use super::receiving::Receiving;
 use super::replies::Replies;
 use super::sys;
 use crate::arena::Body;
@@ -28,8 +29,10 @@ use crate::cluster::Origin;
 use crate::command::{Command, Control, Error, Reply};
 use crate::key::Key;
 use crate::limits;
+use crate::metrics::Counters;
 use crate::observe::Client;
 use crate::peer::handshake::MAGIC;
+use crate::protocol::http::GivenUp;
 use crate::protocol::{self, Framing, Session, Step};
 use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
@@ -51,6 +54,16 @@ pub struct Connection {
     needed: usize,
     replies: Replies,
     receiving: Option<Box<Receiving>>,
+    /// It speaks HTTP, or may do so: it has deadlines.
+    http: bool,
+    /// The client is in the middle of an HTTP request.
+    midway: bool,
+    /// Since when it is, or is not, in seconds of `Context::second`.
+    since_s: u32,
+    /// Length of the body that is dropped, as it was when the client came to be midway.
+    swallowed_bytes: usize,
+    /// What the client still sends is to be read and dropped before the socket is closed.
+    lingers: bool,
     control_pending: bool,
     /// It watches: nothing that it sends is looked at any more.
     watching: bool,
@@ -64,7 +77,7 @@ pub struct Connection {
     held: usize,
     /// Since when a command waits for memory.
     starved_since_ms: Option<u64>,
-    /// Nothing was received so far.
+    /// Nothing was received so far here.
     unread: bool,
     /// When its last commands were parsed.
     last_command: Instant,
@@ -105,17 +118,6 @@ pub enum State {
     Peer,
 }
 
-/// A large value on its way in.
-struct Receiving {
-    head: Vec<u8>,
-    body: Option<Body>,
-    length: usize,
-    filled: usize,
-    tail: ArrayVec<u8, 2>,
-    tail_bytes: usize,
-    complete: Option<Arc<Body>>,
-}
-
 /// What a conversation wants of its socket after some bytes were handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -132,7 +134,20 @@ enum Stop {
     Incomplete(usize),
     Blocked,
     Body { head: usize, body: usize, tail: usize },
+    Chunked { head: usize },
     Close,
+}
+
+impl Stop {
+    /// Why parsing stops in front of what such a step tells; `None` for a step that is a request.
+    fn before(step: &Step<'_>) -> Option<Self> {
+        Some(match *step {
+            Step::Incomplete { needed } => Self::Incomplete(needed),
+            Step::Body { head, body, tail } => Self::Body { head, body, tail },
+            Step::Chunked { head } => Self::Chunked { head },
+            _ => return None,
+        })
+    }
 }
 
 /// What became of one command.
@@ -160,6 +175,11 @@ impl Connection {
             needed: 1,
             replies: Replies::default(),
             receiving: None,
+            http: false,
+            midway: false,
+            since_s: 0,
+            swallowed_bytes: 0,
+            lingers: false,
             control_pending: false,
             watching: false,
             dumping: false,
@@ -247,9 +267,9 @@ impl Connection {
         (self.session, std::mem::take(&mut self.input), self.peer.take())
     }
 
-    /// This conversation with what it had on another core.
-    pub fn with_parts(self, session: Session, input: Vec<u8>, peer: Option<Box<Peer>>) -> Self {
-        Self { session, input, peer, ..self }
+    /// This conversation with what it had on another core, at this second of `Context::second`.
+    pub fn with_parts(self, session: Session, input: Vec<u8>, peer: Option<Box<Peer>>, second: u32) -> Self {
+        Self { http: session.is_http(), since_s: second, session, input, peer, ..self }
     }
 
     /// What it is at.
@@ -301,6 +321,58 @@ impl Connection {
         }
     }
 
+    /// Whether what the client still sends is to be read and dropped before its socket is closed, or it might lose the answer.
+    pub fn lingers(&self) -> bool {
+        self.lingers
+    }
+
+    /// Whether an HTTP client has been silent, or slow with its request, for longer than it may.
+    pub fn is_overdue(&self, second: u32) -> bool {
+        if !self.http || self.closing || self.blocked || self.unsent || !self.session.is_http() || !self.is_drained() {
+            return false;
+        }
+        let body_bytes = match &self.receiving {
+            Some(receiving) => receiving.known_bytes(),
+            None if self.session.awaits_value(&self.input) => self.needed,
+            None => self.swallowed_bytes,
+        };
+        let patience_s = match self.midway {
+            true => limits::HTTP_REQUEST_S_MAX.saturating_add((body_bytes / limits::HTTP_BODY_BYTES_PER_S) as u32),
+            false => limits::HTTP_IDLE_S_MAX,
+        };
+        second > self.since_s.saturating_add(patience_s)
+    }
+
+    /// Ends the conversation with an HTTP client that is overdue: with words, if it is in the middle of a request.
+    pub fn time_out(&mut self, counters: &mut Counters, output: &mut Buffer) {
+        if self.midway {
+            self.session.give_up(GivenUp::Late, output);
+            self.lingers = true;
+            counters.http_late += 1;
+        } else {
+            counters.idle_kicks += 1;
+        }
+        (self.receiving, self.input) = (None, Vec::new());
+        self.closing = true;
+    }
+
+    /// Whether its socket is closed where its reader takes nothing for `limits::HTTP_IDLE_S_MAX`.
+    pub fn is_http(&self) -> bool {
+        self.http
+    }
+
+    /// Notes since when the client is in the middle of a request, or is not.
+    #[cold]
+    fn note_progress(&mut self, context: &mut Context) {
+        context.serves_http = true;
+        let is_midway = self.receiving.is_some() || !self.input.is_empty() || self.session.is_swallowing();
+        if !is_midway || !self.midway || self.blocked {
+            self.since_s = context.second();
+            self.swallowed_bytes = self.session.swallowed_bytes() as usize;
+        }
+        self.midway = is_midway;
+    }
+
     /// Keeps bytes for later, because the output of earlier ones is not out yet.
     pub fn buffer(&mut self, bytes: &[u8], context: &Context) {
         // Exactly: doubling would cost up to as much again, for every connection that waits.
@@ -313,7 +385,8 @@ impl Connection {
 
     /// Counts the input against what the core may hold.
     fn count_held(&mut self, context: &Context) {
-        let held = if self.input.len() > limits::INPUT_KEPT_BYTES_MAX { self.input.len() } else { 0 };
+        let bytes = self.input.len() + self.receiving.as_ref().map_or(0, |receiving| receiving.held_bytes());
+        let held = if bytes > limits::INPUT_KEPT_BYTES_MAX { bytes } else { 0 };
         if held != self.held {
             context.held_bytes.update(|total| total + held - self.held);
             self.held = held;
@@ -330,7 +403,13 @@ impl Connection {
     fn refuse_long_request(&mut self, context: &Context, output: &mut Buffer) {
         self.count_held(context);
         if self.held > limits::INPUT_SHORT_BYTES && context.held_bytes.get() > limits::HELD_BYTES_MAX {
-            if !self.session.is_binary() && self.replies.is_empty() {
+            if self.session.is_http() && self.replies.is_empty() {
+                self.session.give_up(GivenUp::Crowded, output);
+                self.lingers = true;
+                // Others wait for this room, not for the end of this connection.
+                (self.receiving, self.input) = (None, Vec::new());
+                self.count_held(context);
+            } else if !self.session.is_binary() && self.replies.is_empty() {
                 output.put(b"SERVER_ERROR out of memory reading request\r\n");
             }
             self.closing = true;
@@ -339,7 +418,7 @@ impl Connection {
 
     /// Key of the request that `fresh` begins with, if it begins one that is all there. Changes nothing.
     pub fn first_key<'a>(&self, fresh: &'a [u8]) -> Option<Key<'a>> {
-        if !self.input.is_empty() || self.receiving.is_some() || self.closing || self.peer.is_some() {
+        if !self.input.is_empty() || self.receiving.is_some() || self.closing || self.peer.is_some() || self.http {
             return None;
         }
         let mut session = self.session;
@@ -357,7 +436,8 @@ impl Connection {
         if self.peer.is_some() || (self.unread && fresh.first() == Some(&MAGIC[0]) && context.peer_setup.is_some()) {
             return self.receive_peer(id, fresh, context);
         }
-        self.unread = false;
+        let first = self.unread && !(fresh.is_empty() && self.input.is_empty());
+        self.unread &= !first;
         if self.only_peers {
             context.shard.counters.rejected_connections += 1;
             output.put(FULL);
@@ -372,11 +452,16 @@ impl Connection {
             return Flow::Blocked;
         }
         self.blocked = false;
+        if first || self.http {
+            self.session.set_second(context.now.seconds().0);
+        }
         let output_start = output.total_bytes();
         let (bytes_start, bodies_start) = (output.bytes.len(), output.bodies.len());
         if self.input.is_empty() {
             let consumed = self.advance(id, fresh, context, output, output_start);
-            if consumed < fresh.len() && !self.closing {
+            if self.closing {
+                self.lingers |= self.session.is_http() && consumed < fresh.len();
+            } else if consumed < fresh.len() {
                 self.input.extend_from_slice(&fresh[consumed..]);
             }
         } else {
@@ -385,6 +470,7 @@ impl Connection {
                 let mut input = std::mem::take(&mut self.input);
                 let consumed = self.advance(id, &input, context, output, output_start);
                 input.drain(..consumed);
+                self.lingers |= self.session.is_http() && self.closing && !input.is_empty();
                 if input.capacity() > limits::INPUT_SHORT_BYTES && input.len() < input.capacity() / 4 {
                     input.shrink_to_fit();
                 }
@@ -395,6 +481,10 @@ impl Connection {
         }
         if !self.control_pending {
             self.replies.close_batch(output, bytes_start, bodies_start);
+        }
+        self.http |= first && self.session.is_http();
+        if self.http {
+            self.note_progress(context);
         }
         if self.blocked {
             self.needed = 0;
@@ -472,10 +562,19 @@ impl Connection {
                 }
                 Stop::Close => {
                     self.closing = true;
+                    self.lingers = self.session.is_cut_short();
+                    context.shard.counters.http_refused += u64::from(self.session.has_refused());
                     return at;
                 }
                 Stop::Body { head, body, tail } => {
                     self.receiving = Some(Box::new(Receiving::new(&input[at..at + head], body, tail)));
+                    self.midway = false;
+                    at += head;
+                }
+                Stop::Chunked { head } => {
+                    let bytes_max = self.session.options().item_bytes_max as usize;
+                    self.receiving = Some(Box::new(Receiving::chunked(&input[at..at + head], bytes_max)));
+                    self.midway = false;
                     at += head;
                 }
             }
@@ -515,18 +614,15 @@ impl Connection {
                         end += consumed;
                         continue;
                     }
-                    &Step::Incomplete { needed } => {
-                        stop = Some(Stop::Incomplete(needed));
-                        break;
-                    }
-                    &Step::Body { head, body, tail } => {
-                        stop = Some(Stop::Body { head, body, tail });
+                    Step::Incomplete { .. } | Step::Body { .. } | Step::Chunked { .. } => {
+                        stop = Stop::before(&step);
                         break;
                     }
                 }
                 batch.push(Planned { session_before, offset_before, step });
             }
             self.last_command = if batch.is_empty() { self.last_command } else { context.now };
+            self.midway &= batch.is_empty();
             if batch.len() > 1 {
                 let Shard { engine, routes, id, .. } = &mut context.shard;
                 engine.prepare(batch.iter().filter_map(|planned| match &planned.step {
@@ -562,7 +658,7 @@ impl Connection {
                 Outcome::Done
             }
             Step::Control { control, framing, .. } => self.ask_control(id, control, framing, context),
-            Step::Skip { .. } | Step::Incomplete { .. } | Step::Body { .. } => Outcome::Done,
+            Step::Skip { .. } | Step::Incomplete { .. } | Step::Body { .. } | Step::Chunked { .. } => Outcome::Done,
         }
     }
 
@@ -687,72 +783,57 @@ impl Connection {
     /// Takes what belongs to the large value from `bytes`; returns how much. Leases its memory first.
     fn fill_body(&mut self, bytes: &[u8], context: &mut Context) -> usize {
         let Some(receiving) = &mut self.receiving else { return 0 };
-        if receiving.body.is_none() && receiving.complete.is_none() {
+        let taken = receiving.take_chunks(bytes);
+        if receiving.wants_memory() {
             receiving.body = Body::lease(&context.arena, receiving.length);
             if receiving.body.is_none() && context.shard.engine.make_space(receiving.length, context.now) {
                 receiving.body = Body::lease(&context.arena, receiving.length);
             }
             if receiving.body.is_none() {
                 context.arena.want(receiving.length + context.arena.segment_bytes());
-                return 0;
+                return taken;
             }
             self.starved_since_ms = None;
         }
-        receiving.fill(bytes)
+        taken + receiving.fill(&bytes[taken..])
     }
 
     /// Executes the store of a large value that is complete. `None`: more bytes are needed.
     fn finish_body(&mut self, id: u32, context: &mut Context, output: &mut Buffer) -> Option<Outcome> {
         let receiving = self.receiving.as_mut()?;
-        if receiving.body.is_none() && receiving.complete.is_none() {
+        if let Some(fault) = receiving.fault {
+            self.receiving = None;
+            let step = self.session.refuse_chunked(fault);
+            return Some(self.take_step(id, &step, context, output));
+        }
+        if receiving.wants_memory() {
             if !self.starved_too_long(context.ms) {
                 return Some(Outcome::Blocked);
             }
             let receiving = self.receiving.take()?;
             self.starved_since_ms = None;
-            let step = self.session.refuse(&receiving.head, receiving.length + receiving.tail_bytes);
+            let rest = if receiving.chunks.is_some() { 0 } else { receiving.length + receiving.tail_bytes };
+            let step = self.session.refuse(&receiving.head, rest);
             return Some(self.take_step(id, &step, context, output));
         }
         if !receiving.is_complete() {
             return None;
         }
         let mut receiving = self.receiving.take()?;
-        let body = match (receiving.complete.take(), receiving.body.take()) {
-            (Some(body), _) => body,
-            (None, Some(body)) => Arc::new(body),
-            (None, None) => return None,
-        };
+        receiving.complete = receiving.complete.take().or(receiving.body.take().map(Arc::new));
         let session_before = self.session;
         let full = self.replies.are_enough();
-        let step = self.session.resume(&receiving.head, &body, &receiving.tail);
+        let step = match (&receiving.complete, &receiving.chunks) {
+            (Some(body), _) => self.session.resume(&receiving.head, body, &receiving.tail),
+            (None, Some(chunks)) => self.session.resume_chunked(&receiving.head, chunks.value()),
+            (None, None) => return None,
+        };
         if full || matches!(self.take_step(id, &step, context, output), Outcome::Blocked) {
             self.session = session_before;
-            receiving.complete = Some(body);
             self.receiving = Some(receiving);
             return Some(Outcome::Blocked);
         }
+        self.midway = false;
         Some(Outcome::Done)
-    }
-}
-
-impl Receiving {
-    fn new(head: &[u8], length: usize, tail_bytes: usize) -> Self {
-        Self { head: head.to_vec(), body: None, length, filled: 0, tail: ArrayVec::new(), tail_bytes, complete: None }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.filled == self.length && self.tail.len() == self.tail_bytes
-    }
-
-    fn fill(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.length - self.filled);
-        if let Some(body) = &mut self.body {
-            body.write(self.filled, &bytes[..count]);
-            self.filled += count;
-        }
-        let rest = &bytes[count..];
-        let tail = rest.len().min(self.tail_bytes - self.tail.len());
-        self.tail.extend(rest[..tail].iter().copied());
-        count + tail
     }
 }

@@ -42,6 +42,8 @@ pub struct Context {
     pub held_bytes: Rc<Cell<usize>>,
     /// What of it, and of what is held for other nodes, is charged to the memory of items.
     pub charged_bytes: usize,
+    /// An HTTP client was here since the last time that deadlines were looked at.
+    pub serves_http: bool,
 }
 
 /// A request to the node, on its way to the control plane. Control traffic may allocate.

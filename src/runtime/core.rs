@@ -138,6 +138,7 @@ impl Core {
                 control,
                 held_bytes: Rc::default(),
                 charged_bytes: 0,
+                serves_http: false,
             },
             connections: Slab::new(),
             adopted: Vec::new(),
@@ -175,7 +176,9 @@ impl Core {
         self.generations = self.generations.wrapping_add(1);
         let session = session.unwrap_or_else(|| Session::new(self.context.protocol));
         let connection = Connection::new(self.generations, session.options(), self.context.now);
-        self.connections.insert(connection.with_parts(session, input, peer)) as u32
+        self.context.serves_http |= session.is_http();
+        let second = self.context.second();
+        self.connections.insert(connection.with_parts(session, input, peer, second)) as u32
     }
 
     /// The conversations of this core, at most `limits::CONNECTIONS_LISTED_MAX` of them.

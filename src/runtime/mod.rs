@@ -21,6 +21,7 @@ pub mod mesh;
 pub mod park;
 pub mod peer_socket;
 pub mod pump;
+pub mod receiving;
 pub mod replies;
 pub mod service;
 pub mod streams;

@@ -306,6 +306,7 @@ impl Streams {
                 (core.draining, core.context.ms)
             };
             if flow == Flow::Closing {
+                self.linger(id, stream, &mut input).await;
                 return reason;
             }
             if draining && now_ms >= self.requests_end_ms.get() {
@@ -314,7 +315,7 @@ impl Streams {
             if draining {
                 let _ = stream.set_read_timeout(Some(Duration::from_millis(limits::DRAIN_LISTEN_MS)));
             }
-            length = match stream.read(&mut input).await {
+            length = match self.read(id, stream, &mut input).await {
                 Err(_) if draining => return CloseReason::Shutdown,
                 Ok(length) if length > 0 => length,
                 end => {
@@ -327,6 +328,53 @@ impl Streams {
                     0
                 }
             };
+        }
+    }
+
+    /// Reads. An HTTP client is looked at once a second, and answered where it is overdue.
+    async fn read(&self, id: u32, stream: &mut TcpStream, input: &mut [u8]) -> io::Result<usize> {
+        let mut waited_s = 0;
+        while self.core.borrow().connections[id as usize].is_http() && !self.core.borrow().draining {
+            let mut output = Buffer::default();
+            {
+                let core = &mut *self.core.borrow_mut();
+                core.begin_turn();
+                let second = core.context.second();
+                let connection = &mut core.connections[id as usize];
+                if connection.is_overdue(second) {
+                    connection.time_out(&mut core.context.shard.counters, &mut output);
+                }
+            }
+            let is_idle = self.idle_timeout_s > 0 && waited_s >= self.idle_timeout_s;
+            if is_idle || self.core.borrow().connections[id as usize].is_closing() {
+                write(stream, &mut output).await?;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+            match stream.read(input).await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => waited_s += 1,
+                end => return end,
+            }
+        }
+        stream.read(input).await
+    }
+
+    /// Ends the output of an HTTP client that was refused, and drops what it still sends (`pump::linger`).
+    async fn linger(&self, id: u32, stream: &mut TcpStream, input: &mut [u8]) {
+        let lingers = self.core.borrow().connections[id as usize].lingers() && !self.core.borrow().draining;
+        if !lingers {
+            return;
+        }
+        sys::end_output(stream.as_raw_fd());
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(limits::HTTP_LINGER_S_MAX.into())));
+        let now_ms = || self.core.borrow().shared().clock.ms();
+        let (end_ms, mut left) = (now_ms() + u64::from(limits::HTTP_LINGER_S_MAX) * 1000, limits::HTTP_LINGER_BYTES_MAX);
+        while let Ok(count) = stream.read(input).await
+            && count > 0
+            && left > count
+            && now_ms() < end_ms
+        {
+            left -= count;
         }
     }
 
@@ -371,7 +419,7 @@ async fn write(stream: &mut TcpStream, output: &mut Buffer) -> io::Result<()> {
     for inset in &output.bodies {
         stream.write_all(&output.bytes[from..inset.offset]).await?;
         from = inset.offset;
-        for slice in inset.body.slices(0) {
+        for slice in inset.slices() {
             stream.write_all(slice).await?;
         }
     }

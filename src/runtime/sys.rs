@@ -65,6 +65,12 @@ pub fn shutdown(fd: RawFd) {
     let _ = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
+/// Ends the output of a socket: the other side sees an end behind what was sent, and may still send.
+pub fn end_output(fd: RawFd) {
+    // SAFETY: no pointers.
+    let _ = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
 /// Ends the input of a socket: what has come is read, then the end, also by a reader that waits.
 pub fn end_input(fd: RawFd) {
     // SAFETY: no pointers.

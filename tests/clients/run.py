@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Suites of real clients, run against pbcache and against memcached; pbcache must do no worse, case by case.
+"""Suites of real clients, run against pbcache and against memcached; pbcache must do no worse, case by case. Those that speak HTTP run
+against pbcache alone, and every case must pass.
 
     tests/clients/run.py [--server CMD] [--against CMD] [--only SUITE ...]
 
@@ -25,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ORIGINAL = os.environ.get("MEMCACHED", "memcached")
-COMMANDS = ["cargo", ORIGINAL, "memccapable", "node", "npm"]
+COMMANDS = ["cargo", "curl", ORIGINAL, "memccapable", "node", "npm"]
 PORT = 11211
 SUITE_SECONDS_MAX = 240
 # Some cases of the suites depend on time: what is worse is asked again before it counts.
@@ -35,6 +36,7 @@ WHEELS = [
     "pymemcache==4.0.0", "pylibmc==1.6.3", "python-memcached==1.62", "python-binary-memcached==0.33.0",
     "pytest==8.3.4", "pytest-cov==6.0.0", "Faker==33.1.0", "gevent==24.11.1", "zstd==1.5.5.1", "mock==5.1.0",
     "setuptools<80", "wheel==0.45.1", "parameterized==0.9.0", "trustme==1.2.0", "flaky==3.8.1",
+    "requests==2.32.3", "httpx==0.28.1",
 ]
 SOURCES = ["pymemcache==4.0.0", "pylibmc==1.6.3", "python-memcached==1.62", "python-binary-memcached==0.33.0"]
 NPM = ["memcached@2.2.2", "memjs@1.3.2"]
@@ -250,9 +252,23 @@ def memjs(_):
     return lines(run(["node", str(HERE / "node" / "memjs.js"), str(PORT)], extra={"NODE_PATH": str(WORK / "npm" / "node_modules")}))
 
 
+def http(client):
+    def suite(_):
+        return lines(run([str(VENV / "bin" / "python"), str(HERE / "http_clients.py"), client, str(PORT)]))
+    return suite
+
+
+def fetch(_):
+    return lines(run(["node", str(HERE / "node" / "fetch.js"), str(PORT)]))
+
+
+# Suites of what memcached does not speak, and how many cases each has.
+ALONE = {"curl": 11, "requests": 11, "httpx": 11, "fetch": 9}
+
 SUITES = {
     "memccapable": memccapable, "pymemcache": pymemcache, "pylibmc": pylibmc, "python-memcached": python_memcached,
     "bmemcached": bmemcached, "rust": rust, "npm-memcached": npm_memcached, "memjs": memjs,
+    "curl": http("curl"), "requests": http("requests"), "httpx": http("httpx"), "fetch": fetch,
 }
 
 
@@ -260,6 +276,13 @@ SUITES = {
 
 def verdict(name, options):
     """One run of a suite against both: cases of theirs, cases of ours, the cases in which ours is worse."""
+    if name in ALONE:
+        with Server(options.server):
+            ours = SUITES[name](options.server)
+        worse = [case for case, fine in ours.items() if not fine]
+        if len(ours) != ALONE[name]:
+            worse.append(f"({len(ours)} of {ALONE[name]} cases ran)")
+        return {}, ours, worse
     verdicts = []
     for command in (options.against, options.server):
         with Server(command):
@@ -278,19 +301,19 @@ def compare(options):
         for _ in range(TRIES):
             theirs, ours, worse = verdict(name, options)
             # Where the original fails much that passes here, something was wrong with its run, and nothing was compared.
-            compared = 10 * sum(theirs.values()) >= 9 * sum(ours.values())
+            compared = name in ALONE or 10 * sum(theirs.values()) >= 9 * sum(ours.values())
             if not worse and compared:
                 break
         if not worse and not compared:
             worse.append("(most of what passes here fails on the original: nothing was compared)")
         regressions += [f"{name}: {case}" for case in worse]
         count = lambda cases: f"{sum(cases.values())} of {len(cases)}"
-        rows.append((name, count(theirs), count(ours), "no worse" if not worse else f"{len(worse)} worse"))
+        rows.append((name, "-" if name in ALONE else count(theirs), count(ours), "no worse" if not worse else f"{len(worse)} worse"))
         say("{:18} memcached {:>12}   pbcache {:>12}   {}".format(*rows[-1]))
         failed += len(worse)
         passed += sum(ours.values())
     for line in regressions:
-        say(f"worse than memcached: {line}")
+        say(f"worse than memcached, or wrong: {line}")
     say(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -153,7 +153,7 @@ impl Client {
         line.trim_end().into()
     }
 
-    fn read_bytes(&mut self, count: usize) -> Vec<u8> {
+    pub fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes).unwrap();
         bytes

@@ -247,8 +247,8 @@ impl Oracle {
 
     fn stored<'e>(&mut self, key: &[u8], record: Record) -> Reply<'e> {
         let item = Item { stored_bytes: record.value.len() as u32, ..Item::with_cas(record.cas()) };
-        self.map.insert(key.into(), record);
-        Reply::Stored(item)
+        let created = self.map.insert(key.into(), record).is_none();
+        Reply::Stored(Item { created, ..item })
     }
 
     fn delete<'e>(&mut self, key: &[u8], delete: Delete, now: Instant) -> Reply<'e> {
@@ -372,6 +372,7 @@ impl Record {
             remaining_s: self.expiry.remaining(now),
             total_bytes: 0,
             stored_bytes: 0,
+            created: false,
             fetched: self.fetched,
             idle_s: self.idle_s(now),
             won: false,

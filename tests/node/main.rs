@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 mod abuse;
+mod http;
 mod life;
 mod memcached;
 mod memory;

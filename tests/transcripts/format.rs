@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use pbcache::protocol::http;
+
 use crate::original::{self, Version};
 use crate::packet::{Request, Response};
 
@@ -22,6 +24,8 @@ pub struct Options {
     pub flush_disabled: bool,
     pub dump_disabled: bool,
     pub cas_disabled: bool,
+    /// `--http`, `--http_miss`, `--http_host`: what is given, in this order.
+    pub http: Vec<(&'static str, String)>,
     pub node_only: bool,
     pub differs: bool,
     pub clock: bool,
@@ -37,7 +41,25 @@ impl Options {
     /// Whether a server in its usual state, without its control plane, is enough.
     pub fn plain(&self) -> bool {
         let state = (self.max_item_size, self.flush_disabled, self.dump_disabled, self.cas_disabled, self.node_only);
-        state == (None, false, false, false, false)
+        state == (None, false, false, false, false) && self.http.is_empty()
+    }
+
+    /// What the HTTP door of a server in memory is told. They are few, and live as long as the test.
+    pub fn http_rules(&self) -> &'static http::Rules {
+        if self.http.is_empty() {
+            return http::Rules::DEFAULT;
+        }
+        let mut rules = http::Rules::DEFAULT.clone();
+        for (name, value) in &self.http {
+            match (*name, value.as_str()) {
+                ("--http", "readonly") => rules.mode = http::Mode::ReadOnly,
+                ("--http", "off") => rules.mode = http::Mode::Off,
+                ("--http_miss", "404") => rules.miss = http::Miss::NotFound,
+                ("--http_host", host) => rules.hosts.push(host.into()),
+                other => panic!("no such option: {other:?}"),
+            }
+        }
+        Box::leak(Box::new(rules))
     }
 }
 
@@ -176,6 +198,9 @@ fn directive(mark: &str, rest: &str, options: &mut Options) -> Result<(), String
         "@flush_disabled" => options.flush_disabled = true,
         "@dump_disabled" => options.dump_disabled = true,
         "@cas_disabled" => options.cas_disabled = true,
+        "@http" => options.http.push(("--http", rest.into())),
+        "@http_miss" => options.http.push(("--http_miss", rest.into())),
+        "@http_host" => options.http.push(("--http_host", rest.into())),
         "@node" => options.node_only = true,
         "@since" => options.since = Some(original::parse(rest).ok_or("no release")?),
         "@before" => options.before = Some(original::parse(rest).ok_or("no release")?),

@@ -55,6 +55,52 @@ fn request(random: &mut Random) -> Vec<u8> {
     }
 }
 
+/// A request of HTTP: a method and a target, fields that agree or do not, and a body that is as long as they say in most cases.
+fn http(random: &mut Random) -> Vec<u8> {
+    let method: &str =
+        random.pick(&["GET", "GET", "GET", "HEAD", "PUT", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "get", "FOO"]);
+    let name = random.pick(&[
+        "a",
+        "b",
+        "%61",
+        "a%20b",
+        "{a}b",
+        "_/key/a",
+        "get/?key=a",
+        "get/",
+        "_/healthz",
+        "%zz",
+        "",
+        "a?ttl=60&flags=7",
+    ]);
+    let slash = random.pick(&["/", "/", "/", "/", "/", "http://a/", "*", ""]);
+    let version =
+        random.pick(&["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.1 ", "http/1.1"]);
+    let mut lines = vec![format!("{method} {slash}{name} {version}")];
+    if random.below(16) > 0 {
+        lines.push("Host: a:11211".into());
+    }
+    for _ in 0..random.pick(&[0, 0, 1, 3]) {
+        lines.push(random.pick(&HTTP_FIELDS).into());
+    }
+    let mut body = Vec::new();
+    if matches!(method, "PUT" | "POST") || random.below(8) == 0 {
+        let value = vec![b'v'; random.pick(&[0, 1, 40, 16_384, 16_385, 20_000, 65_536])];
+        if random.below(4) == 0 {
+            lines.push("Transfer-Encoding: chunked".into());
+            let size = random.pick(&[1, 7, 1000, 16_384]);
+            for chunk in value.chunks(size.max(value.len() / 50)) {
+                body.extend([format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+            }
+            body.extend(random.pick(&[&b"0\r\n\r\n"[..], b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"0\n\n", b"0;x\r\n\r\n"]));
+        } else {
+            lines.push(format!("Content-Length: {}", value.len()));
+            body = value;
+        }
+    }
+    [lines.join("\r\n").as_bytes(), b"\r\n\r\n", &body[..]].concat()
+}
+
 fn key(random: &mut Random) -> Vec<u8> {
     match random.below(12) {
         0 => vec![b'k'; 250],
@@ -109,7 +155,8 @@ fn packet(random: &mut Random, key: &[u8]) -> Vec<u8> {
 /// Some requests in a row, perhaps with a few bytes changed. Half of them stay in one protocol, or they would rarely get far.
 pub fn input(random: &mut Random) -> Vec<u8> {
     let count = 1 + random.below(5);
-    let mut bytes = match random.below(4) {
+    let mut bytes = match random.below(5) {
+        4 => (0..count).flat_map(|_| http(random)).collect(),
         0 => (0..count)
             .flat_map(|_| {
                 let key = key(random);
@@ -126,7 +173,7 @@ pub fn input(random: &mut Random) -> Vec<u8> {
         match random.below(4) {
             0 => bytes[at] = random.next() as u8,
             1 => drop(bytes.remove(at)),
-            2 => bytes.insert(at, random.pick(b" \r\n\0\x80mgs09-+")),
+            2 => bytes.insert(at, random.pick(b" \r\n\0\x80mgs09-+:;%GET")),
             _ => bytes.truncate(at),
         }
     }
@@ -177,6 +224,35 @@ const NUMBERS: [&str; 20] = [
     "+1",
     "x",
     "1x",
+];
+
+const HTTP_FIELDS: [&str; 26] = [
+    "If-None-Match: \"1\"",
+    "If-None-Match: *",
+    "If-Match: *",
+    "If-Match: \"1\", W/\"2\"",
+    "If-Match: \"18446744073709551615\"",
+    "Range: bytes=0-0",
+    "Range: bytes=-5",
+    "Range: bytes=9999-",
+    "If-Range: \"1\"",
+    "Expect: 100-continue",
+    "Expect: 100-continue",
+    "Expect: x",
+    "Connection: close",
+    "Connection: keep-alive, x",
+    "Content-Length: 0",
+    "Content-Length: 5",
+    "Content-Length: 99999999",
+    "Content-Length: +5",
+    "Transfer-Encoding: gzip, chunked",
+    "Transfer-Encoding: chunked",
+    "Host: b",
+    "Host: evil.example",
+    "Origin: http://a:11211",
+    "Sec-Fetch-Site: cross-site",
+    " folded: x",
+    "Cache-Control: no-cache, max-age=60",
 ];
 
 const LINES: [&[u8]; 22] = [

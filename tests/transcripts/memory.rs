@@ -14,6 +14,7 @@ use pbcache::buffer::Buffer;
 use pbcache::command::{Command, Control, Error, Reply};
 use pbcache::engine::{self, Engine};
 use pbcache::limits;
+use pbcache::protocol::http::{Chunks, Fault};
 use pbcache::protocol::{self, Framing, Session, Step};
 use pbcache::time::{Exptime, Instant};
 
@@ -44,6 +45,8 @@ struct Connection {
     session: Session,
     input: Vec<u8>,
     receiving: Option<Receiving>,
+    /// The head of a request, and its body in chunks.
+    chunked: Option<(Vec<u8>, Chunks)>,
     output: Buffer,
     closed: bool,
 }
@@ -71,6 +74,7 @@ impl Memory {
                 flush_disabled: options.flush_disabled,
                 dump_disabled: options.dump_disabled,
                 cas_disabled: options.cas_disabled,
+                http: options.http_rules(),
                 ..protocol::Options::default()
             },
             cut,
@@ -120,6 +124,7 @@ impl Peer for Memory {
             session: Session::new(options),
             input: Vec::new(),
             receiving: None,
+            chunked: None,
             output: Buffer::default(),
             closed: false,
         });
@@ -166,10 +171,26 @@ impl Memory {
                 self.store_large(connection, receiving)?;
                 continue;
             }
+            if let Some((head, mut chunks)) = connection.chunked.take() {
+                let step = match chunks.take(&connection.input) {
+                    Ok(taken) => {
+                        connection.input.drain(..taken);
+                        if !chunks.is_whole() {
+                            connection.chunked = Some((head, chunks));
+                            return Ok(());
+                        }
+                        None
+                    }
+                    Err(fault) => Some(fault),
+                };
+                self.store_chunked(connection, &head, &chunks, step)?;
+                continue;
+            }
             let input = std::mem::take(&mut connection.input);
+            connection.session.set_second(self.now.seconds().0);
             let consumed = self.step(connection, &input)?;
             connection.input = input[consumed.unwrap_or(0)..].to_vec();
-            if consumed.is_none() && connection.receiving.is_none() {
+            if consumed.is_none() && connection.receiving.is_none() && connection.chunked.is_none() {
                 return Ok(());
             }
         }
@@ -189,6 +210,11 @@ impl Memory {
                 connection.receiving = Some(Receiving { head: head_bytes, body: leased, filled: 0, tail_bytes: tail });
                 return Ok(Some(head));
             }
+            Step::Chunked { head } => {
+                let bytes_max = connection.session.options().item_bytes_max as usize;
+                connection.chunked = Some((input[..head].to_vec(), Chunks::new(bytes_max)));
+                return Ok(Some(head));
+            }
             Step::Incomplete { needed } => {
                 if needed <= input.len() || needed > NEEDED_MAX {
                     return Err(format!("{needed} bytes needed after {}", input.len()));
@@ -205,6 +231,23 @@ impl Memory {
         }
         self.perform(connection, step)?;
         Ok(Some(consumed))
+    }
+
+    fn store_chunked(&mut self, to: &mut Connection, head: &[u8], chunks: &Chunks, fault: Option<Fault>) -> Result<(), String> {
+        let value = chunks.value();
+        if let Some(fault) = fault {
+            let step = to.session.refuse_chunked(fault);
+            return self.perform(to, step);
+        }
+        if value.len() <= limits::INLINE_VALUE_BYTES_MAX {
+            let step = to.session.resume_chunked(head, value);
+            return self.perform(to, step);
+        }
+        let Some(mut body) = Body::lease(&self.arena, value.len()) else { return Err("no memory".into()) };
+        body.write(0, value);
+        let body = Arc::new(body);
+        let step = to.session.resume(head, &body, b"");
+        self.perform(to, step)
     }
 
     fn store_large(&mut self, connection: &mut Connection, receiving: Receiving) -> Result<(), String> {
@@ -233,7 +276,7 @@ impl Memory {
                 connection.closed |= close;
             }
             Step::Skip { .. } => {}
-            Step::Body { .. } | Step::Incomplete { .. } => return Err("nothing to perform".into()),
+            Step::Body { .. } | Step::Chunked { .. } | Step::Incomplete { .. } => return Err("nothing to perform".into()),
         }
         Ok(())
     }
@@ -278,5 +321,5 @@ impl Receiving {
     }
 }
 
-/// No step may ask for more input than this: a long line, or a short one with an inline value and its end.
+/// No step may ask for more input than this: a long line, or a head with an inline value.
 const NEEDED_MAX: usize = limits::MULTI_GET_LINE_BYTES_MAX + limits::INLINE_VALUE_BYTES_MAX;

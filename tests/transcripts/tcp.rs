@@ -45,6 +45,7 @@ impl Server {
         arguments.extend(options.flush_disabled.then_some("-F"));
         arguments.extend(options.dump_disabled.then_some("-X"));
         arguments.extend(options.cas_disabled.then_some("-C"));
+        arguments.extend(options.http.iter().flat_map(|(name, value)| [*name, value]));
         Self::start(&binary, &arguments, "--port").unwrap_or_else(|| panic!("{binary} cannot be started"))
     }
 

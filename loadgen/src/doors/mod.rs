@@ -9,6 +9,7 @@
 //! The value of a store is written by the caller straight into the output, between begin and end: one copy.
 
 pub mod binary;
+pub mod http;
 pub mod meta;
 pub mod raw;
 pub mod resp;
@@ -28,6 +29,8 @@ pub enum Door {
     Binary,
     /// RESP2.
     Resp,
+    /// HTTP/1.1.
+    Http,
     /// Bytes without meaning, for the echo server.
     Raw(raw::Raw),
 }
@@ -44,6 +47,8 @@ pub enum Protocol {
     Binary,
     /// RESP2 of Redis and Valkey
     Resp,
+    /// HTTP/1.1 of pbcache
+    Http,
     /// Bytes without meaning: only for `loadgen echo`
     #[value(hide = true)]
     Raw,
@@ -133,6 +138,7 @@ impl Door {
             (Protocol::Meta, _) => Door::Meta,
             (Protocol::Binary, _) => Door::Binary,
             (Protocol::Resp, _) => Door::Resp,
+            (Protocol::Http, _) => Door::Http,
             _ => Door::Text,
         }
     }
@@ -146,7 +152,7 @@ impl Door {
     /// Whether answers carry no keys: they come in order, and a get is over with its last key.
     #[inline]
     pub fn positional(&self) -> bool {
-        matches!(self, Door::Resp)
+        matches!(self, Door::Resp | Door::Http)
     }
 
     /// Begins a get of so many keys.
@@ -155,7 +161,7 @@ impl Door {
         match self {
             Door::Text => text::get_begin(get, output),
             Door::Resp => resp::get_begin(get, keys, output),
-            Door::Meta | Door::Binary | Door::Raw(_) => {}
+            Door::Meta | Door::Binary | Door::Http | Door::Raw(_) => {}
         }
     }
 
@@ -167,6 +173,7 @@ impl Door {
             Door::Meta => meta::get_key(get, key, output),
             Door::Binary => binary::get_key(get, key, output),
             Door::Resp => resp::get_key(key, output),
+            Door::Http => http::get_key(get, key, output),
             Door::Raw(_) => {}
         }
     }
@@ -178,7 +185,7 @@ impl Door {
             Door::Text => text::get_end(output),
             Door::Meta => meta::get_end(get, output),
             Door::Binary => binary::get_end(get, output),
-            Door::Resp => {}
+            Door::Resp | Door::Http => {}
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -191,6 +198,7 @@ impl Door {
             Door::Meta => meta::store_begin(store, output),
             Door::Binary => binary::store_begin(store, output),
             Door::Resp => resp::store_begin(store, output),
+            Door::Http => http::store_begin(store, output),
             Door::Raw(_) => {}
         }
     }
@@ -200,7 +208,7 @@ impl Door {
     pub fn store_end(&self, start: usize, output: &mut Vec<u8>) {
         match self {
             Door::Text | Door::Meta | Door::Resp => output.extend_from_slice(b"\r\n"),
-            Door::Binary => {}
+            Door::Binary | Door::Http => {}
             Door::Raw(raw) => {
                 output.truncate(start);
                 raw.request(output);
@@ -215,6 +223,7 @@ impl Door {
             Door::Meta => meta::delete(key, output),
             Door::Binary => binary::delete(key, output),
             Door::Resp => resp::delete(key, output),
+            Door::Http => http::delete(key, output),
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -226,6 +235,8 @@ impl Door {
             Door::Meta => meta::touch(key, exptime, output),
             Door::Binary => binary::touch(key, exptime, output),
             Door::Resp => resp::touch(key, exptime, output),
+            // `WorkOptions::check` refuses it, and `incr`.
+            Door::Http => {}
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -237,6 +248,7 @@ impl Door {
             Door::Meta => meta::incr(key, output),
             Door::Binary => binary::incr(key, output),
             Door::Resp => resp::incr(key, output),
+            Door::Http => {}
             Door::Raw(raw) => raw.request(output),
         }
     }
@@ -249,6 +261,7 @@ impl Door {
             Door::Meta => meta::step(kind, input),
             Door::Binary => binary::step(kind, input),
             Door::Resp => resp::step(kind, input),
+            Door::Http => http::step(kind, input),
             Door::Raw(raw) => raw.step(input),
         }
     }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use self::table::{Extended, ROWS, Takes};
 use crate::cluster::Ack;
 use crate::limits;
-use crate::protocol::Protocols;
+use crate::protocol::{Protocols, http};
 
 /// Everything a node is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct Options {
     pub evictions_disabled: bool,
     /// Protocols that are spoken.
     pub protocols: Protocols,
+    /// HTTP: what is served, what a miss is answered, names that were given. See `http_rules`.
+    pub http: http::Rules,
     /// Every CAS value is shown as 0.
     pub cas_disabled: bool,
     /// `flush_all` is refused.
@@ -168,6 +170,13 @@ impl Options {
         options.check_shard_ports()?;
         options.check_copies()?;
         Ok(options)
+    }
+
+    /// What HTTP is told: the names of the ring's nodes are names of this one, too.
+    pub fn http_rules(&self) -> http::Rules {
+        let nodes = self.ringnodes.iter().map(|node| &node.address).chain(&self.advertise);
+        let names = nodes.filter_map(|node| http::parse_host(node.as_bytes())).map(|name| String::from_utf8_lossy(name).into());
+        http::Rules { hosts: self.http.hosts.iter().cloned().chain(names).collect(), ..self.http.clone() }
     }
 
     /// A start line of memcached must start a node, however little it asks for.
@@ -280,6 +289,7 @@ impl Values<'_> {
             idle_timeout_s: self.number("idle_timeout") as u32,
             evictions_disabled: self.is_set("disable_evictions"),
             protocols: [Protocols::Any, Protocols::TextOnly, Protocols::BinaryOnly][self.number("protocol") as usize],
+            http: self.http()?,
             cas_disabled: self.is_set("disable_cas"),
             flush_disabled: self.is_set("disable_flush_all"),
             dump_disabled: self.is_set("disable_dumping"),
@@ -335,6 +345,21 @@ impl Values<'_> {
     fn number(&self, name: &str) -> u64 {
         let row = table::find(name);
         row.bounds.read(self.text(name).unwrap_or(row.default)).unwrap_or(0)
+    }
+
+    fn http(&self) -> Result<http::Rules, Refusal> {
+        let mut hosts = Vec::new();
+        for word in self.list("http_host") {
+            match http::parse_host(word.as_bytes()) {
+                Some(name) if name.len() == word.len() => hosts.push(word.to_string()),
+                _ => return Err(wrong("http_host", word)),
+            }
+        }
+        Ok(http::Rules {
+            mode: [http::Mode::On, http::Mode::ReadOnly, http::Mode::Off][self.number("http") as usize],
+            miss: [http::Miss::NoContent, http::Miss::NotFound][self.number("http_miss") as usize],
+            hosts,
+        })
     }
 
     fn delimiter(&self) -> Result<char, Refusal> {

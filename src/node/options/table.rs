@@ -310,6 +310,16 @@ pub const ROWS: &[Row] = &[
         .short('B')
         .bounds(Words(&["auto", "ascii", "binary"]))
         .doc("Protocols that are spoken; auto tells them apart by the first byte."),
+    row(PROTOCOL, "http", One("WHAT"), "on")
+        .bounds(Words(&["on", "readonly", "off"]))
+        .note("; without effect where --protocol names one")
+        .doc("HTTP on the same port: all of it, only what changes nothing, or none."),
+    row(PROTOCOL, "http_miss", One("STATUS"), "204")
+        .bounds(Words(&["204", "404"]))
+        .doc("What HTTP answers to a read of a key that is not there."),
+    row(PROTOCOL, "http_host", Many("NAME"), "")
+        .bounds(Form("a host name without a port, such as cache.example.org"))
+        .doc("Names by which HTTP clients call this node, beside addresses, --advertise, --ringnode and names that are nobody's: others are refused."),
     row(PROTOCOL, "disable_cas", Nothing, "").short('C').doc("Show every CAS value as 0."),
     row(PROTOCOL, "disable_flush_all", Nothing, "").short('F').doc("Refuse flush_all."),
     row(PROTOCOL, "disable_dumping", Nothing, "").short('X').doc("Refuse stats cachedump and lru_crawler metadump."),

@@ -11,7 +11,7 @@
 use super::{FrameError, HEAD_BYTES, Kind, Reader, Stamp, write};
 use crate::buffer::Buffer;
 use crate::command::{Arithmetic, Command, Delete, Get, Store, StoreMode, Value, Verb};
-use crate::key::Key;
+use crate::key::{Encoding, Key};
 use crate::limits::{INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use crate::time::Exptime;
 
@@ -122,7 +122,7 @@ pub fn write_execute(command: &Command<'_>, framing: [u8; FRAMING_BYTES], words:
     output.extend_from_slice(&framing);
     let dropped = if let Value::Dropped { bytes } = command.value { bytes as u64 + 1 } else { 0 };
     output.extend_from_slice(&dropped.to_le_bytes());
-    output.push(u8::from(command.key.encoded));
+    output.push(command.key.encoding as u8);
     output.extend_from_slice(&(command.key.bytes.len() as u16).to_le_bytes());
     output.extend_from_slice(command.key.bytes);
     output.extend_from_slice(&(words.len() as u16).to_le_bytes());
@@ -136,16 +136,17 @@ pub fn read_execute<'a>(meta: &'a [u8], value: Value<'a>) -> Result<Execute<'a>,
     let mut framing = [0; FRAMING_BYTES];
     framing.copy_from_slice(reader.take(FRAMING_BYTES)?);
     let dropped = reader.u64()?;
-    let encoded = reader.u8()? != 0;
+    let encoding = Encoding::from_byte(reader.u8()?).ok_or(FrameError("a key in no encoding"))?;
     let key_bytes = usize::from(reader.u16()?);
     let key = reader.take(key_bytes)?;
     let words_bytes = usize::from(reader.u16()?);
     let words = reader.take(words_bytes)?;
     reader.end()?;
-    let key = match encoded {
-        true => Key::from_base64(key).ok_or(FrameError("a key that is no base64"))?,
-        false if (1..=KEY_BYTES_MAX).contains(&key.len()) => Key::new(key),
-        false => return Err(FrameError("a key of no length that a key has")),
+    let key = match encoding {
+        Encoding::Base64 => Key::from_base64(key).ok_or(FrameError("a key that is no base64"))?,
+        Encoding::Percent => Key::from_percent(key).ok_or(FrameError("a key with a percent sign that means nothing"))?,
+        Encoding::Plain if (1..=KEY_BYTES_MAX).contains(&key.len()) => Key::new(key),
+        Encoding::Plain => return Err(FrameError("a key of no length that a key has")),
     };
     let value = match dropped {
         0 => value,

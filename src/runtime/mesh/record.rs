@@ -25,7 +25,7 @@ use super::queue::{self, Consumer, Producer, RECORD_HEAD_BYTES};
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Value, Verb};
-use crate::key::Key;
+use crate::key::{Encoding, Key};
 use crate::limits::{KEY_BYTES_MAX, QUEUE_BYTES_MIN};
 use crate::protocol::{Framing, Head, Session};
 use crate::routing::Ticket;
@@ -64,7 +64,7 @@ pub struct RequestHead {
     verb: Verb,
     framing: Head,
     key_bytes: u16,
-    key_encoded: bool,
+    key_encoding: Encoding,
     key_tagged: bool,
     words_bytes: u16,
     value_bytes: u32,
@@ -167,7 +167,7 @@ impl Writer {
             verb: command.verb,
             framing: framing.head,
             key_bytes: key.len() as u16,
-            key_encoded: command.key.encoded,
+            key_encoding: command.key.encoding,
             key_tagged: command.key.has_hash_tag,
             words_bytes: words.len() as u16,
             value_bytes: inline.len() as u32,
@@ -311,7 +311,7 @@ fn read_request<'a>(head: &'a RequestHead, rest: &'a [u8]) -> Request<'a> {
         Carried::Body(body) => Value::Body(body),
         &Carried::Dropped(bytes) => Value::Dropped { bytes },
     };
-    let key = Key { bytes: key, hash: head.hash, encoded: head.key_encoded, has_hash_tag: head.key_tagged };
+    let key = Key { bytes: key, hash: head.hash, encoding: head.key_encoding, has_hash_tag: head.key_tagged };
     Request {
         ticket: head.ticket,
         repeated_since: head.repeated_since,

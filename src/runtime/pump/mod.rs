@@ -15,6 +15,7 @@
 
 mod dial;
 mod drain;
+mod linger;
 mod moves;
 
 use std::io;
@@ -28,6 +29,7 @@ use io_uring::{opcode, squeue, types};
 use socket2::SockAddr;
 
 use self::drain::Drain;
+use self::linger::Lingering;
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::observe::events::{CloseReason, What};
@@ -79,6 +81,8 @@ struct Socket {
     blocked: bool,
     /// In the list of those to be closed.
     closing: bool,
+    /// Its output has ended; what still comes is dropped.
+    lingering: Option<Lingering>,
     moving_to: Option<ShardId>,
     /// Made by this core: a link to another node, which is no client.
     outgoing: bool,
@@ -103,6 +107,7 @@ impl Socket {
             single: false,
             blocked: false,
             closing: false,
+            lingering: None,
             moving_to: None,
             outgoing: false,
             service: ServiceId::Clients,
@@ -370,7 +375,7 @@ impl Pump {
     fn handle_receive(&mut self, completion: Completion) {
         let (mark, result) = (completion.mark, completion.result);
         let id = mark.index();
-        let mut holds = false;
+        let (mut holds, mut lingers) = (false, false);
         let live = match self.sockets.get_mut(id as usize).and_then(Option::as_mut) {
             Some(socket) if mark.is_of(socket.generation) => {
                 if !completion.more() {
@@ -380,10 +385,14 @@ impl Pump {
                 // A reader that has not taken its last output gets no more: its requests wait.
                 // Answers of other nodes are always taken: they would wait for each other's readers.
                 holds = !socket.outgoing && (socket.backlog.is_some() || socket.blocked);
+                lingers = socket.lingering.is_some();
                 true
             }
             _ => false,
         };
+        if lingers {
+            return self.receive_lingering(id, completion);
+        }
         if let Some(buffer) = completion.buffer() {
             if live && result > 0 {
                 let bodies_start = self.output.bodies.len();
@@ -507,7 +516,7 @@ impl Pump {
             backlog.put(&self.output.bytes[start as usize..end as usize]);
         }
         for inset in &self.output.bodies[bodies_start..] {
-            self.core.context.shard.counters.bytes_written += inset.body.len() as u64;
+            self.core.context.shard.counters.bytes_written += inset.len() as u64;
         }
         backlog.take_from(&mut self.output, start, bodies_start);
         self.core.connections[id as usize].unsent = true;
@@ -746,7 +755,9 @@ impl Pump {
             let Some(socket) = self.sockets[id as usize].as_ref() else { return false };
             let waiting = self.core.connections.get(id as usize).is_some_and(|connection| !connection.is_drained());
             if socket.backlog.is_none() && !waiting {
-                self.close_now(id, CloseReason::Normal);
+                if !self.linger(id) {
+                    self.close_now(id, CloseReason::Normal);
+                }
                 return false;
             }
             // Waiting for a core, a reader, or the control plane: its completion calls `close_later` again.
@@ -782,11 +793,12 @@ impl Pump {
         }
     }
 
-    /// Once a second: idle connections.
+    /// Once a second: idle connections, and those past their deadlines.
     fn sweep(&mut self) {
         let second = self.core.context.second();
         self.swept_s = second;
-        if self.idle_timeout_s == 0 && self.core.context.shard.cluster.is_none() {
+        let serves_http = std::mem::take(&mut self.core.context.serves_http);
+        if self.idle_timeout_s == 0 && self.core.context.shard.cluster.is_none() && !serves_http {
             return;
         }
         for id in 0..self.sockets.len() as u32 {
@@ -796,6 +808,9 @@ impl Pump {
             if patience_s > 0 && socket.active_s.saturating_add(patience_s) <= second {
                 self.core.context.shard.counters.idle_kicks += 1;
                 self.close_now(id, CloseReason::IdleTimeout);
+            } else if connection.is_some_and(|connection| connection.is_http()) {
+                self.core.context.serves_http = true;
+                self.enforce_deadlines(id);
             }
         }
     }
