@@ -278,6 +278,13 @@ pub const PEER_CONTACT_IGNORED_MS_MIN: u64 = 200;
 /// The longest time for which they are ignored: requests wait for each try.
 pub const PEER_CONTACT_IGNORED_MS_MAX: u64 = 5000;
 
+/// How long a core waits at most, after a change of its view, for the word of the others that none of them coordinates under the one before,
+/// in milliseconds. A round trip in calm; the rest is for nodes that hear of it late.
+pub const VIEW_HOLD_MS_MAX: u64 = 2000;
+
+/// How long a node that leaves goes on trying to bring others what they do not take, in milliseconds, once they have all that it owns.
+pub const LEAVE_DRAIN_MS_MAX: u64 = 10_000;
+
 /// Longest life of a request that other nodes have a part in, in milliseconds.
 pub const PEER_OPERATION_MS_MAX: u64 = 5000;
 

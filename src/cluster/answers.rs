@@ -35,7 +35,12 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
     let has_room_again = was_full && !turn.cluster.requests.is_full();
     // A lease under another view is none: its holder may own other keys than who granted it knows of.
     let synced = frame.head.flags & frame::FLAG_SYNCED != 0 && turn.shares_view(&frame.head);
+    let mut may_coordinate = false;
     if matches!(frame.head.kind, Kind::Found | Kind::Done) {
+        if turn.shares_view(&frame.head) {
+            turn.cluster.progress.note(link, frame.head.flags);
+            may_coordinate = turn.cluster.progress.end_former(&turn.cluster.links, turn.ms);
+        }
         match synced {
             true => {
                 turn.cluster.leases.granted(link, &turn.cluster.links, in_flight.sent_ms, turn.ms);
@@ -54,6 +59,7 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
         Purpose::Refetch(attempt, node) => return replicate::on_refetched(turn, attempt, node, frame),
         Purpose::Copy(attempt, node) => return replicate::on_copy_answer(turn, attempt, node, frame),
         Purpose::Fence(number, round) => return flush::on_answer(turn, number, round, frame),
+        Purpose::Pending(sent) => return handoff::on_copied(turn, &sent, frame),
         Purpose::Repair => {}
         Purpose::Sync if waited_for_clock => retry(turn),
         Purpose::Sync => {}
@@ -65,7 +71,7 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
             handoff::on_purged_answer(turn, node, generation, &partitions, frame.head.kind == Kind::Done)
         }
     }
-    if has_room_again {
+    if has_room_again || may_coordinate {
         retry(turn);
     }
     Ok(())
@@ -75,7 +81,9 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
 fn check_answer(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
     let horizon = turn.horizon();
     let attempt = match turn.cluster.requests.purpose(link, frame.head.id) {
-        Some(Purpose::Copy(..) | Purpose::Replay(_) | Purpose::Stream(_)) => return PutDone::of(frame, horizon).map(drop),
+        Some(Purpose::Copy(..) | Purpose::Pending(_) | Purpose::Replay(_) | Purpose::Stream(_)) => {
+            return PutDone::of(frame, horizon).map(drop);
+        }
         Some(Purpose::Fence(..)) if frame.head.kind == Kind::Done => {
             return frame::read_version(frame.meta, horizon).map(drop);
         }
@@ -104,6 +112,7 @@ pub(super) fn lost(turn: &mut Turn<'_>, purpose: Purpose, sent: bool, until_ms: 
         Purpose::Refetch(..) => {}
         Purpose::Copy(attempt, node) => replicate::on_copy_failed(turn, attempt, node),
         Purpose::Fence(number, round) => flush::on_failed(turn, number, round),
+        Purpose::Pending(sent) => handoff::on_copy_lost(turn, &sent),
         Purpose::Repair | Purpose::Sync => {}
         Purpose::Replay(sent) => handoff::on_replay_lost(turn, &sent),
         Purpose::Stream(sent) => handoff::on_stream_lost(turn, &sent),

@@ -48,7 +48,7 @@ impl Pins {
 /// What a command wrote on a node that does not own the key must not be let go of while its copies are under way.
 pub(super) fn pin(turn: &mut Turn<'_>, id: OperationId) {
     let Some(hash) = turn.op(id).map(|op| op.hash) else { return };
-    if turn.owns(turn.cluster.view.me, hash) {
+    if turn.keeps(turn.cluster.view.me, hash) {
         return;
     }
     let Cluster { operations, pins, .. } = &mut *turn.cluster;

@@ -58,7 +58,8 @@ pub(super) fn place(turn: &mut Turn<'_>, command: &Command<'_>) -> Option<Place>
     let bucket = turn.bucket_of(command.key.hash);
     let cluster = &mut *turn.cluster;
     let owners = cluster.cache.owners_of(&cluster.view.ring, bucket);
-    if owners.first() != Some(&cluster.view.me_index) || cluster.operations.has(&command.key) {
+    let is_mine = cluster.view.me_index.is_some() && owners.first().copied() == cluster.view.me_index;
+    if !is_mine || cluster.operations.has(&command.key) {
         return None;
     }
     let core = turn.routes.core_of(command.key.hash);
@@ -71,7 +72,9 @@ pub(super) fn place(turn: &mut Turn<'_>, command: &Command<'_>) -> Option<Place>
     {
         return None;
     }
-    if owners.len() == 1 || (command.verb == Verb::Get(Get::default()) && reads_alone(turn, command)) {
+    // What is written goes to those as well who own it next.
+    let is_only_mine = owners.len() == 1 && cluster.view.target.is_none();
+    if is_only_mine || (command.verb == Verb::Get(Get::default()) && reads_alone(turn, command)) {
         return Some(Place::Here);
     }
     None
@@ -173,7 +176,8 @@ fn advance(turn: &mut Turn<'_>, id: OperationId) {
 }
 
 fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
-    if hops >= HOPS_MAX {
+    let serves = turn.cluster.view.me_index.is_some();
+    if hops >= HOPS_MAX && serves {
         return Direction::Me;
     }
     let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
@@ -202,7 +206,8 @@ fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
             Reach::Away => waits_until_ms = waits_until_ms.max(leases.granted_until_ms(node)),
         }
     }
-    Direction::Me
+    // A node that only routes waits until one of those that serve is back.
+    if serves { Direction::Me } else { Direction::Later }
 }
 
 /// Gives a request to another core of this node, where its key lives. The answer comes back here: what came behind it waits for it.
@@ -287,9 +292,23 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
 fn coordinate(turn: &mut Turn<'_>, id: OperationId) {
     turn.cluster.active_ms = turn.ms;
     let Some(op) = turn.op(id) else { return };
+    let hash = op.hash;
+    if may_be_coordinated_elsewhere(turn, hash) {
+        return try_at_next_tick(turn, id);
+    }
+    let Some(op) = turn.op(id) else { return };
     if op.scope == ReadScope::All || read_others(turn, id) {
         run_in_turn(turn, id);
     }
+}
+
+/// Whether another node has coordinated this hash under the view before, and may still do so: it has not said that it does not.
+fn may_be_coordinated_elsewhere(turn: &mut Turn<'_>, hash: u64) -> bool {
+    let (bucket, buckets) = (turn.bucket_of(hash), turn.buckets());
+    let Cluster { progress, links, options, .. } = &*turn.cluster;
+    let Some(former) = progress.former().filter(|_| !options.has(Mistake::WordNotAwaited)) else { return false };
+    let was_there = |&node: &PeerId| node == former.me || !links.is_known_away(node, hash, buckets);
+    former.ranking(bucket).find(was_there).is_some_and(|node| node != former.me)
 }
 
 /// Asks the nodes that may hold something newer, or what is not here. True if there are none.
@@ -528,7 +547,7 @@ fn repair(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) {
         return;
     }
     for (node, version) in found {
-        if !turn.owns(node, command.key.hash) {
+        if !turn.keeps(node, command.key.hash) {
             continue;
         }
         let Reach::There(link) = turn.cluster.links.reach(node, command.key.hash, turn.buckets(), turn.ms) else {

@@ -320,6 +320,11 @@ impl Links {
         self.link(self.link_of(node, hash, buckets)).state.is_away()
     }
 
+    /// As `is_away`, of a node that may not be in the ring any more, or never was linked to.
+    pub(super) fn is_known_away(&self, node: PeerId, hash: u64, buckets: u32) -> bool {
+        self.node(node).links.is_empty() || self.is_away(node, hash, buckets)
+    }
+
     /// Whether a node that is not away has not told how many cores it has; its first link is made then.
     pub(super) fn connect_unknown(&mut self, now_ms: u64) -> bool {
         let mut unknown = false;

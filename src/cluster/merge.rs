@@ -40,8 +40,9 @@ pub(super) fn take_over(turn: &mut Turn<'_>, node: PeerId, frame: &Frame<'_>) ->
     }
     turn.cluster.leases.forget_missing((node, &turn.cluster.links), (key.hash, version), buckets);
     if taken == Merge::Taken {
-        if !turn.owns(turn.cluster.view.me, key.hash) {
-            hint_owners(turn, &put.replica);
+        match turn.keeps(turn.cluster.view.me, key.hash) {
+            true => hint_pending(turn, &put.replica),
+            false => hint_owners(turn, &put.replica),
         }
         turn.cluster.operations.overtaken(key.whole_hash());
     }
@@ -86,5 +87,18 @@ pub(super) fn hint_owners(turn: &mut Turn<'_>, replica: &Replica<'_>) {
     let owners = turn.owners(bucket);
     for &owner in owners.iter().filter(|&&owner| owner != turn.cluster.view.me) {
         turn.cluster.hints.add(owner, replica.key.bytes, replica.version, partition, turn.now);
+    }
+    hint_pending(turn, replica);
+}
+
+/// What comes to an owner from elsewhere, while data moves, has not been seen by those that bring it to the next owners: a hint for each.
+pub(super) fn hint_pending(turn: &mut Turn<'_>, replica: &Replica<'_>) {
+    if turn.cluster.view.target.is_none() {
+        return;
+    }
+    let (bucket, partition) = (turn.bucket_of(replica.key.hash), turn.partition_of(replica.key.hash));
+    let (pending, me) = (turn.cluster.view.pending(bucket), turn.me());
+    for node in pending.into_iter().filter(|&node| node != me) {
+        turn.cluster.hints.add(node, replica.key.bytes, replica.version, partition, turn.now);
     }
 }

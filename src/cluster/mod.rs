@@ -16,7 +16,8 @@
 //!   handoff/     what others lacked, when they are back
 //!   leases       may this core answer alone            commit       what all owners have
 //!   output       everything that leaves                requests     under way to other nodes
-//!   operations   under way here, in their order        links        which nodes are there
+//!   progress     who has taken the view over           operations   under way here, in their order
+//!   links        which nodes are there
 //!   origin       who asked                             view         who is in the ring
 //! ```
 //!
@@ -39,6 +40,7 @@ mod merge;
 mod operations;
 mod origin;
 mod output;
+pub mod progress;
 mod refuse;
 mod replicate;
 mod requests;
@@ -54,6 +56,7 @@ use self::leases::Leases;
 use self::links::{Known, LinkId, Links, State};
 use self::operations::{OpState, Operation, Operations, Passage};
 use self::output::Outbox;
+use self::progress::Progress;
 use self::refuse::Refused;
 use self::requests::{InFlight, Moment, Request, Requests};
 use self::view::{Owners, PeerId, View};
@@ -62,6 +65,7 @@ use crate::command::Command;
 use crate::engine::Engine;
 use crate::key;
 use crate::limits;
+use crate::membership::driver::Reports;
 use crate::metrics::Counters;
 use crate::observe::Observer;
 use crate::peer::frame::{self, Frame, FrameError, Horizon, Stamp};
@@ -125,6 +129,10 @@ pub enum Mistake {
     MissingIgnored,
     /// What a change of view gives to a node is not marked as missing there.
     GainsForgotten,
+    /// Who will own a bucket gets no copies of what is written before that.
+    PendingForgotten,
+    /// A core coordinates what another one did under the view before, without that one's word.
+    WordNotAwaited,
     /// A copy that came under another view leaves no hints.
     OtherViewTrusted,
     /// A copy counts as committed though its coordinator has not said so.
@@ -181,6 +189,8 @@ pub struct Cluster {
     pub requests: Requests,
     /// What others lack.
     pub hints: Hints,
+    /// How far they are with the view.
+    progress: Progress,
     /// What happened.
     pub figures: Figures,
     outbox: Outbox,
@@ -242,6 +252,7 @@ impl Cluster {
             leases: Leases::new(nodes, quarter_bytes / limits::PEER_MISSING_BYTES),
             requests: Requests::default(),
             hints: Hints::new(nodes, hints_bytes, options.handoff_window_ms),
+            progress: Progress::default(),
             outbox: Outbox::default(),
             to_cores: VecDeque::new(),
             figures: Figures::default(),
@@ -271,6 +282,8 @@ impl Cluster {
             || ms < self.active_ms + limits::PEER_ACTIVE_MS
             || self.links.is_connecting()
             || self.links.others().any(|node| !self.hints.is_clean(node))
+            || self.view.target.is_some()
+            || self.progress.former().is_some()
             || self.is_dropping()
     }
 
@@ -299,6 +312,11 @@ impl Cluster {
     /// Bytes of commands that are kept for requests under way, here and to other nodes.
     pub fn held_bytes(&self) -> usize {
         self.operations.stored_bytes() + self.requests.bytes()
+    }
+
+    /// What the other nodes have reported under this view, and whether this core has all that it is to own.
+    pub fn reports(&self) -> Reports {
+        self.progress.reports(&self.view, &self.links)
     }
 
     /// Commands of other nodes that were refused, as far as those that follow them are to be refused too.
@@ -453,7 +471,11 @@ impl Turn<'_> {
         let was_up = self.cluster.links.down(link, self.ms);
         self.cluster.links.note_trouble(node, why);
         self.cluster.leases.on_link_lost(link, &self.cluster.links, self.ms);
+        self.cluster.progress.forget(link);
         handoff::on_link_lost(self, node);
+        if was_up {
+            change::on_source_lost(self, node);
+        }
         for purpose in self.cluster.requests.take_lost(link) {
             answers::lost(self, purpose, was_up, until_ms);
         }
@@ -516,11 +538,14 @@ impl Turn<'_> {
             self.cluster.links.hang_up(link);
             self.handle_link_down(link, "it does not answer");
         }
-        let active = self.ms < self.cluster.active_ms + limits::PEER_ACTIVE_MS;
+        // While the ring changes, everybody says how far it is.
+        let changing = self.cluster.view.target.is_some() || self.cluster.progress.former().is_some();
+        let active = changing || self.ms < self.cluster.active_ms + limits::PEER_ACTIVE_MS;
         if active {
             self.cluster.links.connect_overlapping(self.ms);
             self.cluster.leases.recompute(&self.cluster.links, self.ms);
         }
+        self.cluster.progress.end_former(&self.cluster.links, self.ms);
         handoff::settle(self);
         for link in self.cluster.links.heartbeats_due(active, self.ms) {
             leases::ask(self, link);
@@ -576,6 +601,11 @@ impl Turn<'_> {
     fn owners(&mut self, bucket: u32) -> Owners {
         let Cluster { cache, view, .. } = &mut *self.cluster;
         view.owners(cache, bucket)
+    }
+
+    /// Whether a node is an owner of this hash, now or next: what it has of it stays there.
+    fn keeps(&mut self, node: PeerId, hash: u64) -> bool {
+        self.owns(node, hash) || self.cluster.view.is_pending(node, self.bucket_of(hash))
     }
 
     /// Whether a node is an owner of this hash.

@@ -321,6 +321,8 @@ pub(super) struct WriteState {
     pub placed: ArrayVec<PeerId, REDUNDANCY_MAX>,
     /// Owners that lack it.
     pub missing: ArrayVec<PeerId, REDUNDANCY_MAX>,
+    /// Version of what was sent to those that own the key next.
+    pub sent_to_pending: u64,
     /// What it wrote lies on this node though it does not own the key: it is pinned there by `fallback_pins`.
     pub is_pinned: bool,
     /// What nodes had when they were asked.
@@ -769,6 +771,13 @@ impl Operations {
             OpState::Refetching { .. } => self.enter(id, OpState::Queued),
             _ => {}
         }
+    }
+
+    /// Requests that this core coordinates: they are read for, executed, or copied here.
+    pub fn coordinated(&self) -> Vec<OperationId> {
+        let is_here =
+            |op: &Operation| !matches!(op.state, OpState::Waiting | OpState::Forwarded { .. } | OpState::Moved { .. });
+        self.ops.iter().filter(|(_, op)| is_here(op)).map(|(index, _)| self.key_of(index as u32)).collect()
     }
 
     /// Requests that are under way for too long.

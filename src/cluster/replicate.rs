@@ -14,7 +14,7 @@ use super::conclude::{self, with_command, with_plain_key};
 use super::links::{LinkId, Reach};
 use super::merge::{self, Found};
 use super::operations::{Attempt, Conflict, OpState, OperationId};
-use super::requests::{Purpose, Request};
+use super::requests::{Purpose, Request, SentItem};
 use super::view::PeerId;
 use super::{Ack, Cluster, Mistake, Turn, commit};
 use crate::command::{Command, Error};
@@ -46,6 +46,7 @@ pub(super) fn copy(turn: &mut Turn<'_>, id: OperationId) {
         for (node, link) in chosen.into_iter().filter(|(node, _)| !placed.contains(node) && !forgotten) {
             put(turn, id, node, link, &execute.command, &missing);
         }
+        copy_to_pending(turn, id, &execute.command);
     });
     let early = turn.cluster.options.ack == Ack::One || turn.cluster.options.has(Mistake::AckBeforeCopies);
     match turn.op(id).map(|op| op.state()) {
@@ -134,6 +135,37 @@ fn put(turn: &mut Turn<'_>, id: OperationId, node: PeerId, link: LinkId, command
         true
     });
     operations.set(id, OpState::Writing { waiting: waiting + u32::from(sent) });
+}
+
+/// Sends what the command wrote to those that own its key next. It counts for nothing, and nobody waits for it: what does not arrive becomes a
+/// hint.
+fn copy_to_pending(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) {
+    if turn.cluster.view.target.is_none() || turn.cluster.options.has(Mistake::PendingForgotten) {
+        return;
+    }
+    let pending = turn.cluster.view.pending(turn.bucket_of(command.key.hash));
+    let Some(op) = turn.op(id) else { return };
+    let write = op.write_state();
+    if write.sent_to_pending == write.version {
+        return;
+    }
+    write.sent_to_pending = write.version;
+    let (hash, buckets, at, now, me) = (command.key.hash, turn.buckets(), turn.moment(), turn.now, turn.me());
+    for node in pending.into_iter().filter(|&node| node != me) {
+        let reach = turn.cluster.links.reach(node, hash, buckets, at.ms);
+        let partition = turn.partition_of(hash);
+        with_plain_key(command, |key| {
+            let Some(replica) = turn.engine.copy_of(key, now) else { return };
+            let Reach::There(link) = reach else {
+                return turn.cluster.hints.add(node, key.bytes, replica.version, partition, now);
+            };
+            turn.cluster.figures.copies_sent += 1;
+            let sent = SentItem { node, key: key.bytes.into(), version: replica.version, generation: 0 };
+            turn.cluster.handoffs[node.index()].add_copy();
+            let request = Request::with_value(link, Kind::Put, replica.value, Purpose::Pending(sent));
+            turn.cluster.send(request, at, |output| frame::write_replica(&replica, Along::default(), output));
+        });
+    }
 }
 
 /// A node has answered to a copy.

@@ -30,6 +30,8 @@ pub enum Purpose {
     Refetch(Attempt, PeerId),
     /// A copy of what a command wrote.
     Copy(Attempt, PeerId),
+    /// A copy for a node that owns the key next: nobody waits for it.
+    Pending(SentItem),
     /// A copy for a node whose own was older.
     Repair,
     /// Only its lease.

@@ -13,12 +13,12 @@ use arrayvec::ArrayVec;
 
 use super::handoff::transfer;
 use super::links::Reach;
-use super::merge::{hint_node_hashes, hint_owners, merge_past};
+use super::merge::{hint_node_hashes, hint_owners, hint_pending, merge_past};
 use super::operations::Passage;
 use super::refuse::{refuse, refuse_key};
 use super::requests::REPLAYED;
 use super::view::PeerId;
-use super::{Mistake, Origin, PeerRequest, Turn, coordinate};
+use super::{Cluster, Mistake, Origin, PeerRequest, Turn, coordinate};
 use crate::buffer::Buffer;
 use crate::command::{Effect, Reply, Value};
 use crate::engine::Merge;
@@ -224,8 +224,11 @@ fn serve_put(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: 
             _ if !turn.shares_view(&frame.head) && !turn.cluster.options.has(Mistake::OtherViewTrusted) => {
                 hint_owners(turn, &put.replica)
             }
-            true if !turn.owns(me, hash) => hint_owners(turn, &put.replica),
+            true if !turn.keeps(me, hash) => hint_owners(turn, &put.replica),
             _ => hint_node_hashes(turn, &put.replica, &put.missing),
+        }
+        if frame.head.hops == REPLAYED && turn.owns(me, hash) {
+            hint_pending(turn, &put.replica);
         }
         if put.committed_through.is_some() && !turn.cluster.options.has(Mistake::AllCommitted) {
             turn.cluster.uncommitted.add(from, put.replica.version, put.replica.key.bytes, turn.ms);
@@ -279,20 +282,30 @@ fn lacked_by(turn: &Turn<'_>, node: PeerId, key: &Key<'_>) -> Option<u64> {
     hint.or(dirty).and_then(|version| version.checked_sub(1)).filter(|&version| version > 0)
 }
 
-/// The flags that grant a lease to a node, if it can be granted: nothing is held for it that it does not know of, and it is not
+/// What this core reports to a node, and the flags that grant it a lease, if it can be granted: nothing is held for it that it does not know of, and it is not
 /// away for us.
 fn grant_lease(turn: &mut Turn<'_>, from: PeerRequest) -> u8 {
     let Some(node) = from.node else { return 0 };
+    let Cluster { progress, links, operations, .. } = &mut *turn.cluster;
+    let mut flags = progress.flags(links, operations);
     let index = node.index();
     let (target, handoff) = (turn.cluster.hints.target(node), &turn.cluster.handoffs[index]);
     let clean = turn.cluster.hints.is_clean(node) && handoff.is_idle();
+    // Who goes for good holds nothing for anybody then, or nothing that can be got rid of.
+    let goes = turn.cluster.view.target.as_ref().is_some_and(|target| !target.has(turn.cluster.view.me));
+    let has_tried = target.pending() == 0 && turn.ms >= handoff.filled_ms() + limits::LEAVE_DRAIN_MS_MAX;
+    let gave_all = !handoff.is_filling() && (!goes || clean || has_tried);
+    flags |= if gave_all { frame::FLAG_GAVE_ALL } else { 0 };
+    if flags & frame::FLAG_SETTLED == 0 || !handoff.has_no_copies() {
+        return flags;
+    }
     let announced = target.all_announced() && target.dirty_count() == 0 && handoff.has_announced_missing();
     let away = turn.cluster.links.reach(node, turn.own_hash(), turn.buckets(), turn.ms) == Reach::Away;
     if !(clean || announced) || away {
-        return 0;
+        return flags;
     }
     turn.cluster.leases.note_grant(node, turn.ms);
-    frame::FLAG_SYNCED | if clean { frame::FLAG_CLEAN } else { 0 }
+    flags | frame::FLAG_SYNCED | if clean { frame::FLAG_CLEAN } else { 0 }
 }
 
 fn done(turn: &mut Turn<'_>, from: PeerRequest, version: u64, output: &mut Buffer) {

@@ -5,7 +5,7 @@
 //!   moving --> everybody shares that view, and every new owner has all that it is to own --> done: joining -> normal, leaving -> left, ..
 //! ```
 //!
-//! The node whose record changes drives its change, and writes its end only with the word of more than half of those that own something:
+//! The node whose record changes drives its change, and writes its end only with reports of more than half of those that own something:
 //! else a split could end and write off the same join. Nodes that are away do not hold it up; what they owe to new owners they bring along.
 //!
 //! Lives here: when which record is written, as a function of the table and of what the others have said. Not here: how they are heard
@@ -15,29 +15,51 @@ use super::changes::{self, ChangeKind};
 use super::table::{Record, Refusal, State, Table};
 use crate::placement::NodeId;
 
-/// What another node has said, as the cores of this one have it.
+/// What another node has reported, as the cores of this one have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Word {
+pub struct Report {
     /// It can be reached, or is not known to be away.
     pub is_there: bool,
-    /// What its cores said last was said under the view of this table.
+    /// Its cores have taken the view of this table over, and nothing of before is under way there.
     pub shares_view: bool,
     /// Each of its cores has all that it is to own, and said so under this view.
     pub is_whole: bool,
 }
 
-/// What this node has heard.
+/// What has been reported to this node, or to one of its cores, under one view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Words {
-    /// Of the others in the view.
-    pub others: Vec<(NodeId, Word)>,
-    /// All cores of this node have all that it is to own.
+pub struct Reports {
+    /// Stands for the view.
+    pub view: u64,
+    /// By the others in the view.
+    pub others: Vec<(NodeId, Report)>,
+    /// This side has all that it is to own.
     pub is_whole: bool,
 }
 
-impl Words {
-    /// Whether everybody who is there, and more than half of those that own something, has said this.
-    fn all_say(&self, table: &Table, me: &str, say: impl Fn(&Word) -> bool) -> bool {
+impl Reports {
+    /// What all cores of a node know together; `None` where they do not share a view.
+    pub fn of_cores(cores: impl IntoIterator<Item = Self>) -> Option<Self> {
+        cores.into_iter().map(Some).reduce(|all, core| all?.and(core?)).flatten()
+    }
+
+    /// A node is there if one core reaches it, and has reported what it has reported to every core.
+    fn and(mut self, core: Self) -> Option<Self> {
+        let same = self.view == core.view && self.others.len() == core.others.len();
+        for ((id, all), (other, report)) in self.others.iter_mut().zip(core.others) {
+            if *id != other {
+                return None;
+            }
+            all.is_there |= report.is_there;
+            all.shares_view &= report.shares_view;
+            all.is_whole &= report.is_whole;
+        }
+        self.is_whole &= core.is_whole;
+        same.then_some(self)
+    }
+
+    /// Whether everybody who is there, and more than half of those that own something, has reported this.
+    fn all_say(&self, table: &Table, me: &str, say: impl Fn(&Report) -> bool) -> bool {
         let serving = table.serving().count();
         let word = |id: &str| self.others.iter().find(|(other, _)| other.as_str() == id).map(|(_, word)| word);
         let saying = table.serving().filter(|record| {
@@ -49,7 +71,7 @@ impl Words {
 }
 
 /// The record that this node writes next, if it is time for one.
-pub fn next_record(table: &Table, me: &NodeId, words: &Words, now_ms: u64) -> Option<Record> {
+pub fn next_record(table: &Table, me: &NodeId, reports: &Reports, now_ms: u64) -> Option<Record> {
     let own = table.get(me.as_str())?;
     let written = table.next_written(now_ms);
     if own.state == State::Joining && !own.is_placed() {
@@ -59,10 +81,10 @@ pub fn next_record(table: &Table, me: &NodeId, words: &Words, now_ms: u64) -> Op
     let head = changes::queue(table).into_iter().next().filter(|head| head.node == *me)?;
     changes::layouts(table).target?;
     if !head.is_moving {
-        let heard = words.all_say(table, me.as_str(), |word| word.shares_view);
+        let heard = reports.all_say(table, me.as_str(), |word| word.shares_view);
         return heard.then(|| Record { is_moving: true, written, ..own.clone() });
     }
-    if !words.is_whole || !words.all_say(table, me.as_str(), |word| word.shares_view && word.is_whole) {
+    if !reports.is_whole || !reports.all_say(table, me.as_str(), |word| word.shares_view && word.is_whole) {
         return None;
     }
     let done = Record { is_moving: false, written, ..own.clone() };
@@ -184,13 +206,17 @@ mod tests {
     use super::super::table::tests::{NOW_MS, record, ring, table};
     use super::*;
 
-    fn words(table: &Table, me: &str, word: impl Fn(&str) -> Word) -> Words {
+    fn reports(table: &Table, me: &str, report: impl Fn(&str) -> Report) -> Reports {
         let others = table.records().filter(|record| record.id.as_str() != me && !record.state.is_terminal());
-        Words { others: others.map(|record| (record.id.clone(), word(record.id.as_str()))).collect(), is_whole: true }
+        Reports {
+            view: 1,
+            others: others.map(|record| (record.id.clone(), report(record.id.as_str()))).collect(),
+            is_whole: true,
+        }
     }
 
-    const FULL: Word = Word { is_there: true, shares_view: true, is_whole: true };
-    const AWAY: Word = Word { is_there: false, shares_view: false, is_whole: false };
+    const FULL: Report = Report { is_there: true, shares_view: true, is_whole: true };
+    const AWAY: Report = Report { is_there: false, shares_view: false, is_whole: false };
 
     fn three_and(own: Record) -> (Table, NodeId) {
         let me = own.id.clone();
@@ -201,14 +227,14 @@ mod tests {
     #[test]
     fn a_node_comes_in_by_steps_that_the_others_have_heard_of() {
         let (mut table, me) = three_and(record("d", State::Joining, NOW_MS - 5));
-        let next = |table: &Table, word: Word| next_record(table, &me, &words(table, "d", |_| word), NOW_MS);
-        assert_eq!(next(&table, Word { shares_view: false, ..FULL }), None, "one of them still writes to one layout only");
-        let moving = next(&table, Word { is_whole: false, ..FULL }).unwrap();
+        let next = |table: &Table, report: Report| next_record(table, &me, &reports(table, "d", |_| report), NOW_MS);
+        assert_eq!(next(&table, Report { shares_view: false, ..FULL }), None, "one of them still writes to one layout only");
+        let moving = next(&table, Report { is_whole: false, ..FULL }).unwrap();
         assert_eq!((moving.state, moving.is_moving, moving.state_name()), (State::Joining, true, "syncing"));
         assert!(table.put(moving, NOW_MS).unwrap());
-        assert_eq!(next(&table, Word { is_whole: false, ..FULL }), None, "it lacks something");
-        assert_eq!(next(&table, Word { shares_view: false, ..FULL }), None, "that was said of something else");
-        assert_eq!(next_record(&table, &me, &Words { is_whole: false, ..words(&table, "d", |_| FULL) }, NOW_MS), None);
+        assert_eq!(next(&table, Report { is_whole: false, ..FULL }), None, "it lacks something");
+        assert_eq!(next(&table, Report { shares_view: false, ..FULL }), None, "that was said of something else");
+        assert_eq!(next_record(&table, &me, &Reports { is_whole: false, ..reports(&table, "d", |_| FULL) }, NOW_MS), None);
         let normal = next(&table, FULL).unwrap();
         assert_eq!((normal.state, normal.is_moving), (State::Normal, false));
         assert!(table.put(normal, NOW_MS).unwrap());
@@ -219,7 +245,7 @@ mod tests {
     fn a_minority_ends_nothing_and_those_that_are_away_hold_nothing_up() {
         let (mut table, me) = three_and(record("d", State::Joining, NOW_MS - 5));
         let some = |table: &Table, away: &[&str]| {
-            next_record(table, &me, &words(table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
+            next_record(table, &me, &reports(table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
         };
         assert!(some(&table, &["a"]).is_some() && some(&table, &["a", "b"]).is_none());
         let moving = some(&table, &["a"]).unwrap();
@@ -228,7 +254,7 @@ mod tests {
         // One that owns something counts itself.
         let (table, me) = three_and(Record { state: State::Leaving, ..record("d", State::Normal, NOW_MS - 5) });
         let some = |away: &[&str]| {
-            next_record(&table, &me, &words(&table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
+            next_record(&table, &me, &reports(&table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
         };
         assert!(some(&["a"]).is_some() && some(&["a", "b"]).is_none(), "half is no majority");
     }
@@ -238,14 +264,14 @@ mod tests {
         let (mut table, me) = three_and(record("d", State::Joining, NOW_MS - 5));
         table.put(record("e", State::Joining, NOW_MS - 6), NOW_MS).unwrap();
         let e = NodeId::new("e").unwrap();
-        assert_eq!(next_record(&table, &me, &words(&table, "d", |_| FULL), NOW_MS), None);
-        let mut next = next_record(&table, &e, &words(&table, "e", |_| FULL), NOW_MS);
+        assert_eq!(next_record(&table, &me, &reports(&table, "d", |_| FULL), NOW_MS), None);
+        let mut next = next_record(&table, &e, &reports(&table, "e", |_| FULL), NOW_MS);
         while let Some(record) = next {
             table.put(record, NOW_MS).unwrap();
-            next = next_record(&table, &e, &words(&table, "e", |_| FULL), NOW_MS);
+            next = next_record(&table, &e, &reports(&table, "e", |_| FULL), NOW_MS);
         }
         assert_eq!(table.get("e").unwrap().state, State::Normal);
-        assert!(next_record(&table, &me, &words(&table, "d", |_| FULL), NOW_MS).is_some());
+        assert!(next_record(&table, &me, &reports(&table, "d", |_| FULL), NOW_MS).is_some());
     }
 
     #[test]
@@ -255,7 +281,7 @@ mod tests {
             let mut next = Some(ordered(&table, &me, order, NOW_MS).unwrap());
             for _ in 0..3 {
                 table.put(next.take().unwrap(), NOW_MS).unwrap();
-                next = next_record(&table, &me, &words(&table, "d", |_| FULL), NOW_MS);
+                next = next_record(&table, &me, &reports(&table, "d", |_| FULL), NOW_MS);
             }
             let own = table.get("d").unwrap();
             assert_eq!(((own.state, own.weight), next, own.is_moving), (expected, None, false));

@@ -228,7 +228,7 @@ impl Starter<'_> {
             replication: self.plan.map(|plan| engine::Replication {
                 buckets: options.buckets,
                 tombstone_s: options.handoff_window_s.saturating_add(limits::TOMBSTONE_SLACK_S),
-                node: plan.view.me_index.0,
+                node: plan.view.me_index.map_or(0, |index| index.0),
             }),
         };
         let protocol = protocol::Options {

@@ -75,7 +75,7 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
         cluster: options.cluster_name.clone(),
         id: me.as_str().into(),
         incarnation: u64::from_le_bytes(random) | 1,
-        view: view.ring.view().0,
+        view: view.id().0,
         buckets: options.buckets,
         redundancy: options.redundancy,
         cores: options.cores,
@@ -247,8 +247,8 @@ fn snapshot(core: &mut Core) -> Option<Snapshot> {
         .collect();
     for link in cluster.links.ids() {
         let link = cluster.links.link(link);
-        let Some(index) = view.index_of(link.node) else { continue };
-        let node = &mut nodes[usize::from(index.0)];
+        let Some(index) = view.nodes.iter().position(|node| node.peer == link.node) else { continue };
+        let node = &mut nodes[index];
         node.up += u32::from(link.state == State::Up);
         node.away += u32::from(link.state.is_away());
         node.waiting += link.outstanding;
@@ -275,9 +275,9 @@ pub fn stats_ring(view: &View, options: &Options) -> Lines {
     put("nodes".into(), view.nodes.len().to_string());
     put("buckets".into(), view.ring.buckets().to_string());
     put("redundancy".into(), view.ring.redundancy().to_string());
-    put("view".into(), format!("{:016x}", view.ring.view().0));
+    put("view".into(), format!("{:016x}", view.id().0));
     put("cluster".into(), options.cluster_name.clone());
-    put("me".into(), view.id(view.me).as_str().into());
+    put("me".into(), view.id_of(view.me).as_str().into());
     let total: u64 = view.nodes.iter().map(|node| u64::from(node.entry.weight)).sum();
     for (index, node) in view.nodes.iter().enumerate() {
         put(format!("{index}:id"), node.entry.id.as_str().into());
@@ -293,7 +293,7 @@ pub fn stats_ring(view: &View, options: &Options) -> Lines {
 pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
     let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
-    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me_index.0)) {
+    for (index, node) in view.nodes.iter().enumerate().filter(|(_, node)| node.peer != view.me) {
         let sum = |part: fn(&NodeSnapshot) -> u32| snapshots.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
         let (up, away, waiting) = (sum(|node| node.up), sum(|node| node.away), sum(|node| node.waiting));
         let state = match (up, away) {
@@ -310,7 +310,7 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
         put("requests_waiting", waiting.to_string());
         let known = snapshots.iter().map(|core| &core.nodes[index]).find(|node| node.cores.is_some());
         put("cores", known.and_then(|node| node.cores).map_or("unknown".into(), |cores| cores.to_string()));
-        let same = known.map_or("unknown", |known| if known.view == view.ring.view().0 { "yes" } else { "no" });
+        let same = known.map_or("unknown", |known| if known.view == view.id().0 { "yes" } else { "no" });
         put("same_view", same.into());
         let trouble = snapshots.iter().map(|core| &core.nodes[index].trouble).find(|trouble| !trouble.is_empty());
         put("trouble", trouble.map_or("none".into(), |trouble| trouble.clone()));
@@ -335,7 +335,7 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
 pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
     let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
-    for (index, node) in view.nodes.iter().enumerate().filter(|(index, _)| *index != usize::from(view.me_index.0)) {
+    for (index, node) in view.nodes.iter().enumerate().filter(|(_, node)| node.peer != view.me) {
         let mut account = Account::default();
         snapshots.iter().for_each(|core| account.add(&core.accounts[index]));
         let mut put = |name: &str, value: String| lines.push((format!("{index}:{name}"), value));
@@ -381,7 +381,7 @@ pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) ->
         others.into_iter().filter(|&node| cluster.links.is_away(node, hash, buckets)).collect::<Vec<_>>()
     });
     let away = away.unwrap_or_default();
-    let id = |node: PeerId| view.id(node).as_str().to_string();
+    let id = |node: PeerId| view.id_of(node).as_str().to_string();
     let mut lines = Lines::new();
     lines.push(("hash".into(), format!("{hash:016x}")));
     lines.push(("bucket".into(), bucket.to_string()));

@@ -293,14 +293,14 @@ impl Peer {
 pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: bool) {
     let node = turn.cluster.links.link(link).node;
     if turn.cluster.links.node(node).trouble != why && !quiet {
-        log::warn!("no link to {}: {why}", turn.cluster.view.id(node));
+        log::warn!("no link to {}: {why}", turn.cluster.view.id_of(node));
     }
     turn.handle_link_down(link, why);
 }
 
 /// The id of the view that this core has.
 fn view_of(context: &Context) -> Option<u64> {
-    context.shard.cluster.as_ref().map(|cluster| cluster.view.ring.view().0)
+    context.shard.cluster.as_ref().map(|cluster| cluster.view.id().0)
 }
 
 /// Two views are no error: nodes hear of a change one after the other.
@@ -315,7 +315,7 @@ fn warn_of_view(identity: &Identity, context: &Context) {
 fn tell_of_return(turn: &Turn<'_>, link: LinkId) {
     let node = turn.cluster.links.link(link).node;
     if !turn.cluster.links.node(node).trouble.is_empty() {
-        log::warn!("the link to {} is there", turn.cluster.view.id(node));
+        log::warn!("the link to {} is there", turn.cluster.view.id_of(node));
     }
 }
 

@@ -7,7 +7,7 @@
 //! `SIMULATION_SEED=n` replays one seed; `SIMULATION_SEEDS=n` tries as many. A failing seed names itself.
 //!
 //! Lives here: which faults come when. Not here: machinery (`world`), clients (`clients`), laws (`laws`, `histories`), whether they see
-//! anything (`controls`), rings that change (`change`).
+//! anything (`controls`), rings that change (`ring`, and at once: `change`).
 
 mod change;
 mod clients;
@@ -16,6 +16,7 @@ mod evil;
 mod histories;
 mod laws;
 mod moved;
+mod ring;
 mod stories;
 mod world;
 

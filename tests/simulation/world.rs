@@ -18,7 +18,7 @@ use std::sync::Arc;
 use pbcache::arena::{Arena, Body};
 use pbcache::buffer::Buffer;
 use pbcache::cluster::links::LinkId;
-use pbcache::cluster::view::{Entry, PeerId, View};
+use pbcache::cluster::view::{self, Entry, PeerId, View};
 use pbcache::cluster::{
     Ack, Answer, Cluster, ClusterOptions, Mistake, Moved, OperationId, Origin, Output, Outputs, PeerRequest, Turn,
 };
@@ -146,6 +146,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// The nodes that are in the ring, by their places in `nodes`: what a node hears of by `switch`.
     pub members: Vec<usize>,
+    /// What a node begins with when it starts, where that is not all of `members`.
+    pub begins_with: BTreeMap<usize, view::Plan>,
     pub random: Random,
     /// `cut[a][b]`: nothing that a sends reaches b.
     pub cut: Vec<Vec<bool>>,
@@ -170,7 +172,7 @@ pub struct World {
 }
 
 /// What a node is called.
-fn id(node: usize) -> NodeId {
+pub fn id(node: usize) -> NodeId {
     NodeId::new(&format!("node-{node}")).unwrap()
 }
 
@@ -187,6 +189,7 @@ impl World {
             nodes: Vec::new(),
             random,
             members: (0..plan.nodes).collect(),
+            begins_with: BTreeMap::new(),
             cut: vec![vec![false; plan.nodes + plan.spare]; plan.nodes + plan.spare],
             jitter_ms: 2,
             connections: Vec::new(),
@@ -225,7 +228,10 @@ impl World {
 
     fn make(&mut self, node: usize, seed: u64) -> Node {
         let plan = &self.plan;
-        let view = Arc::new(View::new(&self.entries(node), &id(node), plan.buckets, plan.redundancy).unwrap());
+        let view = Arc::new(match self.begins_with.get(&node) {
+            Some(begin) => View::planned(begin, &id(node)).unwrap(),
+            None => View::new(&self.entries(node), &id(node), plan.buckets, plan.redundancy).unwrap(),
+        });
         let cores = plan.cores[node];
         let arena = Arena::new(plan.memory_bytes, plan.memory_bytes, usize::from(cores)).unwrap();
         let tombstone_s = if plan.reap_early { 0 } else { plan.window_ms as u32 / 1000 + 600 };
@@ -270,7 +276,7 @@ impl World {
     pub fn owners_of(&self, key: &str) -> Vec<usize> {
         let view = &self.nodes[self.members[0]].cores[0].cluster.as_ref().unwrap().view;
         let bucket = view.ring.bucket(key::routing_hash(key.as_bytes()));
-        view.owners(&mut OwnersCache::default(), bucket).iter().map(|&peer| number_of(view.id(peer))).collect()
+        view.owners(&mut OwnersCache::default(), bucket).iter().map(|&peer| number_of(view.id_of(peer))).collect()
     }
 
     /// Runs until something is for the clients, or the time is over. False when it is over.
@@ -503,7 +509,7 @@ impl World {
             cluster: "sim".into(),
             id: id(node).as_str().into(),
             incarnation: self.nodes[node].incarnation,
-            view: self.nodes[node].view.ring.view().0,
+            view: self.nodes[node].view.id().0,
             buckets: self.plan.buckets,
             redundancy: self.plan.redundancy as u8,
             cores: self.plan.cores[node],
@@ -519,7 +525,7 @@ impl World {
     fn connect(&mut self, node: usize, core: u16, link: LinkId) {
         let cluster = self.nodes[node].cores[usize::from(core)].cluster.as_ref().unwrap();
         let wanted = cluster.links.link(link);
-        let to = (number_of(cluster.view.id(wanted.node)), wanted.core);
+        let to = (number_of(cluster.view.id_of(wanted.node)), wanted.core);
         self.call((node, core), link, to);
     }
 

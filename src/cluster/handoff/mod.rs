@@ -33,7 +33,7 @@ use self::window::Window;
 use super::Turn;
 use super::requests::SentItem;
 use crate::cluster::view::PeerId;
-use crate::key::PARTITIONS_COUNT;
+use crate::key::{PARTITIONS_COUNT, routing_hash};
 use crate::limits;
 use crate::peer::frame::{Frame, FrameError, PutDone};
 
@@ -48,6 +48,12 @@ pub struct Handoff {
     transfer: Option<Transfer>,
     /// Partitions of which this core has purged old items, and the node was not told so.
     purged: BTreeSet<u32>,
+    /// Copies of what it owns next, under way to it.
+    copies: u32,
+    /// A change of the ring gives it something, and the walk over all that is here for it has not ended: how often it has failed.
+    filling: Option<u8>,
+    /// When that walk ended.
+    filled_ms: u64,
 }
 
 /// When what others lack was last looked at.
@@ -73,6 +79,35 @@ impl Handoff {
         self.window.is_empty() && self.transfer.is_none()
     }
 
+    /// Whether no copy of what the node owns next is under way.
+    pub(super) fn has_no_copies(&self) -> bool {
+        self.copies == 0
+    }
+
+    /// Whether a change of the ring gives the node something that was not brought to it yet.
+    pub(super) fn is_filling(&self) -> bool {
+        self.filling.is_some()
+    }
+
+    /// When everything of a change was brought to it.
+    pub(super) fn filled_ms(&self) -> u64 {
+        self.filled_ms
+    }
+
+    /// A walk over all that is here for the node has ended. One that takes nothing more, for want of memory, has what it has room for.
+    pub(super) fn on_walked(&mut self, failed: bool, now_ms: u64) {
+        match &mut self.filling {
+            Some(failures) if failed && *failures < FILL_FAILURES_MAX => *failures += 1,
+            Some(_) => (self.filling, self.filled_ms) = (None, now_ms),
+            None => {}
+        }
+    }
+
+    /// A copy of what the node owns next is under way.
+    pub(super) fn add_copy(&mut self) {
+        self.copies += 1;
+    }
+
     /// Whether nothing but hints is under way that the node does not know of.
     pub fn has_announced_missing(&self) -> bool {
         self.announced.is_complete() && self.transfer.is_none()
@@ -86,16 +121,25 @@ impl Handoff {
 
 /// A node has lost its memory: it gets everything of its own again.
 pub(super) fn on_lost_memory(turn: &mut Turn<'_>, node: PeerId) {
-    if turn.engine.statistics().items_count > 0 {
-        turn.cluster.hints.mark_all(node, transfer::ALL);
+    mark_all(turn, node, transfer::ALL);
+}
+
+/// A node may own more than before: what it lacks of that is not known, and it gets everything of its own. What it has is as good as what is
+/// here: nothing of that is purged.
+pub(super) fn on_gain(turn: &mut Turn<'_>, node: PeerId) {
+    let has_items = mark_all(turn, node, transfer::PURGED);
+    turn.cluster.handoffs[node.index()].filling = has_items.then_some(0);
+}
+
+/// All that is here for a node is sent again. False if that is nothing.
+fn mark_all(turn: &mut Turn<'_>, node: PeerId, version: u64) -> bool {
+    let has_items = turn.engine.statistics().items_count > 0;
+    if has_items {
+        turn.cluster.hints.mark_all(node, version);
         turn.cluster.hints.note_evicted(turn.engine.evicted_count());
     }
     break_off(turn, node);
-}
-
-/// A node may own more than before: what it lacks of that is not known, and it gets everything of its own.
-pub(super) fn on_gain(turn: &mut Turn<'_>, node: PeerId) {
-    on_lost_memory(turn, node);
+    has_items
 }
 
 /// Another view counts: this node may hold what it does not own any more. That nobody has anything older must be found out anew.
@@ -107,6 +151,7 @@ pub(super) fn on_view(turn: &mut Turn<'_>) {
 /// A node is not in the ring any more: it gets nothing.
 pub(super) fn remove(turn: &mut Turn<'_>, node: PeerId) {
     break_off(turn, node);
+    turn.cluster.handoffs[node.index()].filling = None;
     turn.cluster.handoffs[node.index()].purged.clear();
     turn.cluster.hints.remove(node);
 }
@@ -175,6 +220,25 @@ pub(super) fn on_replayed(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_
     Ok(())
 }
 
+/// A copy of what a node owns next has arrived, or not: then it gets it later.
+pub(super) fn on_copied(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_>) -> Result<(), FrameError> {
+    match PutDone::of(frame, turn.horizon())? {
+        PutDone::Busy => on_copy_lost(turn, sent),
+        PutDone::Taken | PutDone::Kept(_) => turn.cluster.handoffs[sent.node.index()].copies -= 1,
+    }
+    Ok(())
+}
+
+/// A copy of what a node owns next has not arrived.
+pub(super) fn on_copy_lost(turn: &mut Turn<'_>, sent: &SentItem) {
+    let &SentItem { node, ref key, version, .. } = sent;
+    turn.cluster.handoffs[node.index()].copies -= 1;
+    if turn.cluster.view.has(node) {
+        let partition = turn.partition_of(routing_hash(key));
+        turn.cluster.hints.add(node, key, version, partition, turn.now);
+    }
+}
+
 /// A node was told of what was purged, or not.
 pub(super) fn on_purged_answer(turn: &mut Turn<'_>, node: PeerId, generation: u32, partitions: &[u32], heard: bool) {
     let handoff = &mut turn.cluster.handoffs[node.index()];
@@ -239,5 +303,7 @@ fn answered(turn: &mut Turn<'_>, sent: &SentItem, sent_ms: u64, taken: bool) {
     turn.cluster.handoffs[sent.node.index()].window.answered(sent.generation, is_slow);
 }
 
+/// Walks over all that is here for a node, where it had no memory for some of it.
+const FILL_FAILURES_MAX: u8 = 3;
 /// How long something that was sent may be on its way, in milliseconds: longer, and its link has been given up.
 const SETTLE_MS: u64 = 1000;

@@ -15,7 +15,7 @@ use super::partitions::{PartitionLists, links_of};
 use crate::buffer::Buffer;
 use crate::cluster::requests::{Purpose, Request};
 use crate::cluster::view::PeerId;
-use crate::cluster::{Mistake, PeerRequest, Turn};
+use crate::cluster::{Cluster, Mistake, PeerRequest, Turn};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash};
@@ -106,18 +106,26 @@ pub(in crate::cluster) fn release_unowned(turn: &mut Turn<'_>, key: &[u8]) {
     }
     let key = Key::new(key);
     let (bucket, partition) = (turn.bucket_of(key.hash), turn.partition_of(key.hash));
-    let owners = turn.owners(bucket);
-    let mine = owners.is_empty() || owners.contains(&turn.cluster.view.me);
-    if !mine && !turn.cluster.leases.has_all(turn.ms) {
+    let view = turn.cluster.view.clone();
+    let (owners, pending) = (turn.owners(bucket), view.pending(bucket));
+    let mine = owners.is_empty() || owners.contains(&view.me) || pending.contains(&view.me);
+    if !mine && !may_drop(turn) {
         turn.cluster.purges.look_for_unowned(std::iter::once(partition));
         return;
     }
     let hints = &turn.cluster.hints;
     let lacks =
         |owner: &PeerId| hints.get(*owner, key.bytes).is_some() || hints.target(*owner).dirty_version(partition).is_some();
-    if !mine && !owners.iter().any(lacks) && !turn.cluster.pins.has(key.hash) {
+    if !mine && !owners.iter().chain(&pending).any(lacks) && !turn.cluster.pins.has(key.hash) {
         turn.engine.forget(&key, turn.now);
     }
+}
+
+/// Whether nobody needs what this node does not own: all that are there share its view, and nothing is under way here that was begun under
+/// the one before.
+fn may_drop(turn: &mut Turn<'_>) -> bool {
+    let Cluster { progress, operations, leases, .. } = &mut *turn.cluster;
+    leases.has_all(turn.ms) && progress.former().is_none() && progress.is_settled(operations)
 }
 
 /// Tells a node of what was purged here, so that it sends what it has of that.
@@ -151,7 +159,7 @@ pub(in crate::cluster) fn unowned_slice(turn: &mut Turn<'_>) {
     if turn.cluster.purges.unowned.is_empty() {
         return;
     }
-    if !turn.cluster.leases.has_all(turn.ms) {
+    if !may_drop(turn) {
         // Leases are asked for while something waits for them.
         turn.cluster.active_now(turn.ms);
         return;
@@ -164,7 +172,7 @@ pub(in crate::cluster) fn unowned_slice(turn: &mut Turn<'_>) {
         let mut keys: Vec<Box<[u8]>> = Vec::new();
         cursor = turn.engine.walk_copies(from, turn.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
             let bucket = bucket_of(replica.key.hash, buckets);
-            if unowned.contains(&partition_of(bucket, buckets)) && !view.ring.owners_of(bucket).contains(&view.me_index) {
+            if unowned.contains(&partition_of(bucket, buckets)) && !view.keeps(view.me, bucket) {
                 keys.push(replica.key.bytes.into());
             }
         });

@@ -65,7 +65,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
             break;
         };
         let plain = Key::new(&key);
-        if !turn.owns(node, plain.hash) {
+        if !turn.keeps(node, plain.hash) {
             if turn.cluster.hints.end(node, &key, hint.version, End::Rerouted) {
                 reroute(turn, &plain, hint.version);
             }
@@ -101,7 +101,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
 fn reroute(turn: &mut Turn<'_>, key: &Key<'_>, version: u64) {
     let (bucket, partition, me) = (turn.bucket_of(key.hash), turn.partition_of(key.hash), turn.me());
     let owners = turn.owners(bucket);
-    if !owners.contains(&me) {
+    if !turn.keeps(me, key.hash) {
         owners.iter().for_each(|&owner| turn.cluster.hints.add(owner, key.bytes, version, partition, turn.now));
     }
 }

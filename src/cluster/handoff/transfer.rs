@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 
 use super::partitions::{PartitionLists, links_of};
 use super::purge::WALK_BUDGET;
-use crate::cluster::Turn;
 use crate::cluster::links::Reach;
 use crate::cluster::requests::{Purpose, Request, SentItem};
 use crate::cluster::view::PeerId;
+use crate::cluster::{Cluster, Turn};
 use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of};
@@ -94,7 +94,9 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
             _ if keeps_all => fence,
             version => (version - 1).max(fence),
         };
-        if stale_through > 0 {
+        // Whoever gets something new gets what is known of deletes along with it.
+        let is_new = turn.cluster.handoffs[index].is_filling() && fence > 0;
+        if stale_through > 0 || is_new {
             let partition = frame::Partition { number, stale_through, fence };
             links_of(turn, node, number).into_iter().for_each(|link| lists.add(link, partition));
         }
@@ -114,12 +116,11 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
 /// One step of the walk: sends the items that the node owns in these partitions.
 fn walk(turn: &mut Turn<'_>, node: PeerId, cursor: Cursor, marks: &BTreeMap<u32, u64>) -> Option<Cursor> {
     let mut keys: Vec<Box<[u8]>> = Vec::new();
-    let (view, buckets) = (turn.cluster.view.clone(), turn.buckets());
-    let index = view.index_of(node)?;
+    let (cluster, buckets) = (&*turn.cluster, turn.buckets());
     let next = turn.engine.walk_copies(cursor, turn.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
         let bucket = bucket_of(replica.key.hash, buckets);
         let partition = partition_of(bucket, buckets);
-        if marks.contains_key(&partition) && view.ring.owners_of(bucket).contains(&index) {
+        if marks.contains_key(&partition) && is_from_here(cluster, node, replica.key.hash, bucket) {
             keys.push(replica.key.bytes.into());
         }
     });
@@ -140,6 +141,21 @@ fn walk(turn: &mut Turn<'_>, node: PeerId, cursor: Cursor, marks: &BTreeMap<u32,
         turn.cluster.handoffs[node.index()].window.spend();
     }
     next
+}
+
+/// Whether this core sends a node what it has of a bucket. An owner gets it from everybody that has it; who owns it next, from the first
+/// owner that is there and lacks nothing itself.
+fn is_from_here(cluster: &Cluster, node: PeerId, hash: u64, bucket: u32) -> bool {
+    let view = &*cluster.view;
+    let owners = view.ring.owners_of(bucket);
+    if view.index_of(node).is_some_and(|index| owners.contains(&index)) {
+        return true;
+    }
+    let lacks_nothing =
+        |owner: PeerId| !cluster.links.is_away(owner, hash, view.ring.buckets()) && cluster.hints.is_clean(owner);
+    let mut owners = owners.iter().map(|&index| view.peer(index));
+    let source = owners.find(|&owner| owner == view.me || (owner != node && lacks_nothing(owner)));
+    source.is_none_or(|source| source == view.me) && view.is_pending(node, bucket)
 }
 
 /// A node has purged old items of a partition, and lacks what was purged. It is not told to purge again: others may have sent by then
@@ -170,6 +186,7 @@ fn end(turn: &mut Turn<'_>, node: PeerId) {
         return;
     }
     let Some(transfer) = handoff.transfer.take() else { return };
+    handoff.on_walked(transfer.failed, turn.ms);
     if transfer.failed {
         return;
     }
@@ -183,6 +200,6 @@ fn end(turn: &mut Turn<'_>, node: PeerId) {
     turn.cluster.purges.look_for_unowned(transfer.marks.keys().copied());
 }
 
-/// Marks of partitions that stand for no write: a node has purged what was old there, or has lost its memory.
-const PURGED: u64 = 0;
+/// Marks of partitions that stand for no write: a node has purged what was old there or owns more than before, or has lost its memory.
+pub(super) const PURGED: u64 = 0;
 pub(super) const ALL: u64 = 1;

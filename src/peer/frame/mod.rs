@@ -105,6 +105,13 @@ pub const FLAG_REPEATED: u8 = 16;
 /// Of an `Execute`: it is passed on for another node. Its meta begins with the hash of that node's id, behind the version if there is one.
 pub const FLAG_PASSED_ON: u8 = 32;
 
+/// Of a `Done` or a `Found`: nothing is under way at the core that answers which was begun under another view.
+pub const FLAG_SETTLED: u8 = 8;
+/// Of a `Done` or a `Found`: the core that answers has brought the one that asked all that a change of the ring gives to it.
+pub const FLAG_GAVE_ALL: u8 = 16;
+/// Of a `Done` or a `Found`: the core that answers has all that it is to own.
+pub const FLAG_WHOLE: u8 = 32;
+
 /// Milliseconds of one unit of `Head::life`.
 pub const LIFE_UNIT_MS: u64 = 2;
 
