@@ -6,12 +6,12 @@
 //!
 //! | floor | modules | what they are |
 //! |---|---|---|
-//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`observe`], [`buffer`], [`arena`], [`routing`], [`placement`], [`sync`] | plain types that every floor speaks; which core and which nodes own a key |
+//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`latency`], [`observe`], [`buffer`], [`arena`], [`routing`], [`placement`], [`sync`] | plain types that every floor speaks; which core and which nodes own a key |
 //! | 1 strangers | [`protocol`], [`engine`], [`peer`], [`membership`] | sans-io state machines: bytes to commands, commands to replies, words between nodes, who is in the ring |
 //! | 2 cluster | [`cluster`] | which nodes hold a key, and what to do while they do not; still pure |
 //! | 3 shard | [`shard`] | what one core owns: items, counters, its part of the cluster; still pure |
 //! | 4 runtime | [`runtime`] | glommio and io_uring: sockets, queues between the cores, clocks |
-//! | 5 node | [`node`] | the control plane: options, start and stop, statistics |
+//! | 5 node | [`node`] | the control plane: options, start and stop, statistics, the admin listener |
 //!
 //! # The way of a GET
 //!
@@ -48,6 +48,7 @@ pub mod cluster;
 pub mod command;
 pub mod engine;
 pub mod key;
+pub mod latency;
 pub mod limits;
 pub mod membership;
 pub mod metrics;

@@ -156,6 +156,36 @@ pub const WATCH_BYTES_PER_CORE_MAX: usize = 256 << 10;
 /// memcached's `watcher_logbuf_size`.
 pub const WATCHER_BYTES_MAX: usize = 256 << 10;
 
+/// Connections of the admin listener at once; more are told so and closed.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+
+/// Of them, those that watch events.
+pub const ADMIN_WATCHERS_MAX: usize = 16;
+
+/// Longest body of a request to the admin listener, in bytes.
+pub const ADMIN_BODY_BYTES_MAX: usize = 16 << 10;
+
+/// Longest head of a request to the admin listener, in bytes, and most fields of it.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 << 10;
+/// See [`ADMIN_HEAD_BYTES_MAX`].
+pub const ADMIN_FIELDS_MAX: usize = 64;
+
+/// How long a connection of the admin listener may take for the head of a request, from the end of the one before, in seconds.
+pub const ADMIN_HEAD_S_MAX: u64 = 10;
+
+/// How long a core may be silent before the node is not healthy, in milliseconds: one that is parked writes its board every second.
+pub const CORE_SILENCE_MS_MAX: u64 = 5000;
+
+/// How often a core that has something to do writes its figures to its board, in milliseconds: 1 us each time. One that has nothing to do
+/// writes them before it parks, and once a second.
+pub const BOARD_PERIOD_MS: u64 = 250;
+
+/// Other nodes of which a board tells; 120 bytes each. Of more, the first ones are told.
+pub const BOARD_PEERS_MAX: usize = 64;
+
+/// Times that a board is read again because it is being written, which takes a microsecond.
+pub const BOARD_READS_MAX: u32 = 1000;
+
 /// Capacity of a connection's out-of-order bytes that is kept when it is idle, in bytes.
 pub const STASH_KEPT_BYTES_MAX: usize = 16 << 10;
 

@@ -52,6 +52,10 @@ fn serve(options: Options) -> Result<(), StartError> {
     signals::wait();
     log::info!("draining");
     tell_supervisor(NotifyState::Stopping);
+    if kept.drain_delay_s > 0 {
+        node.leave();
+        signals::wait_at_most(kept.drain_delay_s);
+    }
     node.stop();
     process::clean_up(&kept);
     Ok(())

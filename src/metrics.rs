@@ -27,6 +27,11 @@ macro_rules! counters {
             pub fn add(&mut self, other: &Counters) {
                 $(self.$field += other.$field;)*
             }
+
+            /// Gives every counter to `visit`, in the order of the rows.
+            pub fn visit(&mut self, visit: &mut impl FnMut(&mut u64)) {
+                $(visit(&mut self.$field);)*
+            }
         }
     };
 }

@@ -100,6 +100,7 @@ fn options_of_the_node_are_read() {
         });
     }
     means("--idle_timeout 60", |options| options.idle_timeout_s = 60);
+    means("--drain_delay 5", |options| options.drain_delay_s = 5);
     means("--shard_ports 12000", |options| options.shard_ports = Some(12000));
     means("--incoming_ip 10.0.0.0/8 --incoming_ip 1.2.3.4,fd00::/8", |options| {
         options.incoming = ["10.0.0.0/8", "1.2.3.4/32", "fd00::/8"].map(|text| text.parse().unwrap()).to_vec();
@@ -378,6 +379,30 @@ fn what_is_not_there_yet_is_refused() {
 }
 
 #[test]
+fn the_admin_listener_is_on_loopback_unless_there_is_a_token() {
+    let admin = parse("").unwrap().admin;
+    assert_eq!((admin.address, admin.port_given), (socket("127.0.0.1:11280"), false));
+    assert!(admin.token_file.is_none() && !admin.shows_keys && admin.metrics_compat);
+    means("--admin_port 0", |options| (options.admin.address, options.admin.port_given) = (socket("127.0.0.1:0"), true));
+    means("--admin_ip ::1 --admin_port 80", |options| {
+        (options.admin.address, options.admin.port_given) = (socket("[::1]:80"), true);
+    });
+    means("--admin_ip 0.0.0.0 --admin_token_file /x", |options| {
+        (options.admin.address, options.admin.token_file) = (socket("0.0.0.0:11280"), Some(PathBuf::from("/x")));
+    });
+    means("--admin_keys --metrics_compat off", |options| {
+        (options.admin.shows_keys, options.admin.metrics_compat) = (true, false);
+    });
+    let open =
+        "option --admin_ip 10.0.0.1 is not loopback, and there is no --admin_token_file; give one, or listen on 127.0.0.1.";
+    refused("--admin_ip 10.0.0.1", open);
+    assert!(parse("--admin_ip 10.0.0.1 --admin_port 0").is_ok());
+    let form = "an IPv4 or IPv6 address; one that is not loopback needs --admin_token_file";
+    refused("--admin_ip host", &format!("option --admin_ip has the value 'host'; allowed is {form}."));
+    refused("--metrics_compat yes", "option --metrics_compat has the value 'yes'; allowed is on or off.");
+}
+
+#[test]
 fn bounds_are_allowed_and_one_beyond_is_not() {
     let borders = [
         ("cores", "1", "256", "0", "257", "-m 256"),
@@ -392,6 +417,8 @@ fn bounds_are_allowed_and_one_beyond_is_not() {
         ("handoff_window", "1", "604800", "0", "604801", ""),
         ("handoff_rate", "0", "10000000", "-1", "10000001", ""),
         ("conn_limit", "1", "1000000", "0", "1000001", ""),
+        ("admin_port", "0", "65535", "-1", "65536", ""),
+        ("drain_delay", "0", "3600", "-1", "3601", ""),
         ("idle_timeout", "0", "2147483647", "-1", "2147483648", ""),
         ("max_item_size", "1k", "128m", "1023", "129m", "-m 256"),
         ("max_item_size", "1024", "134217728", "0", "134217729", "-m 256"),

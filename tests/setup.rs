@@ -24,6 +24,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("valgrind", "valgrind"),
+    ("promtool", "prometheus"),
     ("venv", "python3-venv"),
     ("curl", "curl"),
     ("memccapable", "libmemcached-tools"),

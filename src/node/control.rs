@@ -109,6 +109,7 @@ pub(super) fn patiently<T>(answer: &Receiver<T>) -> Option<T> {
 }
 
 /// The node's memory budget.
+#[derive(Clone)]
 pub struct Memory {
     /// What items and indexes lease from.
     pub arena: Arc<Arena>,
@@ -118,7 +119,7 @@ pub struct Memory {
 
 impl Memory {
     /// `--memory_size`, or what `cache_memlimit` made of it, in bytes.
-    fn limit_bytes(&self) -> usize {
+    pub fn limit_bytes(&self) -> usize {
         self.arena.limit_bytes() + self.reserve_bytes
     }
 }
@@ -544,7 +545,7 @@ fn text_line(line: &str) -> Answer {
 }
 
 /// CPU time of the process in user mode and in the kernel.
-fn cpu_time_us() -> (u64, u64) {
+pub(super) fn cpu_time_us() -> (u64, u64) {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the struct lives across the call, and all zero is a value of it.
     let usage = unsafe {

@@ -8,6 +8,7 @@
 //! Lives here: what happens once or rarely. Not here: the path of a request.
 #![allow(clippy::disallowed_methods)]
 
+pub mod admin;
 pub mod budget;
 pub mod control;
 pub mod host;
@@ -27,13 +28,16 @@ pub mod watch;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use self::admin::Admin;
+use self::admin::facts::Facts;
 use self::budget::Budget;
 use self::control::{Control, Cores, Memory};
+use self::host::Finding;
 use self::options::Options;
 use self::ring::RingPlan;
 use crate::arena::Arena;
@@ -66,6 +70,7 @@ pub struct Node {
     cores: Cores,
     threads: Vec<JoinHandle<Result<(), String>>>,
     control: Option<JoinHandle<()>>,
+    admin: Option<Admin>,
     /// Where it listens, as one text.
     pub listening: String,
     /// What is said of the machine, unless it is not to be.
@@ -86,6 +91,7 @@ impl Node {
         let io = preflight::choose_io(options.io).map_err(StartError)?;
         let cpus = preflight::assign_cpus(options.cores);
         resolve_ports(&mut options)?;
+        let admin = admin::prepare(&options)?;
         let memory_bytes = (options.memory_mb as usize) << 20;
         let ceiling_bytes = memory_bytes.max(physical_memory_bytes());
         let plan = ring::plan(&options)?;
@@ -100,9 +106,10 @@ impl Node {
         let Budget { arena_bytes, reserve_bytes, .. } = budget;
         let arena = Arena::new(arena_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
+        let peers = plan.as_ref().map_or(0, |_| limits::BOARD_PEERS_MAX);
         let shared = Arc::new(Shared {
             clock: Clock::default(),
-            cores: (0..options.cores).map(|_| CoreState::default()).collect(),
+            cores: (0..options.cores).map(|_| CoreState::new(peers)).collect(),
             services: Services::new(options.incoming.clone().into(), options.conn_limit, plan.is_some()),
             listening: AtomicU32::new(options.cores.into()),
         });
@@ -128,15 +135,33 @@ impl Node {
         }
         let listening = listening(&options);
         process::write_port_file(&options);
-        let (tuning_hint, wanting) = look_at_machine(&options);
+        let (tuning_hint, findings) = look_at_machine(&options);
+        let wanting = findings.iter().filter(|finding| finding.state == host::State::Wanting).count();
         let memory = Memory { arena, reserve_bytes };
-        let control =
-            start_control(requests, Control::new(cores.clone(), memory, options, plan.map(|plan| plan.view), wanting))?;
-        Ok(Self { cores, threads, control: Some(control), listening, tuning_hint })
+        let view = plan.map(|plan| plan.view);
+        let facts = || Facts {
+            shared: cores.shared.clone(),
+            memory: memory.clone(),
+            options: options.clone(),
+            view: view.clone(),
+            io,
+            findings,
+            started: cores.shared.clock.now(),
+            leaving: AtomicBool::new(false),
+        };
+        let admin = admin.map(|admin| admin.start(Arc::new(facts()))).transpose()?;
+        let control = start_control(requests, Control::new(cores.clone(), memory, options, view, wanting))?;
+        Ok(Self { cores, threads, control: Some(control), admin, listening, tuning_hint })
+    }
+
+    /// Tells whoever asks that this node is about to end. It serves on.
+    pub fn leave(&self) {
+        self.admin.iter().for_each(|admin| admin.facts().leave());
     }
 
     /// Drains every core and waits for them: what is in flight is answered, within a bounded time.
     pub fn stop(mut self) {
+        self.leave();
         for core in 0..self.threads.len() {
             self.cores.send(core, ToCore::Drain);
         }
@@ -148,6 +173,10 @@ impl Node {
         drop(self.cores);
         if let Some(control) = self.control.take() {
             let _ = control.join();
+        }
+        // Last, so that it can be seen why a drain takes long.
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
         }
     }
 }
@@ -162,13 +191,13 @@ pub fn log_level(verbosity: u32) -> log::LevelFilter {
     }
 }
 
-/// What is said of the machine at the start, and how many of its knobs are wanting. Each of them is a line for those who want more lines.
-fn look_at_machine(options: &Options) -> (Option<String>, usize) {
+/// What is said of the machine at the start, and its knobs. Each that is wanting is a line for those who want more lines.
+fn look_at_machine(options: &Options) -> (Option<String>, Vec<Finding>) {
     let needs = host::Needs { cores: options.cores, connections: options.conn_limit };
     let findings = host::check(&host::Machine::default(), needs);
     let wanting = findings.iter().filter(|finding| finding.state == host::State::Wanting);
-    wanting.clone().for_each(|finding| log::info!("{}", finding.sentence()));
-    (host::hint(&findings, needs).filter(|_| !options.tuning_hint_disabled), wanting.count())
+    wanting.for_each(|finding| log::info!("{}", finding.sentence()));
+    (host::hint(&findings, needs).filter(|_| !options.tuning_hint_disabled), findings)
 }
 
 fn start_control(requests: Receiver<ControlRequest>, mut control: Control) -> Result<JoinHandle<()>, StartError> {

@@ -112,6 +112,11 @@ fn too_little_locked_memory(cores: u16) -> String {
 }
 
 /// The soft and the hard limit.
+/// Most descriptors that this process may have; 0 where that cannot be told.
+pub fn descriptors_max() -> u64 {
+    limit_of(libc::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
+}
+
 fn limit_of(resource: libc::__rlimit_resource_t) -> Option<(u64, u64)> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct lives across the call.

@@ -25,6 +25,24 @@ pub fn wait() {
     }
 }
 
+/// Waits for another such signal, but no longer than this. An operator who sends a second one wants no delay.
+pub fn wait_at_most(seconds: u32) {
+    let set = set();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds.into());
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let time = libc::timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        // SAFETY: both live across the call; who sent it is not asked for.
+        let signal = unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const time) };
+        if signal > 0 && signal != libc::SIGHUP {
+            return;
+        }
+    }
+}
+
 /// Ends the wait as a signal from outside would.
 pub fn raise() {
     // SAFETY: a signal to this process, which blocks it in every thread but the one that waits.

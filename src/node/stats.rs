@@ -216,6 +216,12 @@ fn own_settings(options: &Options) -> Lines {
             "http_miss" => if options.http.miss == http::Miss::NotFound { "404" } else { "204" }.into(),
             "http_host" => list(options.http.hosts.clone()),
             "cluster_name" => options.cluster_name.clone(),
+            "admin_ip" => options.admin.address.ip().to_string(),
+            "admin_port" => options.admin.address.port().to_string(),
+            "admin_token_file" => if options.admin.token_file.is_some() { "given" } else { "none" }.into(),
+            "admin_keys" => if options.admin.shows_keys { "yes" } else { "no" }.into(),
+            "metrics_compat" => if options.admin.metrics_compat { "on" } else { "off" }.into(),
+            "drain_delay" => options.drain_delay_s.to_string(),
             "cluster_secret_file" => if options.cluster_secret_file.is_some() { "given" } else { "none" }.into(),
             _ => return None,
         })

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use crate::arena::Body;
 use crate::buffer::Buffer;
 use crate::command::{Command, Control, Reply, Value};
+use crate::latency;
 
 pub mod binary;
 pub mod http;
@@ -216,6 +217,17 @@ impl Head {
         bytes[0] = protocol;
         bytes[1..7].copy_from_slice(&rest);
         bytes
+    }
+
+    /// The door that the request came in by.
+    #[inline]
+    pub fn door(&self) -> latency::Door {
+        match self {
+            Head::Text(_) => latency::Door::Text,
+            Head::Meta(_) => latency::Door::Meta,
+            Head::Binary(_) => latency::Door::Binary,
+            Head::Http(_) => latency::Door::Http,
+        }
     }
 
     /// Whether it is of a meta command.

@@ -49,27 +49,44 @@ impl Default for Clock {
 }
 
 impl Clock {
+    /// Nanoseconds that never go back, for what lasts microseconds. About 25 ns.
+    pub fn ns(&self) -> u64 {
+        let elapsed = self.started.elapsed();
+        // From 1 s on, so that "long ago" is a number.
+        (elapsed.as_secs() + 1) * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
+    }
+
     /// Milliseconds that never go back. About 25 ns.
     pub fn ms(&self) -> u64 {
-        // From 1 s on, so that "long ago" is a number.
-        self.started.elapsed().as_millis() as u64 + 1000
+        self.ns() / 1_000_000
     }
 
     /// Both clocks. About 25 ns.
     pub fn read(&self) -> (Instant, u64) {
-        let ms = self.ms();
+        let (now, ns) = self.read_ns();
+        (now, ns / 1_000_000)
+    }
+
+    /// The wall clock, and nanoseconds that never go back, of which milliseconds are made. About 25 ns.
+    pub fn read_ns(&self) -> (Instant, u64) {
+        let ns = self.ns();
+        (self.wall(ns / 1_000_000), ns)
+    }
+
+    /// What the wall clock says at this millisecond.
+    fn wall(&self, ms: u64) -> Instant {
         if ms >= self.compared_ms.load(Ordering::Relaxed) + COMPARE_MS {
             self.compare(ms);
         }
         let system_ms = ms as i64 + self.ahead_ms.load(Ordering::Relaxed);
         if !cfg!(feature = "debugtime") {
-            return (Instant { unix_ms: system_ms.max(0) as u64 }, ms);
+            return Instant { unix_ms: system_ms.max(0) as u64 };
         }
         let base_ms = match self.paused_ms.load(Ordering::Relaxed) {
             RUNNING => system_ms,
             paused => paused,
         };
-        (Instant { unix_ms: (base_ms + self.offset_ms.load(Ordering::Relaxed)).max(0) as u64 }, ms)
+        Instant { unix_ms: (base_ms + self.offset_ms.load(Ordering::Relaxed)).max(0) as u64 }
     }
 
     /// The wall clock.

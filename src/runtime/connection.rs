@@ -28,6 +28,7 @@ use crate::buffer::Buffer;
 use crate::cluster::Origin;
 use crate::command::{Command, Control, Error, Reply};
 use crate::key::Key;
+use crate::latency::Kind;
 use crate::limits;
 use crate::metrics::Counters;
 use crate::observe::Client;
@@ -693,6 +694,7 @@ impl Connection {
                     self.replies.push(framing, command.key.bytes, &reply);
                 }
                 self.starved_since_ms = None;
+                context.latency.count(Kind::of(framing.head.door(), &command.verb));
                 Outcome::Done
             }
             Place::Core(core) => {
@@ -701,7 +703,7 @@ impl Connection {
                     return Outcome::Blocked;
                 }
                 context.shard.counters.requests_crossed += 1;
-                self.replies.push_waiting();
+                self.replies.push_waiting(Some((Kind::of(framing.head.door(), &command.verb), context.ns)));
                 self.steering = if self.steering.0 == core { (core, self.steering.1 + 1) } else { (core, 1) };
                 Outcome::Done
             }
@@ -715,7 +717,7 @@ impl Connection {
         if !turn.submit(origin, command, framing.head, framing.words) {
             return Outcome::Blocked;
         }
-        self.replies.push_waiting();
+        self.replies.push_waiting(Some((Kind::of(framing.head.door(), &command.verb), context.ns)));
         self.steering.1 = 0;
         Outcome::Done
     }
@@ -734,7 +736,7 @@ impl Connection {
         }
         let ticket = self.next_ticket(id);
         context.ask_control(ticket, control, framing);
-        self.replies.push_waiting();
+        self.replies.push_waiting(None);
         self.control_pending = true;
         Outcome::Done
     }
@@ -752,8 +754,9 @@ impl Connection {
     }
 
     /// Puts a reply from elsewhere into its slot. `flush` moves it on.
-    pub fn fill(&mut self, slot: u32, reply: ReplyBytes<'_>) {
-        self.replies.fill(slot, reply);
+    /// Tells the kind of the request, and the nanosecond of the turn that sent it, unless the control plane was asked.
+    pub fn fill(&mut self, slot: u32, reply: ReplyBytes<'_>) -> Option<(Kind, u64)> {
+        self.replies.fill(slot, reply)
     }
 
     /// A piece of a long answer of the control plane, ahead of its end, which the first slot waits for.

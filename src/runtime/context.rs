@@ -13,6 +13,7 @@ use super::peer_socket::PeerSetup;
 use crate::arena::Arena;
 use crate::cluster::Turn;
 use crate::command::{Command, Control};
+use crate::latency::Latency;
 use crate::limits;
 use crate::protocol::{self, Framing, Head};
 use crate::routing::Ticket;
@@ -32,6 +33,10 @@ pub struct Context {
     pub now: Instant,
     /// Milliseconds that never go back, for deadlines and patience.
     pub ms: u64,
+    /// The same in nanoseconds, when this turn began.
+    pub ns: u64,
+    /// How long requests take.
+    pub latency: Latency,
     /// How to speak with other nodes; `None` on a lone node.
     pub peer_setup: Option<Arc<PeerSetup>>,
     /// What new sessions are told.
@@ -100,12 +105,19 @@ impl From<&Control<'_>> for OwnedControl {
 impl Context {
     /// Reads the clocks for the turn that begins.
     pub fn read_clocks(&mut self) {
-        (self.now, self.ms) = self.mesh.shared.clock.read();
+        (self.now, self.ns) = self.mesh.shared.clock.read_ns();
+        self.ms = self.ns / 1_000_000;
     }
 
     /// Reads the clock of deadlines anew.
     pub fn read_ms(&mut self) {
         self.ms = self.mesh.shared.clock.ms();
+    }
+
+    /// The turn has ended, in which there was something to do.
+    pub fn end_turn(&mut self) {
+        let ns = self.mesh.shared.clock.ns();
+        self.latency.end_turn(ns - self.ns);
     }
 
     /// The second of `ms`, for what need not be exact.

@@ -17,6 +17,7 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 use slab::Slab;
 
+use super::board::Publisher;
 use super::bridge::{Bridge, Resolve};
 use super::connection::{Connection, Flow, State};
 use super::context::{Context, ControlRequest};
@@ -28,6 +29,7 @@ use crate::buffer::Buffer;
 use crate::cluster::{OperationId, Origin};
 use crate::command::{Error, Reply};
 use crate::key::Key;
+use crate::latency::Latency;
 use crate::limits;
 use crate::observe::Client;
 use crate::observe::events::What;
@@ -95,6 +97,7 @@ pub struct Core {
     pub draining: bool,
     /// What is between this core and other nodes.
     pub bridge: Bridge,
+    publisher: Publisher,
     inbox: Receiver<ToCore>,
     generations: u32,
     scratch: Buffer,
@@ -123,16 +126,19 @@ pub struct CoreDeps {
 impl Core {
     /// A core without connections.
     pub fn new(deps: CoreDeps) -> Self {
-        let (now, ms) = deps.mesh.shared.clock.read();
+        let (now, ns) = deps.mesh.shared.clock.read_ns();
         let CoreDeps { shard, mesh, arena, protocol, control, inbox, peer_setup, resolver } = deps;
         let bridge = Bridge::new(resolver);
+        let publisher = Publisher::new(&mesh.own_state().board);
         Self {
             context: Context {
                 shard,
                 mesh,
                 arena,
                 now,
-                ms,
+                ms: ns / 1_000_000,
+                ns,
+                latency: Latency::default(),
                 peer_setup,
                 protocol,
                 control,
@@ -145,6 +151,7 @@ impl Core {
             to_flush: Vec::new(),
             parts: Vec::new(),
             draining: false,
+            publisher,
             bridge,
             inbox,
             generations: 0,
@@ -166,6 +173,13 @@ impl Core {
     pub fn begin_turn(&mut self) {
         self.context.read_clocks();
         self.context.charge_held();
+        self.publisher.tick(&self.context);
+    }
+
+    /// Writes the figures to the board, because the core goes to sleep.
+    pub fn publish_figures(&mut self) {
+        self.context.read_clocks();
+        self.publisher.write(&self.context);
     }
 
     /// Opens a conversation; its index is free again after `close`. Who owns the socket tells its descriptor.
@@ -339,7 +353,9 @@ impl Core {
         if connection.generation != ticket.generation {
             return;
         }
-        connection.fill(ticket.slot, bytes);
+        if let Some((kind, sent_ns)) = connection.fill(ticket.slot, bytes) {
+            self.context.latency.waited(kind, self.context.ns.saturating_sub(sent_ns));
+        }
         if self.to_flush.last() != Some(&ticket.connection) {
             self.to_flush.push(ticket.connection);
         }

@@ -5,12 +5,14 @@
 //! ```
 //!
 //! Reading order: [`connection`] and [`replies`] (one client), [`core`] (one core), [`pump`] (its sockets), [`mesh`] (between the
-//! cores), [`peer_socket`] and [`bridge`] (other nodes), [`service`] and [`listener`] (who may come), [`uring`], [`park`].
+//! cores), [`peer_socket`] and [`bridge`] (other nodes), [`service`] and [`listener`] (who may come), [`board`] (what is shown of a core), [`uring`],
+//! [`park`].
 //!
 //! Lives here: I/O, clocks, threads of the data plane. Not here: what a command does, options, the control plane (`node`).
 #![allow(clippy::disallowed_methods)]
 
 pub mod backlog;
+pub mod board;
 pub mod bridge;
 pub mod clock;
 pub mod connection;

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use super::mesh::record::ReplyBytes;
 use crate::buffer::Buffer;
 use crate::command::Reply;
+use crate::latency::Kind;
 use crate::limits;
 use crate::protocol::{self, Framing};
 
@@ -37,12 +38,10 @@ pub struct Replies {
 }
 
 enum Slot {
-    Waiting,
+    /// For the answer to a request of this kind, sent at this nanosecond; to what was asked of the control plane otherwise.
+    Waiting(Option<(Kind, u64)>),
     /// A range of `stash`.
-    Ready {
-        start: usize,
-        end: usize,
-    },
+    Ready { start: usize, end: usize },
     /// A large reply, or one with bodies.
     Carried(Box<Buffer>),
 }
@@ -67,8 +66,8 @@ impl Replies {
     }
 
     /// Adds a slot for a reply that will come from elsewhere.
-    pub fn push_waiting(&mut self) {
-        self.slots.push_back(Slot::Waiting);
+    pub fn push_waiting(&mut self, sent: Option<(Kind, u64)>) {
+        self.slots.push_back(Slot::Waiting(sent));
         self.waiting += 1;
     }
 
@@ -98,12 +97,16 @@ impl Replies {
         self.slots.push_front(slot);
     }
 
-    /// Puts a reply from elsewhere into its slot. `flush` moves it on.
-    pub fn fill(&mut self, number: u32, reply: ReplyBytes<'_>) {
+    /// Puts a reply from elsewhere into its slot. `flush` moves it on. Tells what the slot was made with.
+    pub fn fill(&mut self, number: u32, reply: ReplyBytes<'_>) -> Option<(Kind, u64)> {
         let index = number.wrapping_sub(self.first) as usize;
-        let Some(slot @ Slot::Waiting) = self.slots.get_mut(index) else {
+        let Some(slot) = self.slots.get_mut(index) else {
+            debug_assert!(false, "a reply for a slot that is not there");
+            return None;
+        };
+        let Slot::Waiting(sent) = *slot else {
             debug_assert!(false, "a reply that nobody waits for");
-            return;
+            return None;
         };
         let length = match &reply {
             ReplyBytes::Inline(bytes) => bytes.len(),
@@ -123,6 +126,7 @@ impl Replies {
         if (number.wrapping_sub(self.group_end) as i32) < 0 {
             self.group_waiting -= 1;
         }
+        sent
     }
 
     /// A received batch has ended. What it put into `output`, from `bytes_start` and `bodies_start` on, is taken back if the rest of
@@ -159,7 +163,7 @@ impl Replies {
     pub fn flush_ready(&mut self, output: &mut Buffer) {
         while let Some(slot) = self.slots.front_mut() {
             match slot {
-                Slot::Waiting => {
+                Slot::Waiting(_) => {
                     if self.group_waiting == 0 {
                         self.open_group();
                     }
@@ -199,8 +203,8 @@ mod tests {
         output.put(b"before ");
         output.put(b"a ");
         let (b, c) = (replies.next_slot(), replies.next_slot() + 1);
-        replies.push_waiting();
-        replies.push_waiting();
+        replies.push_waiting(None);
+        replies.push_waiting(None);
         replies.close_batch(&mut output, 7, 0);
         assert_eq!(output.bytes, b"before ", "what others put there stays");
         // Numbers do not change when the piece that was taken back goes in front.
@@ -208,7 +212,7 @@ mod tests {
         assert_eq!(flushed(&mut replies), "");
         // The next batch is a group of its own, and does not delay the first.
         let d = replies.next_slot();
-        replies.push_waiting();
+        replies.push_waiting(None);
         replies.close_batch(&mut Buffer::default(), 0, 0);
         replies.fill(b, ready(b"b "));
         assert_eq!(flushed(&mut replies), "a b c ");
@@ -224,8 +228,8 @@ mod tests {
         let mut output = Buffer::default();
         output.put(&vec![b'x'; limits::REPLIES_GROUPED_BYTES_MAX + 1]);
         let (first, second) = (replies.next_slot(), replies.next_slot() + 1);
-        replies.push_waiting();
-        replies.push_waiting();
+        replies.push_waiting(None);
+        replies.push_waiting(None);
         replies.close_batch(&mut output, 0, 0);
         assert_eq!(output.bytes.len(), limits::REPLIES_GROUPED_BYTES_MAX + 1);
         replies.fill(first, ready(&vec![b'y'; limits::REPLIES_GROUPED_BYTES_MAX + 1]));
@@ -241,7 +245,7 @@ mod tests {
             let numbers: Vec<u32> = (0..3)
                 .map(|_| {
                     let number = replies.next_slot();
-                    replies.push_waiting();
+                    replies.push_waiting(None);
                     number
                 })
                 .collect();

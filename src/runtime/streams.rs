@@ -385,6 +385,7 @@ impl Streams {
         let flow = core.receive(id, bytes, output);
         let now = core.context.now;
         core.context.shard.engine.tick(now, UPKEEP_BUDGET);
+        core.context.end_turn();
         let counters = &mut core.context.shard.counters;
         counters.bytes_read += bytes.len() as u64;
         counters.bytes_written += output.total_bytes() as u64;

@@ -6,6 +6,9 @@
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
 mod abuse;
+mod admin;
+mod asking;
+mod exporter;
 mod http;
 mod life;
 mod memcached;

@@ -21,7 +21,8 @@ pub fn free_port() -> u16 {
 /// The node's program with options, on loopback, not started.
 pub fn command(port: u16, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pbcache"));
-    command.args(["--ip", "127.0.0.1", "--port", &port.to_string()]).args(options);
+    // Nodes of several tests run at once, and one of them would have the admin port.
+    command.args(["--ip", "127.0.0.1", "--port", &port.to_string(), "--admin_port", "0"]).args(options);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -87,6 +87,10 @@ pub struct Options {
     pub watch_disabled: bool,
     /// Clients may end the node.
     pub shutdown_enabled: bool,
+    /// Where the admin listener is.
+    pub admin: Admin,
+    /// Seconds between a signal to end and the drain.
+    pub drain_delay_s: u32,
     /// File for the process id.
     pub pidfile: Option<PathBuf>,
     /// Go on in the background.
@@ -111,6 +115,21 @@ pub struct Options {
     pub notices: Vec<String>,
     /// What was accepted and means something else here, a sentence each; logged at start.
     pub remarks: Vec<String>,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Its address; port 0 for no listener.
+    pub address: SocketAddr,
+    /// The port was given: then it must be had.
+    pub port_given: bool,
+    /// Where the token is.
+    pub token_file: Option<PathBuf>,
+    /// Keys and values are shown without it.
+    pub shows_keys: bool,
+    /// Metrics have memcached_exporter's names too.
+    pub metrics_compat: bool,
 }
 
 /// One word of `--ringnode`.
@@ -295,6 +314,8 @@ impl Values<'_> {
             dump_disabled: self.is_set("disable_dumping"),
             watch_disabled: self.is_set("disable_watch"),
             shutdown_enabled: self.is_set("enable_shutdown"),
+            admin: self.admin()?,
+            drain_delay_s: self.number("drain_delay") as u32,
             pidfile: self.text("pidfile").map(PathBuf::from),
             daemon: self.is_set("daemon"),
             user: self.text("user").map(String::from),
@@ -392,6 +413,24 @@ impl Values<'_> {
             }
         }
         Ok(addresses)
+    }
+
+    fn admin(&self) -> Result<Admin, Refusal> {
+        let text = self.text("admin_ip").unwrap_or(table::find("admin_ip").default);
+        let ip: IpAddr = text.trim_matches(['[', ']']).parse().map_err(|_| wrong("admin_ip", text))?;
+        let admin = Admin {
+            address: SocketAddr::new(ip, self.number("admin_port") as u16),
+            port_given: self.text("admin_port").is_some(),
+            token_file: self.text("admin_token_file").map(PathBuf::from),
+            shows_keys: self.is_set("admin_keys"),
+            metrics_compat: self.number("metrics_compat") == 0,
+        };
+        if !ip.is_loopback() && admin.token_file.is_none() && admin.address.port() != 0 {
+            return refuse(format!(
+                "option --admin_ip {ip} is not loopback, and there is no --admin_token_file; give one, or listen on 127.0.0.1."
+            ));
+        }
+        Ok(admin)
     }
 
     fn networks(&self) -> Result<Vec<IpNet>, Refusal> {

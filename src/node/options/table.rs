@@ -74,6 +74,7 @@ const NETWORK: &str = "Network";
 const RING: &str = "Ring";
 const LIMITS: &str = "Limits";
 const PROTOCOL: &str = "Protocol";
+const ADMIN: &str = "Administration";
 const PROCESS: &str = "Process";
 const MEMCACHED: &str = "Accepted for memcached's sake";
 
@@ -325,6 +326,22 @@ pub const ROWS: &[Row] = &[
     row(PROTOCOL, "disable_dumping", Nothing, "").short('X').doc("Refuse stats cachedump and lru_crawler metadump."),
     row(PROTOCOL, "disable_watch", Nothing, "").short('W').doc("Refuse watch."),
     row(PROTOCOL, "enable_shutdown", Nothing, "").short('A').doc("Let clients end the node with shutdown."),
+    row(ADMIN, "admin_ip", One("ADDRESS"), "127.0.0.1")
+        .bounds(Form("an IPv4 or IPv6 address; one that is not loopback needs --admin_token_file"))
+        .doc("Address of the admin page, its JSON, metrics and health."),
+    row(ADMIN, "admin_port", One("PORT"), "11280")
+        .bounds(Number(0, 65535))
+        .note(", 0 for none")
+        .doc("Their port. Where the default is taken, the node goes on without them."),
+    row(ADMIN, "admin_token_file", One("FILE"), "")
+        .doc("File with the token that allows actions, keys and values; without one, there is only reading of figures."),
+    row(ADMIN, "admin_keys", Nothing, "").doc("Show keys and values without a token too."),
+    row(ADMIN, "metrics_compat", One("WHETHER"), "on")
+        .bounds(Words(&["on", "off"]))
+        .doc("Metrics have memcached_exporter's names too, for its dashboards and alerts."),
+    row(ADMIN, "drain_delay", One("SECONDS"), "0")
+        .bounds(Number(0, 3600))
+        .doc("After a signal to end, not to be ready for so long while serving on: what load balancers need to notice."),
     row(PROCESS, "pidfile", One("PATH"), "").short('P').doc("Write the process id here."),
     row(PROCESS, "daemon", Nothing, "").short('d').also(&["daemonize"]).doc("Go on in the background."),
     row(PROCESS, "user", One("NAME"), "").short('u').doc("Become this user when started as root."),

@@ -56,6 +56,15 @@ pub fn admit(rules: &Rules, host: &[u8], origin: Option<&[u8]>, is_cross_site: b
     Ok(())
 }
 
+/// As `admit`, for a listener of its own, whose answers are not written here: the code of the status, and a sentence.
+///
+/// # Errors
+/// 421 or 403.
+pub fn check(rules: &Rules, host: &[u8], origin: Option<&[u8]>, is_cross_site: bool) -> Result<(), (u16, &'static str)> {
+    let code = |status| if status == Status::Misdirected { 421 } else { 403 };
+    admit(rules, host, origin, is_cross_site).map_err(|(status, sentence)| (code(status), sentence))
+}
+
 /// Whether no stranger can own this name, or it was named at the start.
 fn is_ours(rules: &Rules, name: &[u8]) -> bool {
     let name = name.strip_suffix(b".").unwrap_or(name);

@@ -28,7 +28,7 @@ mod target;
 
 pub use self::answer::Head;
 pub use self::chunks::{Chunks, Fault};
-pub use self::host::parse as parse_host;
+pub use self::host::{check as check_host, parse as parse_host};
 
 use self::answer::Status;
 use self::head::{Length, Request};

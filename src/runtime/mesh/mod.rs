@@ -24,6 +24,7 @@ use crate::command::Command;
 use crate::limits;
 use crate::protocol::Framing;
 use crate::routing::{ShardId, Ticket};
+use crate::runtime::board::Board;
 use crate::runtime::clock::Clock;
 use crate::runtime::service::Services;
 use crate::sync::{self, fence};
@@ -52,6 +53,8 @@ pub struct CoreState {
     pub uring_fd: AtomicU32,
     /// File descriptor to which eight bytes are written to ring the core's doorbell, + 1.
     pub doorbell: AtomicU32,
+    /// Its figures.
+    pub board: Board,
 }
 
 /// The core looks at its queues and its control channel by itself.
@@ -60,6 +63,11 @@ pub const AWAKE: u32 = 0;
 pub const WAITING: u32 = 1;
 
 impl CoreState {
+    /// The state of a core of a node that knows so many others, itself included.
+    pub fn new(peers: usize) -> Self {
+        Self { board: Board::new(peers), ..Self::default() }
+    }
+
     /// Says that this core is about to sleep. It must then look once more at everything that could have woken it.
     pub fn prepare_to_wait(&self) {
         self.sleep.store(WAITING, Ordering::Relaxed);

@@ -239,6 +239,7 @@ impl Pump {
         }
         if any {
             self.idle_ticks = 0;
+            self.core.context.end_turn();
         }
         self.push_sends();
         self.wake_others();
@@ -298,6 +299,7 @@ impl Pump {
 
     /// Sleeps in glommio until a completion or the doorbell, or the tick of a second.
     async fn park(&mut self) -> io::Result<()> {
+        self.core.publish_figures();
         self.uring.signal_completions(true);
         self.uring.enter(0, None)?;
         if !self.uring.has_completions() && !self.core.has_inbound() {
