@@ -166,7 +166,7 @@ fn put_peers(families: &mut Families, facts: &Facts, view: &View, snapshots: &[S
         let figures = |core: &Snapshot| core.peers.get(peer.index()).copied().unwrap_or_default();
         let sum = |part: fn(PeerFigures) -> u64| snapshots.iter().map(|core| part(figures(core))).sum::<u64>();
         let most = |part: fn(PeerFigures) -> u64| snapshots.iter().map(|core| part(figures(core))).max().unwrap_or(0);
-        let labels = || vec![("node", view.id(peer).as_str().to_string())];
+        let labels = || vec![("node", view.id_of(peer).as_str().to_string())];
         let away = sum(|peer| peer.links_away);
         let mut gauge = |name: &str, help: &str, value: Value| families.put(name, Gauge, help, labels(), value);
         gauge("pbcache_peer_up", "1 unless a link to this node is away", u64::from(away == 0).into());
@@ -178,7 +178,7 @@ fn put_peers(families: &mut Families, facts: &Facts, view: &View, snapshots: &[S
         let dirty = "Partitions to be sent to this node whole";
         gauge("pbcache_dirty_partitions", dirty, most(|peer| peer.dirty).into());
         let theirs = most(|peer| peer.view);
-        let differs = theirs != 0 && theirs != view.ring.view().0;
+        let differs = theirs != 0 && theirs != view.id().0;
         gauge("pbcache_peer_view_differs", "1 while this node knows another ring", u64::from(differs).into());
         let events = [
             ("created", sum(|peer| peer.hints.created)),
