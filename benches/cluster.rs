@@ -24,6 +24,7 @@ use pbcache::cluster::view::PeerId;
 use pbcache::protocol::{Options as ProtocolOptions, Session, Step};
 use pbcache::routing::{Place, Ticket};
 use pbcache::shard::Shard;
+use pbcache::time::Monotonic;
 
 fn main() {
     let items = setting("ITEMS", 200_000, 500);
@@ -61,7 +62,7 @@ fn report(name: &str, items: u64, mut run: impl FnMut()) {
 struct Bench {
     nodes: Vec<Shard>,
     away: Option<usize>,
-    ms: u64,
+    at: Monotonic,
     answers: u64,
     /// Used again and again; `settle` comes in the middle of `exchange`.
     outputs: Outputs,
@@ -71,11 +72,18 @@ struct Bench {
 impl Bench {
     fn new(count: usize, redundancy: usize) -> Self {
         let nodes = (0..count).map(|index| node(index, count, redundancy, 256 << 20)).collect();
-        Self { nodes, away: None, ms: 1000, answers: 0, outputs: Outputs::default(), settled: Outputs::default() }
+        Self {
+            nodes,
+            away: None,
+            at: Monotonic::from_ms(1000),
+            answers: 0,
+            outputs: Outputs::default(),
+            settled: Outputs::default(),
+        }
     }
 
     fn turn(&mut self, node: usize) -> Turn<'_> {
-        self.nodes[node].turn(NOW, self.ms).unwrap()
+        self.nodes[node].turn(NOW, self.at).unwrap()
     }
 
     /// Sets or gets every key at node 0, 16 at a time.
@@ -107,7 +115,7 @@ impl Bench {
 
     /// Moves everything that the nodes have for each other, once.
     fn exchange(&mut self) {
-        self.ms += 1;
+        self.at = self.at + 1;
         for node in 0..self.nodes.len() {
             if self.away == Some(node) {
                 continue;
@@ -147,7 +155,8 @@ impl Bench {
         let me = PeerId(node as u16);
         let mut served = Vec::new();
         each(&requests.bytes, |frame| {
-            let from = PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), deadline_ms: u64::MAX };
+            let from =
+                PeerRequest { connection: 0, generation: 0, id: frame.head.id, node: Some(me), deadline: Monotonic::NEVER };
             self.turn(to).handle_request(from, frame, &mut responses).unwrap();
             served.push(frame.head.id);
         });
@@ -161,7 +170,7 @@ impl Bench {
     /// Lets a node's own requests go through, and collects what became ready for its peers.
     fn settle(&mut self, node: usize, responses: &mut Buffer) {
         // A lease may have to end first.
-        self.ms += 1;
+        self.at = self.at + 1;
         self.turn(node).tick();
         let mut outputs = std::mem::take(&mut self.settled);
         self.turn(node).poll_output(&mut outputs);
@@ -188,7 +197,7 @@ impl Bench {
     /// The node is there again; until nobody has anything for it.
     fn back(&mut self, node: usize) {
         self.away = None;
-        self.ms += 2000;
+        self.at = self.at + 2000;
         for _ in 0..1_000_000 {
             if self.pending(node) == 0 {
                 return;

@@ -18,9 +18,9 @@ use pbcache::arena::Arena;
 use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
-use pbcache::time::Instant;
+use pbcache::time::Timestamp;
 
-const NOW: Instant = Instant::from_seconds(1_700_000_000);
+const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 const BATCH: usize = 16;
 
 fn setting(name: &str, default: u64) -> u64 {

@@ -1,6 +1,10 @@
-//! Time as the product sees it: milliseconds since the Unix epoch, handed in by the caller, never read here.
+//! Time as the product sees it, handed in by the caller, never read here.
 //!
 //! ```text
+//!   Timestamp    the wall clock: expiry, versions        may jump, means the same on every node
+//!   Monotonic    since this process started: deadlines,  never goes back, means nothing anywhere else
+//!                patience, leases
+//!
 //!   exptime of a client          Expiry of an item (absolute, seconds)
 //!   0                         -> never
 //!   1 ..= 2,592,000           -> now + exptime
@@ -11,17 +15,19 @@
 //!   binary packets:  32 bits without a sign
 //! ```
 //!
-//! Lives here: `Instant`, `Seconds`, `Expiry`, the exptime rule. Not here: any clock (`runtime/`), timers.
+//! Lives here: `Timestamp`, `Monotonic`, `Seconds`, `Expiry`, the exptime rule. Not here: any clock (`runtime/`), timers.
 //! The rule is that of memcached's doc/protocol.txt, *Expiration times*.
 
-/// A moment: milliseconds since the Unix epoch, from the clock of the turn (`Instant` is read once per turn of a core).
+use std::ops::{Add, Sub};
+
+/// A moment of the wall clock: milliseconds since the Unix epoch. Read once per turn of a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant {
+pub struct Timestamp {
     /// Milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
 }
 
-impl Instant {
+impl Timestamp {
     /// The moment `unix` whole seconds after the epoch.
     pub const fn from_seconds(unix: u32) -> Self {
         Self { unix_ms: unix as u64 * 1000 }
@@ -35,6 +41,53 @@ impl Instant {
     /// This moment moved later by `ms` milliseconds.
     pub const fn plus_ms(self, ms: u64) -> Self {
         Self { unix_ms: self.unix_ms.saturating_add(ms) }
+    }
+}
+
+/// A moment of the clock that never goes back and never jumps. Only moments of one process can be compared; a moment plus milliseconds is
+/// a moment, and of two moments the difference is in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Monotonic(u64);
+
+impl Monotonic {
+    /// Before everything that has happened: the clock starts later than any duration that is waited for.
+    pub const LONG_AGO: Self = Self(0);
+    /// After everything that will happen.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// The moment at which the clock says `ms` milliseconds.
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    /// What the clock says, in milliseconds.
+    pub const fn ms(self) -> u64 {
+        self.0
+    }
+
+    /// This moment moved earlier by `ms` milliseconds, not before `LONG_AGO`.
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms))
+    }
+}
+
+impl Add<u64> for Monotonic {
+    type Output = Self;
+
+    /// The moment `ms` milliseconds later.
+    #[inline]
+    fn add(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+impl Sub for Monotonic {
+    type Output = u64;
+
+    /// Milliseconds since an earlier moment; 0 if it is a later one.
+    #[inline]
+    fn sub(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

@@ -22,6 +22,7 @@ use pbcache::runtime::core::{Core, CoreDeps};
 use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
 use pbcache::runtime::service::Services;
 use pbcache::shard::Shard;
+use pbcache::time::Monotonic;
 
 /// A core, one connection of it, and what it was answered so far.
 struct Client {
@@ -60,7 +61,7 @@ impl Client {
     /// The client sends this so many seconds after the last time.
     fn send(&mut self, seconds: u32, bytes: &[u8]) {
         self.second += seconds;
-        self.core.context.ms = u64::from(self.second) * 1000;
+        self.core.context.at = Monotonic::from_ms(u64::from(self.second) * 1000);
         self.core.receive(self.id, bytes, &mut self.output);
     }
 

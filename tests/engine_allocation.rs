@@ -13,7 +13,7 @@ use pbcache::arena::Arena;
 use pbcache::command::{Arithmetic, Command, Delete, Get, Reply, Store, StoreMode, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
-use pbcache::time::{Exptime, Instant};
+use pbcache::time::{Exptime, Timestamp};
 
 /// Writes a number in front of `:` into the key.
 fn key_of(number: u64, key: &mut [u8; 16]) {
@@ -26,7 +26,7 @@ fn key_of(number: u64, key: &mut [u8; 16]) {
 }
 
 /// A few commands on the keys around `number`.
-fn drive(engine: &mut Engine, number: u64, value: &[u8], now: Instant) {
+fn drive(engine: &mut Engine, number: u64, value: &[u8], now: Timestamp) {
     let mut bytes = [0; 16];
     let store = Store { exptime: Exptime(10 + (number % 5) as i64 * 100), ..Store::default() };
     let verbs = [
@@ -56,7 +56,7 @@ fn a_full_engine_allocates_nothing() {
     let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::with_secret(options, arena, [1, 2]);
     let value = [7; 700];
-    let mut now = Instant::from_seconds(1_700_000_000);
+    let mut now = Timestamp::from_seconds(1_700_000_000);
     for number in 1..100_000 {
         drive(&mut engine, number, &value, now);
         now = now.plus_ms(1);

@@ -33,7 +33,7 @@ use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
 use pbcache::limits;
-use pbcache::time::{Exptime, Instant};
+use pbcache::time::{Exptime, Timestamp};
 use random::Random;
 
 /// A name and the length of the value of a key.
@@ -85,7 +85,7 @@ fn log_normal(random: &mut Random, median: f64, deviation: f64) -> usize {
 struct Shards {
     arena: Arc<Arena>,
     engines: Vec<Engine>,
-    now: Instant,
+    now: Timestamp,
     /// Bytes to store.
     bytes: Vec<u8>,
     /// Keys stored so far.
@@ -105,7 +105,7 @@ impl Shards {
         Self {
             engines: (0..cores).map(engine).collect(),
             arena,
-            now: Instant::from_seconds(1_700_000_000),
+            now: Timestamp::from_seconds(1_700_000_000),
             bytes: (0..1 << 20).map(|at: u32| (at ^ at >> 8) as u8).collect(),
             number: 0,
             worst_judged: 0,

@@ -22,7 +22,7 @@ use pbcache::command::{Arithmetic, Command, Delete, Get, Replica, Reply, Store, 
 use pbcache::engine::{Cursor, Engine, Merge, Options};
 use pbcache::key::Key;
 use pbcache::limits;
-use pbcache::time::{Expiry, Exptime, Instant};
+use pbcache::time::{Expiry, Exptime, Timestamp};
 use random::Random;
 
 impl Random {
@@ -57,7 +57,7 @@ fn byte_of(number: u64) -> u8 {
 }
 
 /// Executes with ticks between, as a core does when the answer is that memory is short for the moment.
-fn execute(engine: &mut Engine, command: &Command<'_>, now: Instant) -> bool {
+fn execute(engine: &mut Engine, command: &Command<'_>, now: Timestamp) -> bool {
     for _ in 0..1000 {
         match engine.execute(command, now) {
             Reply::Busy => _ = engine.tick(now, 64),
@@ -69,7 +69,7 @@ fn execute(engine: &mut Engine, command: &Command<'_>, now: Instant) -> bool {
 }
 
 /// One batch of new items, and a look at each; and at older ones, so that some are worth keeping.
-fn soak_batch(engine: &mut Engine, arena: &Arc<Arena>, random: &mut Random, first: u64, value_bytes: usize, now: Instant) {
+fn soak_batch(engine: &mut Engine, arena: &Arc<Arena>, random: &mut Random, first: u64, value_bytes: usize, now: Timestamp) {
     let names: Vec<String> = (first..first + 16).map(|number| format!("key:{number:012}")).collect();
     let keys: Vec<Key<'_>> = names.iter().map(|name| Key::new(name.as_bytes())).collect();
     engine.prepare(keys.iter());
@@ -97,7 +97,7 @@ fn soak_batch(engine: &mut Engine, arena: &Arc<Arena>, random: &mut Random, firs
 }
 
 /// Memory with a value in it, as a connection receives it. `None` when that cannot be had.
-fn receive(engine: &mut Engine, arena: &Arc<Arena>, bytes: &[u8], now: Instant) -> Option<Arc<Body>> {
+fn receive(engine: &mut Engine, arena: &Arc<Arena>, bytes: &[u8], now: Timestamp) -> Option<Arc<Body>> {
     for _ in 0..2000 {
         if let Some(mut body) = Body::lease(arena, bytes.len()) {
             body.write(0, bytes);
@@ -123,7 +123,7 @@ fn when_sizes_shift_no_store_fails_and_memory_stays_in_its_bound() {
     let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
     let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
     let mut random = Random(88_172_645_463_325_252);
-    let (mut now, mut number) = (Instant::from_seconds(1_700_000_000), 1);
+    let (mut now, mut number) = (Timestamp::from_seconds(1_700_000_000), 1);
     for value_bytes in [10, 100, 2000, 30_000, 300_000, 10, 400, 60_000, 100] {
         let batches = (MEMORY_BYTES * 3 / 2 / (value_bytes + 50)).div_ceil(16);
         for _ in 0..batches {
@@ -231,7 +231,7 @@ fn any_value(random: &mut Random) -> Vec<u8> {
 struct Shards {
     arena: Arc<Arena>,
     engines: Vec<Engine>,
-    now: Instant,
+    now: Timestamp,
 }
 
 impl Shards {
@@ -250,7 +250,7 @@ impl Shards {
             };
             Engine::with_secret(options, arena.clone(), [seed, u64::from(core)])
         };
-        Self { engines: (0..Self::COUNT).map(shard).collect(), arena, now: Instant::from_seconds(1_700_000_000) }
+        Self { engines: (0..Self::COUNT).map(shard).collect(), arena, now: Timestamp::from_seconds(1_700_000_000) }
     }
 
     /// Something that is no command.

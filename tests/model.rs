@@ -24,7 +24,7 @@ use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Replica, R
 use pbcache::engine::{Cursor, Engine, Merge, Options, Replication};
 use pbcache::key::Key;
 use pbcache::limits;
-use pbcache::time::{Expiry, Exptime, Instant};
+use pbcache::time::{Expiry, Exptime, Timestamp};
 use random::Random;
 
 /// How one stream of commands looks.
@@ -59,7 +59,7 @@ fn describe(reply: &Reply<'_>) -> (String, Vec<u8>, u32) {
 }
 
 /// Whether two replies are the same. The last use is exact within an hour of writing, and within 128 s for a week.
-fn agree(engine: &(String, Vec<u8>, u32), oracle: &(String, Vec<u8>, u32), now: Instant) -> bool {
+fn agree(engine: &(String, Vec<u8>, u32), oracle: &(String, Vec<u8>, u32), now: Timestamp) -> bool {
     let tolerance_s = match now.seconds().0 - START.seconds().0 {
         0..4096 => 0,
         4096..600_000 => 127,
@@ -68,7 +68,7 @@ fn agree(engine: &(String, Vec<u8>, u32), oracle: &(String, Vec<u8>, u32), now: 
     engine.0 == oracle.0 && engine.1 == oracle.1 && engine.2.abs_diff(oracle.2) <= tolerance_s
 }
 
-fn exptime(random: &mut Random, now: Instant) -> Exptime {
+fn exptime(random: &mut Random, now: Timestamp) -> Exptime {
     let ahead = i64::from(now.seconds().0) + random.below(100_000) as i64;
     Exptime(random.pick(&[0, 0, 0, 1, 2, 10, 60, 300, 3600, 86_400, 2_592_000, 2_592_001, -1, ahead]))
 }
@@ -98,7 +98,7 @@ fn value_bytes(random: &mut Random, stream: &Stream) -> Vec<u8> {
 }
 
 /// Some verb. `cas` is the CAS that the key has, if it is there.
-fn verb(random: &mut Random, cas: Option<u64>, now: Instant) -> Verb {
+fn verb(random: &mut Random, cas: Option<u64>, now: Timestamp) -> Verb {
     let cas = cas.unwrap_or(7);
     let compare = random.one_in(4).then(|| random.pick(&[cas, cas, cas - 1, cas + 1, 0]));
     let cas_new = random.one_in(8).then(|| random.below(1 << 60));
@@ -152,7 +152,7 @@ struct Pair {
     arena: Arc<Arena>,
     engine: Engine,
     oracle: Oracle,
-    now: Instant,
+    now: Timestamp,
     ample: bool,
 }
 
@@ -325,7 +325,7 @@ fn run_seeds(stream: Stream, seeds: u64) {
     }
 }
 
-const START: Instant = Instant::from_seconds(1_700_000_000);
+const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
 const AMPLE_BYTES: usize = 256 << 20;
 
@@ -576,7 +576,7 @@ fn without_eviction_a_full_engine_refuses_and_loses_nothing() {
 }
 
 /// Stores with ticks between, as a core does when memory is short for the moment.
-fn store(engine: &mut Engine, command: &Command<'_>, now: Instant) {
+fn store(engine: &mut Engine, command: &Command<'_>, now: Timestamp) {
     for _ in 0..100 {
         match engine.execute(command, now) {
             Reply::Stored(_) => return,
@@ -597,7 +597,7 @@ fn tombstones_outlive_what_is_evicted_up_to_their_share() {
         let replication = Some(Replication { buckets, tombstone_s: 3600, node: 0 });
         let options = Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication };
         let mut engine = Engine::with_secret(options, arena, [1, 2]);
-        let now = Instant::from_seconds(1_700_000_000);
+        let now = Timestamp::from_seconds(1_700_000_000);
         let mut number = 0;
         let mut write = |engine: &mut Engine, prefix: &str| {
             number += 1;
@@ -644,7 +644,7 @@ fn large_values_waste_little_and_are_not_copied() {
         let arena = Arena::new(200 << 20, 200 << 20, 1).unwrap();
         let options = Options { item_bytes_max: 256 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
         let mut engine = Engine::with_secret(options, arena.clone(), [1, 2]);
-        let now = Instant::from_seconds(1_700_000_000);
+        let now = Timestamp::from_seconds(1_700_000_000);
         let small = Command { key: Key::new(b"small"), verb: Verb::Store(Store::default()), value: Value::Bytes(b"v") };
         store(&mut engine, &small, now);
         let before_bytes = arena.used_bytes();

@@ -4,14 +4,14 @@ use pbcache::arena::Arena;
 use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
-use pbcache::time::{Exptime, Instant};
+use pbcache::time::{Exptime, Timestamp};
 
-pub const START: Instant = Instant::from_seconds(1_700_000_000);
+pub const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
 /// An engine and the time that it is told.
 pub struct Cache {
     pub engine: Engine,
-    pub now: Instant,
+    pub now: Timestamp,
 }
 
 impl Cache {

@@ -15,6 +15,7 @@ use super::{Mistake, Turn, conclude, coordinate, flush, handoff, replicate};
 use crate::command::Error;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind, PutDone};
+use crate::time::Monotonic;
 
 /// A response to a request of this core.
 ///
@@ -22,14 +23,14 @@ use crate::peer::frame::{self, Frame, FrameError, Kind, PutDone};
 /// It is no response to anything, or cannot be read.
 pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
     turn.observe_head(&frame.head);
-    let waited_for_clock = !turn.cluster.links.may_execute(link, turn.ms);
-    turn.cluster.links.heard(link, frame.head.sent_ms, turn.ms);
+    let waited_for_clock = !turn.cluster.links.may_execute(link, turn.at);
+    turn.cluster.links.heard(link, frame.head.sent_ms, turn.at);
     if !turn.shares_view(&frame.head) {
         turn.cluster.leases.end(link);
     }
     let was_full = turn.cluster.requests.is_full();
     check_answer(turn, link, frame)?;
-    let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.ms) else {
+    let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.at) else {
         return Err(FrameError("an answer that nobody waits for"));
     };
     let has_room_again = was_full && !turn.cluster.requests.is_full();
@@ -39,14 +40,14 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
     if matches!(frame.head.kind, Kind::Found | Kind::Done) {
         if turn.shares_view(&frame.head) {
             turn.cluster.progress.note(link, frame.head.flags);
-            may_coordinate = turn.cluster.progress.end_former(&turn.cluster.links, turn.ms);
+            may_coordinate = turn.cluster.progress.end_former(&turn.cluster.links, turn.at);
         }
         match synced {
             true => {
-                turn.cluster.leases.granted(link, &turn.cluster.links, in_flight.sent_ms, turn.ms);
+                turn.cluster.leases.granted(link, &turn.cluster.links, in_flight.sent_at, turn.at);
                 let is_clean = frame.head.flags & frame::FLAG_CLEAN != 0;
                 if is_clean && !turn.cluster.options.has(Mistake::MissingKept) {
-                    turn.cluster.leases.forget_all_missing(link, in_flight.sent_ms);
+                    turn.cluster.leases.forget_all_missing(link, in_flight.sent_at);
                 }
             }
             false if matches!(in_flight.purpose, Purpose::Read(..) | Purpose::Sync) => turn.cluster.leases.end(link),
@@ -63,8 +64,8 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
         Purpose::Repair => {}
         Purpose::Sync if waited_for_clock => retry(turn),
         Purpose::Sync => {}
-        Purpose::Replay(sent) => return handoff::on_replayed(turn, &sent, frame, in_flight.sent_ms),
-        Purpose::Stream(sent) => return handoff::on_streamed(turn, &sent, frame, in_flight.sent_ms),
+        Purpose::Replay(sent) => return handoff::on_replayed(turn, &sent, frame, in_flight.sent_at),
+        Purpose::Stream(sent) => return handoff::on_streamed(turn, &sent, frame, in_flight.sent_at),
         Purpose::Begin(node, generation) => handoff::on_begin_answer(turn, node, generation, frame.head.kind == Kind::Done),
         Purpose::Missing(node, generation) => handoff::on_missing_answer(turn, node, generation, frame.head.kind == Kind::Done),
         Purpose::Purged(node, generation, partitions) => {
@@ -100,10 +101,10 @@ fn check_answer(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<
     Ok(())
 }
 
-/// Something that was under way over a link is lost. `sent`: it may have arrived, and may be executed there up to `until_ms`.
-pub(super) fn lost(turn: &mut Turn<'_>, purpose: Purpose, sent: bool, until_ms: u64) {
+/// Something that was under way over a link is lost. `sent`: it may have arrived, and may be executed there up to `until`.
+pub(super) fn lost(turn: &mut Turn<'_>, purpose: Purpose, sent: bool, until: Monotonic) {
     match purpose {
-        Purpose::Forward(id) => coordinate::on_forward_lost(turn, id, sent, until_ms),
+        Purpose::Forward(id) => coordinate::on_forward_lost(turn, id, sent, until),
         Purpose::Read(attempt, _) => coordinate::read_less(turn, attempt),
         // Whoever has the newer item is away: what is here becomes newer than that.
         Purpose::Refetch(attempt, _) if turn.cluster.operations.at(attempt).is_some() => {
@@ -130,12 +131,12 @@ pub(super) fn retry(turn: &mut Turn<'_>) {
     }
     flush::retry(turn);
     coordinate::advance_woken(turn);
-    if turn.ms < turn.cluster.swept_ms + SWEEP_MS {
+    if turn.at < turn.cluster.swept_at + SWEEP_MS {
         return;
     }
-    turn.cluster.swept_ms = turn.ms;
-    let began_ms = turn.ms.saturating_sub(limits::PEER_OPERATION_MS_MAX);
-    for id in turn.cluster.operations.older_than(began_ms) {
+    turn.cluster.swept_at = turn.at;
+    let began = turn.at.minus_ms(limits::PEER_OPERATION_MS_MAX);
+    for id in turn.cluster.operations.older_than(began) {
         let Some(op) = turn.op(id) else { continue };
         match op.state() {
             OpState::Writing { .. } => replicate::abandon(turn, id),

@@ -20,13 +20,14 @@ use super::links::State;
 use super::requests::Purpose;
 use super::view::{PeerId, View};
 use super::{Mistake, Turn, answers, leases};
+use crate::time::Monotonic;
 
 /// Makes a view the one that counts.
 pub(super) fn install(turn: &mut Turn<'_>, view: Arc<View>) {
     let before = std::mem::replace(&mut turn.cluster.view, view.clone());
     debug_assert_eq!(before.me, view.me, "the next view of another node");
     let coordinated = turn.cluster.operations.coordinated();
-    turn.cluster.progress.on_view(before.clone(), coordinated, turn.ms);
+    turn.cluster.progress.on_view(before.clone(), coordinated, turn.at);
     turn.cluster.figures.views += 1;
     let nodes = view.peers_count();
     turn.cluster.hints.grow(nodes);
@@ -40,8 +41,8 @@ pub(super) fn install(turn: &mut Turn<'_>, view: Arc<View>) {
     }
     handoff::on_view(turn);
     // Only now: it goes on under the new view, in all its parts.
-    for (purpose, was_up, until_ms) in lost {
-        answers::lost(turn, purpose, was_up, until_ms);
+    for (purpose, was_up, until) in lost {
+        answers::lost(turn, purpose, was_up, until);
     }
     // Who has taken the view over is asked at once: requests may wait for that.
     let overlapping: Vec<_> = view.others().flat_map(|node| turn.cluster.links.overlapping(node).collect::<Vec<_>>()).collect();
@@ -62,13 +63,13 @@ pub(super) fn on_source_lost(turn: &mut Turn<'_>, node: PeerId) {
 }
 
 /// A node is not in the ring any more. Returns what was under way to it.
-fn remove(turn: &mut Turn<'_>, node: PeerId) -> Vec<(Purpose, bool, u64)> {
+fn remove(turn: &mut Turn<'_>, node: PeerId) -> Vec<(Purpose, bool, Monotonic)> {
     turn.cluster.leases.remove_node(node, &turn.cluster.links);
     handoff::remove(turn, node);
     let mut lost = Vec::new();
-    for (link, was_up) in turn.cluster.links.remove(node, turn.ms) {
-        let until_ms = turn.cluster.links.may_execute_until(link);
-        lost.extend(turn.cluster.requests.take_lost(link).into_iter().map(|purpose| (purpose, was_up, until_ms)));
+    for (link, was_up) in turn.cluster.links.remove(node, turn.at) {
+        let until = turn.cluster.links.may_execute_until(link);
+        lost.extend(turn.cluster.requests.take_lost(link).into_iter().map(|purpose| (purpose, was_up, until)));
     }
     lost
 }

@@ -20,6 +20,7 @@ use super::view::PeerId;
 use super::{PeerRequest, Turn};
 use crate::key::Key;
 use crate::limits;
+use crate::time::Monotonic;
 
 /// Writes that this core coordinates, while copies of them are under way to more than one node.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ struct Link {
 #[derive(Clone, Copy, Debug)]
 struct Copy {
     version: u64,
-    since_ms: u64,
+    since: Monotonic,
     key_bytes: usize,
 }
 
@@ -95,7 +96,7 @@ impl Uncommitted {
     }
 
     /// Notes a copy. Keeps its key's bytes; allocates only while more is noted than ever before.
-    pub(super) fn add(&mut self, from: PeerRequest, version: u64, key: &[u8], now_ms: u64) {
+    pub(super) fn add(&mut self, from: PeerRequest, version: u64, key: &[u8], at: Monotonic) {
         let (Some(node), connection) = (from.node, (from.connection, from.generation)) else { return };
         let index = self.links.iter().position(|link| link.connection == connection).unwrap_or_else(|| {
             // Connections come and go: one of which nothing is left gives its place to the next.
@@ -107,7 +108,7 @@ impl Uncommitted {
         });
         let link = &mut self.links[index];
         (link.connection, link.node) = (connection, node);
-        link.copies.push_back(Copy { version, since_ms: now_ms, key_bytes: key.len() });
+        link.copies.push_back(Copy { version, since: at, key_bytes: key.len() });
         link.keys.extend(key);
         self.bytes += bytes_of(key);
     }
@@ -125,9 +126,9 @@ impl Uncommitted {
     }
 
     /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
-    fn timed_out(&mut self, now_ms: u64) -> Option<(u64, Vec<u8>, PeerId)> {
+    fn timed_out(&mut self, at: Monotonic) -> Option<(u64, Vec<u8>, PeerId)> {
         let many = self.bytes > self.bytes_max;
-        let is_over = |copy: &Copy| many || copy.since_ms + limits::PEER_UNCOMMITTED_MS_MAX <= now_ms;
+        let is_over = |copy: &Copy| many || copy.since + limits::PEER_UNCOMMITTED_MS_MAX <= at;
         let link = self.links.iter_mut().find(|link| link.copies.front().is_some_and(is_over))?;
         let node = link.node;
         let (version, key) = link.pop()?;
@@ -156,7 +157,7 @@ pub(super) fn committed_through(turn: &Turn<'_>) -> u64 {
 
 /// Keeps hints for the owners that may lack a copy, where its coordinator has not said in time that it is committed.
 pub(super) fn hint_timed_out(turn: &mut Turn<'_>) {
-    while let Some((version, key, source)) = turn.cluster.uncommitted.timed_out(turn.ms) {
+    while let Some((version, key, source)) = turn.cluster.uncommitted.timed_out(turn.at) {
         let key = Key::new(&key);
         if turn.engine.copy_of(&key, turn.now).is_none_or(|copy| copy.version != version) {
             // Something newer has come, with hints of its own where they are needed.
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     fn from(connection: u32) -> PeerRequest {
-        PeerRequest { connection, generation: 7, id: 0, node: Some(PeerId(3)), deadline_ms: 0 }
+        PeerRequest { connection, generation: 7, id: 0, node: Some(PeerId(3)), deadline: Monotonic::LONG_AGO }
     }
 
     #[test]
@@ -212,26 +213,27 @@ mod tests {
     #[test]
     fn a_copy_times_out_unless_it_is_committed() {
         let mut uncommitted = Uncommitted::new(1 << 20);
-        uncommitted.add(from(1), 33, b"first", 1000);
-        uncommitted.add(from(2), 34, b"other link", 1000);
-        uncommitted.add(from(1), 35, b"second", 1001);
+        let at = Monotonic::from_ms(1000);
+        uncommitted.add(from(1), 33, b"first", at);
+        uncommitted.add(from(2), 34, b"other link", at);
+        uncommitted.add(from(1), 35, b"second", at + 1);
         uncommitted.commit_through(from(1), 34);
-        let late_ms = 1000 + limits::PEER_UNCOMMITTED_MS_MAX;
-        assert_eq!(uncommitted.timed_out(late_ms - 1), None);
-        assert_eq!(uncommitted.timed_out(late_ms), Some((34, b"other link".to_vec(), PeerId(3))));
-        assert_eq!(uncommitted.timed_out(late_ms), None);
+        let late = at + limits::PEER_UNCOMMITTED_MS_MAX;
+        assert_eq!(uncommitted.timed_out(late.minus_ms(1)), None);
+        assert_eq!(uncommitted.timed_out(late), Some((34, b"other link".to_vec(), PeerId(3))));
+        assert_eq!(uncommitted.timed_out(late), None);
         uncommitted.commit_through(from(1), 35);
-        assert!(uncommitted.is_empty() && uncommitted.timed_out(late_ms + 1).is_none());
+        assert!(uncommitted.is_empty() && uncommitted.timed_out(late + 1).is_none());
     }
 
     #[test]
     fn they_never_take_too_much() {
         let mut uncommitted = Uncommitted::new(100 * bytes_of(b"key"));
-        (0..100).for_each(|version| uncommitted.add(from(1 + version as u32 % 2), version, b"key", 0));
-        assert_eq!(uncommitted.timed_out(0), None);
-        uncommitted.add(from(3), 100, b"key", 0);
-        assert_eq!(uncommitted.timed_out(0).map(|(version, ..)| version), Some(0));
-        assert_eq!(uncommitted.timed_out(0), None);
+        (0..100).for_each(|version| uncommitted.add(from(1 + version as u32 % 2), version, b"key", Monotonic::LONG_AGO));
+        assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO), None);
+        uncommitted.add(from(3), 100, b"key", Monotonic::LONG_AGO);
+        assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO).map(|(version, ..)| version), Some(0));
+        assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO), None);
         (1..=3).for_each(|connection| uncommitted.commit_through(from(connection), 100));
         assert!(uncommitted.is_empty() && uncommitted.bytes == 0);
     }

@@ -11,7 +11,7 @@
 //!
 //! A request is forwarded at most twice: client's node -> coordinator as seen there -> coordinator as seen by that one, which must
 //! execute it. It is executed at most once more after it was given up: the node that was sent it executes it only for a while after the
-//! sender last heard of that node (`Operation::deadline_ms`), and only then is it given to another one (`Operation::not_before_ms`). If a
+//! sender last heard of that node (`Operation::deadline`), and only then is it given to another one (`Operation::not_before`). If a
 //! node that went away may have executed it, it is not executed again where that could count it twice.
 //!
 //! Lives here: the life of one request. Not here: the table of requests and their order (`operations`), answers of other nodes
@@ -34,6 +34,7 @@ use crate::observe::Client;
 use crate::peer::frame::{self, Along, Frame, FrameError, Kind};
 use crate::protocol::{self, Framing, Head};
 use crate::routing::{Place, ShardId};
+use crate::time::Monotonic;
 
 /// Who goes on with a request.
 enum Direction {
@@ -66,8 +67,8 @@ pub(super) fn place(turn: &mut Turn<'_>, command: &Command<'_>) -> Option<Place>
     if core != turn.core {
         return Some(Place::Core(core));
     }
-    cluster.active_ms = turn.ms;
-    if !cluster.leases.has_all(turn.ms)
+    cluster.active_at = turn.at;
+    if !cluster.leases.has_all(turn.at)
         || cluster.leases.is_missing(&cluster.links, command.key.hash, cluster.view.ring.buckets())
     {
         return None;
@@ -87,7 +88,7 @@ fn reads_alone(turn: &mut Turn<'_>, command: &Command<'_>) -> bool {
 
 /// Whether what is not here is nowhere: with leases of all peers, and nothing evicted or purged.
 pub(super) fn has_lost_nothing(turn: &Turn<'_>) -> bool {
-    turn.engine.evicted_count() == 0 && !turn.cluster.purges.has_purged() && turn.cluster.leases.has_all(turn.ms)
+    turn.engine.evicted_count() == 0 && !turn.cluster.purges.has_purged() && turn.cluster.leases.has_all(turn.at)
 }
 
 /// As `submit`, for a request that has come any way.
@@ -106,7 +107,7 @@ pub(super) fn take(
     stored.keep(command, framing, words);
     let (hash, key_hash, kind) = (command.key.hash, command.key.whole_hash(), command.verb.effect());
     let new = NewOperation { origin, passage, hash, key_hash, stored, kind };
-    let id = turn.cluster.operations.insert(new, turn.ms);
+    let id = turn.cluster.operations.insert(new, turn.at);
     advance(turn, id);
     true
 }
@@ -149,9 +150,9 @@ fn advance(turn: &mut Turn<'_>, id: OperationId) {
         true => Ahead::Nobody,
         false => turn.cluster.operations.ahead(id),
     };
-    let ms = turn.ms;
+    let at = turn.at;
     let Some(op) = turn.op(id) else { return };
-    if ms < op.not_before_ms {
+    if at < op.not_before {
         return turn.cluster.operations.park(id);
     }
     let (hash, hops) = (op.hash, op.hops);
@@ -180,30 +181,30 @@ fn direct(turn: &mut Turn<'_>, hash: u64, hops: u8) -> Direction {
     if hops >= HOPS_MAX && serves {
         return Direction::Me;
     }
-    let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
+    let (bucket, buckets, at) = (turn.bucket_of(hash), turn.buckets(), turn.at);
     // Most of the time the first owner is another node, and there.
     let Cluster { cache, view, links, leases, options, .. } = &mut *turn.cluster;
     let first = cache.owners_of(&view.ring, bucket).first().map(|&index| view.peer(index));
     // The next node may not know of keys that others have for us: they are fetched and answered here.
     let is_told = leases.is_missing(links, hash, buckets);
     if let Some(first) = first.filter(|&first| first != view.me && !is_told)
-        && let Reach::There(link) = links.reach(first, hash, buckets, ms)
+        && let Reach::There(link) = links.reach(first, hash, buckets, at)
     {
         return Direction::Node(link);
     }
     // A node that was given a lease may still answer for itself, also one that is not in the ring any more.
-    let mut waits_until_ms = leases.removed_until_ms();
+    let mut waits_until = leases.removed_until();
     for node in view.ranking(bucket) {
         if node == view.me {
             let here = turn.routes.core_of(hash) == turn.core;
-            let waits = ms < waits_until_ms && !options.has(Mistake::LeaseNotAwaited);
+            let waits = at < waits_until && !options.has(Mistake::LeaseNotAwaited);
             return if waits && here { Direction::Later } else { Direction::Me };
         }
-        match links.reach(node, hash, buckets, ms) {
+        match links.reach(node, hash, buckets, at) {
             Reach::There(link) if !is_told => return Direction::Node(link),
             Reach::There(_) => {}
             Reach::Unknown => return Direction::Later,
-            Reach::Away => waits_until_ms = waits_until_ms.max(leases.granted_until_ms(node)),
+            Reach::Away => waits_until = waits_until.max(leases.granted_until(node)),
         }
     }
     // A node that only routes waits until one of those that serve is back.
@@ -219,12 +220,12 @@ fn move_to(turn: &mut Turn<'_>, id: OperationId, core: ShardId) {
 fn forward(turn: &mut Turn<'_>, id: OperationId, link: LinkId) {
     // Else woken when those that are under way have come back.
     let Some(follows) = turn.cluster.operations.may_forward(id, link) else { return };
-    let at = turn.moment();
+    let moment = turn.moment();
     let Some(op) = turn.cluster.operations.get(id) else { return };
-    if op.kind != Effect::Pure && at.ms >= op.deadline_ms {
+    if op.kind != Effect::Pure && moment.at >= op.deadline {
         return too_late(turn, id);
     }
-    if op.kind != Effect::Pure && !turn.cluster.links.may_execute(link, at.ms) {
+    if op.kind != Effect::Pure && !turn.cluster.links.may_execute(link, moment.at) {
         leases::ask_clock(turn, link);
         return turn.cluster.operations.park(id);
     }
@@ -235,15 +236,15 @@ fn forward(turn: &mut Turn<'_>, id: OperationId, link: LinkId) {
     let Cluster { operations, links, requests, figures, view, .. } = &mut *turn.cluster;
     let Some(op) = operations.get(id) else { return };
     figures.forwarded += 1;
-    let (hops, life_ms) = (op.hops + 1, op.deadline_ms.saturating_sub(at.ms));
-    op.sent_clock = at.stamp.clock;
+    let (hops, life_ms) = (op.hops + 1, op.deadline - moment.at);
+    op.sent_clock = moment.stamp.clock;
     let (repeated_since, meta, value) = (op.repeated_since, op.stored.meta(), op.stored.value());
     let passed_on = match op.origin {
         Origin::Peer(PeerRequest { node: Some(node), .. }) => view.node(node).map(|node| node.node_hash),
         _ => None,
     };
     let command = Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value };
-    requests.execute(links, (link, id), command, at);
+    requests.execute(links, (link, id), command, moment);
 }
 
 /// The node that a command was sent to has answered, or has refused it.
@@ -266,17 +267,17 @@ pub(super) fn on_reply(turn: &mut Turn<'_>, id: OperationId, frame: &Frame<'_>) 
 }
 
 /// The link that a command was sent over is lost.
-pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, until_ms: u64) {
+pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, until: Monotonic) {
     let overtaken = sent && turn.cluster.operations.is_read_before_writes(id);
     let overtaken = overtaken && !turn.cluster.options.has(Mistake::ReadsRepeated);
-    let until_ms = if turn.cluster.options.has(Mistake::GivenUpEarly) { 0 } else { until_ms };
+    let until = if turn.cluster.options.has(Mistake::GivenUpEarly) { Monotonic::LONG_AGO } else { until };
     let Some(op) = turn.op(id).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
     if overtaken {
         // The writes behind it may have been executed there: nobody knows any more what was there in front of them.
         return conclude::fail(turn, id, Error::Interrupted);
     }
     if sent && op.kind != Effect::Pure {
-        (op.may_be_executed, op.not_before_ms) = (true, until_ms);
+        (op.may_be_executed, op.not_before) = (true, until);
         if op.kind == Effect::Once {
             return conclude::fail(turn, id, Error::Interrupted);
         }
@@ -290,7 +291,7 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
 
 /// This node answers for the key.
 fn coordinate(turn: &mut Turn<'_>, id: OperationId) {
-    turn.cluster.active_ms = turn.ms;
+    turn.cluster.active_at = turn.at;
     let Some(op) = turn.op(id) else { return };
     let hash = op.hash;
     if may_be_coordinated_elsewhere(turn, hash) {
@@ -340,45 +341,45 @@ fn choose_read_peers(
     if turn.cluster.options.has(Mistake::NoPeerReads) {
         return Some(ArrayVec::new());
     }
-    let (hash, buckets, me, ms) = (command.key.hash, turn.buckets(), turn.me(), turn.ms);
+    let (hash, buckets, me, at) = (command.key.hash, turn.buckets(), turn.me(), turn.at);
     let i_own = turn.owns(me, hash);
     let is_repeated = turn.op(op)?.repeated_since > 0;
     let lacks = (is_repeated || command.verb.needs_present()) && !has_lost_nothing(turn);
     let lacks = lacks && with_plain_key(command, |key| !turn.engine.contains(key, turn.now));
-    if i_own && !lacks && turn.cluster.leases.has_all(ms) && !turn.cluster.leases.is_missing(&turn.cluster.links, hash, buckets)
+    if i_own && !lacks && turn.cluster.leases.has_all(at) && !turn.cluster.leases.is_missing(&turn.cluster.links, hash, buckets)
     {
-        turn.op(op)?.known_until_ms = turn.cluster.leases.all_until_ms();
+        turn.op(op)?.known_until = turn.cluster.leases.all_until();
         return Some(ArrayVec::new());
     }
-    let mut known_until_ms = ms + limits::PEER_LEASE_MS;
+    let mut known_until = at + limits::PEER_LEASE_MS;
     let bucket = turn.bucket_of(hash);
     let Cluster { cache, view, links: table, leases, operations, .. } = &mut *turn.cluster;
     let owners = view.owners(cache, bucket);
     let mut links = ArrayVec::<(PeerId, LinkId), READ_PEERS_MAX>::new();
     for node in view.ranking(bucket).filter(|&node| node != me).take(READ_PEERS_MAX) {
-        match table.reach(node, hash, buckets, ms) {
+        match table.reach(node, hash, buckets, at) {
             Reach::Away => {}
             Reach::Unknown => {
                 operations.get(op)?.scope = before;
                 return None;
             }
             Reach::There(link) => {
-                let may_be_stale = leases.may_be_stale(link, hash, ms);
+                let may_be_stale = leases.may_be_stale(link, hash, at);
                 if may_be_stale || !i_own || (lacks && owners.contains(&node)) {
                     links.push((node, link));
                 } else {
-                    known_until_ms = known_until_ms.min(leases.until_ms(link));
+                    known_until = known_until.min(leases.until(link));
                 }
             }
         }
     }
-    operations.get(op)?.known_until_ms = known_until_ms;
+    operations.get(op)?.known_until = known_until;
     // Ask one other owner first: if it holds all leases, its answer is authoritative and nobody else need be asked.
     let mut others = owners.iter().filter(|&&owner| owner != me);
     if before == ReadScope::Nobody
         && i_own
         && links.len() > 1
-        && let Some((owner, link)) = others.find_map(|&owner| Some((owner, table.reach(owner, hash, buckets, ms).link()?)))
+        && let Some((owner, link)) = others.find_map(|&owner| Some((owner, table.reach(owner, hash, buckets, at).link()?)))
     {
         operations.get(op)?.scope = ReadScope::One;
         links.clear();
@@ -441,14 +442,14 @@ pub(super) fn run_in_turn(turn: &mut Turn<'_>, id: OperationId) {
 
 /// Executes the command on what is here.
 fn run(turn: &mut Turn<'_>, id: OperationId) {
-    let ms = turn.ms;
+    let at = turn.at;
     let Some(op) = turn.op(id) else { return };
-    if op.kind != Effect::Pure && ms >= op.deadline_ms {
+    if op.kind != Effect::Pure && at >= op.deadline {
         return too_late(turn, id);
     }
-    if ms >= op.known_until_ms {
+    if at >= op.known_until {
         // Asked again: this process may have stood still since.
-        (op.scope, op.known_until_ms) = (ReadScope::Nobody, u64::MAX);
+        (op.scope, op.known_until) = (ReadScope::Nobody, Monotonic::NEVER);
         return try_at_next_tick(turn, id);
     }
     // What is written must be copied: later, where too much is on its way already.
@@ -495,7 +496,7 @@ fn execute_command(turn: &mut Turn<'_>, id: OperationId, execute: &frame::Execut
     let mut reply = turn.engine.execute(command, turn.now);
     let Some(op) = turn.cluster.operations.get(id) else { return Outcome::Done };
     if let Reply::Busy = reply {
-        if turn.ms < op.started_ms + limits::STARVED_MS_MAX - limits::STARVED_MS_MAX / 5 {
+        if turn.at < op.started_at + limits::STARVED_MS_MAX * 4 / 5 {
             return Outcome::Busy;
         }
         reply = Reply::Error(Error::OutOfMemory);
@@ -516,7 +517,7 @@ fn execute_command(turn: &mut Turn<'_>, id: OperationId, execute: &frame::Execut
     let version = match turn.engine.poll_change() {
         Some(version) => Some(version),
         // A node that is away may have what is to be deleted: its owner, or one that has stood in for it.
-        None if absent && !turn.cluster.leases.all_peers_up(turn.ms) => {
+        None if absent && !turn.cluster.leases.all_peers_up(turn.at) => {
             let version = turn.engine.new_version(turn.now);
             with_plain_key(command, |key| turn.engine.delete_as_of(key, version, turn.now));
             Some(version)
@@ -550,14 +551,14 @@ fn repair(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) {
         if !turn.keeps(node, command.key.hash) {
             continue;
         }
-        let Reach::There(link) = turn.cluster.links.reach(node, command.key.hash, turn.buckets(), turn.ms) else {
+        let Reach::There(link) = turn.cluster.links.reach(node, command.key.hash, turn.buckets(), turn.at) else {
             continue;
         };
-        let at = turn.moment();
+        let moment = turn.moment();
         with_plain_key(command, |key| {
             let Some(replica) = turn.engine.copy_of(key, turn.now).filter(|replica| replica.version > version) else { return };
             turn.cluster.figures.repaired += 1;
-            turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, Purpose::Repair), at, |output| {
+            turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, Purpose::Repair), moment, |output| {
                 frame::write_replica(&replica, Along::default(), output);
             });
         });

@@ -15,6 +15,7 @@ use super::{Mistake, Origin, Turn};
 use crate::buffer::Buffer;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind};
+use crate::time::Monotonic;
 
 /// Flushes under way.
 #[derive(Default)]
@@ -31,7 +32,7 @@ struct Flush {
     /// The fence so far.
     version: u64,
     round: u8,
-    round_began_ms: u64,
+    round_began_at: Monotonic,
     /// Cores of other nodes that have not answered in this round; `None` before they were asked.
     waiting: Option<u32>,
 }
@@ -42,10 +43,10 @@ impl Flushes {
         self.flushes.len()
     }
 
-    fn begin(&mut self, origin: Origin, version: u64, now_ms: u64) -> u32 {
+    fn begin(&mut self, origin: Origin, version: u64, at: Monotonic) -> u32 {
         self.begun = self.begun.wrapping_add(1);
         let number = self.begun;
-        self.flushes.push(Flush { number, origin, version, round: 1, round_began_ms: now_ms, waiting: None });
+        self.flushes.push(Flush { number, origin, version, round: 1, round_began_at: at, waiting: None });
         number
     }
 
@@ -64,7 +65,7 @@ impl Flushes {
 /// `least` is what the cores of this node have given so far. The answer is the fence, as eight bytes.
 pub(super) fn begin(turn: &mut Turn<'_>, origin: Origin, least: u64) {
     let version = least.max(turn.engine.new_version(turn.now)) + 1;
-    let number = turn.cluster.flushes.begin(origin, version, turn.ms);
+    let number = turn.cluster.flushes.begin(origin, version, turn.at);
     turn.engine.raise_fence(version);
     send_fences(turn, number, 1);
 }
@@ -72,18 +73,18 @@ pub(super) fn begin(turn: &mut Turn<'_>, origin: Origin, least: u64) {
 /// Sends the fence of a round to every core of every other node that is there.
 fn send_fences(turn: &mut Turn<'_>, number: u32, round: u8) {
     // Every core of every node must hear of it: how many there are must be known.
-    if turn.cluster.links.connect_unknown(turn.ms) {
+    if turn.cluster.links.connect_unknown(turn.at) {
         return;
     }
     let Some(&mut Flush { version, .. }) = turn.cluster.flushes.find(number, round) else { return };
-    let (at, mut sent) = (turn.moment(), 0);
+    let (moment, mut sent) = (turn.moment(), 0);
     for link in turn.cluster.links.ids() {
         if turn.cluster.links.link(link).state.is_away() {
             continue;
         }
         sent += 1;
         let purpose = Purpose::Fence(number, round);
-        turn.cluster.send(Request::new(link, Kind::Fence, purpose), at, |output| {
+        turn.cluster.send(Request::new(link, Kind::Fence, purpose), moment, |output| {
             frame::write_version(version, output);
         });
     }
@@ -117,11 +118,11 @@ pub(super) fn on_failed(turn: &mut Turn<'_>, number: u32, round: u8) {
 
 /// The first round leads to the second; that one ends the flush.
 fn end_round(turn: &mut Turn<'_>, number: u32, round: u8) {
-    let ms = turn.ms;
+    let at = turn.at;
     let Some(flush) = turn.cluster.flushes.find(number, round) else { return };
     let version = flush.version;
     if round == 1 {
-        (flush.round, flush.round_began_ms, flush.waiting) = (2, ms, None);
+        (flush.round, flush.round_began_at, flush.waiting) = (2, at, None);
         turn.engine.raise_fence(version);
         return send_fences(turn, number, 2);
     }
@@ -140,7 +141,7 @@ pub(super) fn retry(turn: &mut Turn<'_>) {
         .flushes
         .iter()
         .map(|flush| {
-            let late = turn.ms >= flush.round_began_ms + limits::PEER_OPERATION_MS_MAX / 2;
+            let late = turn.at >= flush.round_began_at + limits::PEER_OPERATION_MS_MAX / 2;
             (flush.number, flush.round, flush.waiting.is_none(), late)
         })
         .collect();

@@ -21,16 +21,17 @@ use super::requests::{Purpose, Request};
 use super::view::PeerId;
 use crate::limits;
 use crate::peer::frame::{self, Kind};
+use crate::time::Monotonic;
 
 /// What the core at the other end of a link has promised.
 #[derive(Default)]
 struct Lease {
     /// Until when it is valid.
-    until_ms: u64,
+    until: Monotonic,
     /// Keys that are missing here and that core has for us: routing hash and version.
     missing_keys: HashMap<u64, u64, ahash::RandomState>,
     /// When it last announced one.
-    missing_ms: u64,
+    missing_at: Monotonic,
 }
 
 /// Leases of a core.
@@ -38,16 +39,16 @@ pub struct Leases {
     /// By link.
     leases: Vec<Lease>,
     /// Until when the leases of all live peers are valid: until then none of them holds something newer than we do.
-    all_until_ms: u64,
+    all_until: Monotonic,
     /// When that was last computed, no peer was away.
     all_peers_up: bool,
     /// Keys that others have announced as missing here, and how many they may be.
     missing_count: usize,
     missing_max: usize,
     /// By node: when we last granted it a lease.
-    granted_ms: Vec<u64>,
+    granted_at: Vec<Monotonic>,
     /// Up to when a node that is not in the ring any more may hold a lease of ours, and answer alone.
-    removed_until_ms: u64,
+    removed_until: Monotonic,
 }
 
 impl Leases {
@@ -55,12 +56,12 @@ impl Leases {
     pub(super) fn new(nodes: usize, missing_max: usize) -> Self {
         Self {
             leases: Vec::new(),
-            all_until_ms: if nodes == 1 { u64::MAX } else { 0 },
+            all_until: if nodes == 1 { Monotonic::NEVER } else { Monotonic::LONG_AGO },
             all_peers_up: nodes == 1,
             missing_count: 0,
             missing_max,
-            granted_ms: vec![0; nodes],
-            removed_until_ms: 0,
+            granted_at: vec![Monotonic::LONG_AGO; nodes],
+            removed_until: Monotonic::LONG_AGO,
         }
     }
 
@@ -78,52 +79,52 @@ impl Leases {
 
     /// Whether we hold leases of all live peers: none of them has something newer than we do.
     #[inline]
-    pub fn has_all(&self, now_ms: u64) -> bool {
-        now_ms < self.all_until_ms
+    pub fn has_all(&self, at: Monotonic) -> bool {
+        at < self.all_until
     }
 
     /// Whether no peer is away and we hold leases of all: no node at all has something newer than we do.
-    pub(super) fn all_peers_up(&self, now_ms: u64) -> bool {
-        self.all_peers_up && self.has_all(now_ms)
+    pub(super) fn all_peers_up(&self, at: Monotonic) -> bool {
+        self.all_peers_up && self.has_all(at)
     }
 
     /// Until when the leases of all live peers are valid.
-    pub(super) fn all_until_ms(&self) -> u64 {
-        self.all_until_ms
+    pub(super) fn all_until(&self) -> Monotonic {
+        self.all_until
     }
 
     /// Until when the lease of the core at the other end of a link is valid.
-    pub(super) fn until_ms(&self, link: LinkId) -> u64 {
-        self.lease(link).map_or(0, |lease| lease.until_ms)
+    pub(super) fn until(&self, link: LinkId) -> Monotonic {
+        self.lease(link).map_or(Monotonic::LONG_AGO, |lease| lease.until)
     }
 
     /// Whether the core at the other end of a link may hold something newer of this hash than we do.
-    pub(super) fn may_be_stale(&self, link: LinkId, hash: u64, now_ms: u64) -> bool {
-        self.lease(link).is_none_or(|lease| lease.until_ms <= now_ms || lease.missing_keys.contains_key(&hash))
+    pub(super) fn may_be_stale(&self, link: LinkId, hash: u64, at: Monotonic) -> bool {
+        self.lease(link).is_none_or(|lease| lease.until <= at || lease.missing_keys.contains_key(&hash))
     }
 
-    /// A lease was granted over a link; it was asked for at `sent_ms`, and counts from then.
-    pub(super) fn granted(&mut self, link: LinkId, links: &Links, sent_ms: u64, now_ms: u64) {
+    /// A lease was granted over a link; it was asked for at `sent_at`, and counts from then.
+    pub(super) fn granted(&mut self, link: LinkId, links: &Links, sent_at: Monotonic, at: Monotonic) {
         let lease = self.lease_mut(link);
-        lease.until_ms = lease.until_ms.max(sent_ms + limits::PEER_LEASE_MS);
-        self.recompute(links, now_ms);
+        lease.until = lease.until.max(sent_at + limits::PEER_LEASE_MS);
+        self.recompute(links, at);
     }
 
     /// The core at the other end of a link holds something for us, or must say anew that it does not.
     pub(super) fn end(&mut self, link: LinkId) {
-        self.lease_mut(link).until_ms = 0;
+        self.lease_mut(link).until = Monotonic::LONG_AGO;
         self.suspend();
     }
 
     /// A link is lost, and its lease with it.
-    pub(super) fn on_link_lost(&mut self, link: LinkId, links: &Links, now_ms: u64) {
-        self.lease_mut(link).until_ms = 0;
-        self.recompute(links, now_ms);
+    pub(super) fn on_link_lost(&mut self, link: LinkId, links: &Links, at: Monotonic) {
+        self.lease_mut(link).until = Monotonic::LONG_AGO;
+        self.recompute(links, at);
     }
 
     /// Another node may hold something newer, though nothing is known of it.
     pub(super) fn suspend(&mut self) {
-        self.all_until_ms = 0;
+        self.all_until = Monotonic::LONG_AGO;
     }
 
     /// A node has another view: what its cores have promised is void.
@@ -135,25 +136,25 @@ impl Leases {
     pub(super) fn forget_node(&mut self, node: PeerId, links: &Links) {
         for &link in links.of_node(node) {
             self.end(link);
-            self.forget_all_missing(link, u64::MAX);
+            self.forget_all_missing(link, Monotonic::NEVER);
         }
     }
 
     /// Computes again until when the leases of all live peers are valid.
-    pub(super) fn recompute(&mut self, links: &Links, now_ms: u64) {
-        let (mut until_ms, mut all_peers_up) = (u64::MAX, true);
+    pub(super) fn recompute(&mut self, links: &Links, at: Monotonic) {
+        let (mut until, mut all_peers_up) = (Monotonic::NEVER, true);
         for link in links.others().flat_map(|node| links.overlapping(node)) {
             match links.is_given_up(link) {
                 true => all_peers_up = false,
-                false => until_ms = until_ms.min(self.until_ms(link)),
+                false => until = until.min(self.until(link)),
             }
         }
         self.all_peers_up = all_peers_up;
-        if now_ms < self.removed_until_ms {
-            until_ms = 0;
+        if at < self.removed_until {
+            until = Monotonic::LONG_AGO;
         }
         // With everybody away there is no lease to end it: look again soon.
-        self.all_until_ms = until_ms.min(now_ms + limits::PEER_LEASE_MS);
+        self.all_until = until.min(at + limits::PEER_LEASE_MS);
     }
 
     /// Whether any node has said that it has something newer of this hash.
@@ -169,10 +170,10 @@ impl Leases {
     }
 
     /// Over this link a core announces that this version of a hash is missing here. False if there are too many.
-    pub(super) fn add_missing(&mut self, link: LinkId, (hash, version): (u64, u64), now_ms: u64) -> bool {
+    pub(super) fn add_missing(&mut self, link: LinkId, (hash, version): (u64, u64), at: Monotonic) -> bool {
         let is_full = self.missing_count >= self.missing_max;
         let lease = self.lease_mut(link);
-        lease.missing_ms = now_ms;
+        lease.missing_at = at;
         if is_full {
             return false;
         }
@@ -200,43 +201,43 @@ impl Leases {
         }
     }
 
-    /// The core at the other end of a link was asked at `sent_ms`, and has nothing for us any more.
-    pub(super) fn forget_all_missing(&mut self, link: LinkId, sent_ms: u64) {
+    /// The core at the other end of a link was asked at `sent_at`, and has nothing for us any more.
+    pub(super) fn forget_all_missing(&mut self, link: LinkId, sent_at: Monotonic) {
         let lease = self.lease_mut(link);
         // What it has announced since, it has announced later.
-        if sent_ms > lease.missing_ms {
+        if sent_at > lease.missing_at {
             let forgotten = std::mem::take(&mut lease.missing_keys).len();
             self.missing_count -= forgotten;
         }
     }
 
     /// We grant a node a lease.
-    pub(super) fn note_grant(&mut self, node: PeerId, now_ms: u64) {
-        self.granted_ms[node.index()] = now_ms;
+    pub(super) fn note_grant(&mut self, node: PeerId, at: Monotonic) {
+        self.granted_at[node.index()] = at;
     }
 
     /// A node has lost its memory, and with it the lease that we granted.
     pub(super) fn forget_grant(&mut self, node: PeerId) {
-        self.granted_ms[node.index()] = 0;
+        self.granted_at[node.index()] = Monotonic::LONG_AGO;
     }
 
-    /// Up to when a node may hold a lease of ours; 0 for none.
-    pub(super) fn granted_until_ms(&self, node: PeerId) -> u64 {
-        match self.granted_ms[node.index()] {
-            0 => 0,
-            granted_ms => granted_ms + limits::PEER_LEASE_MS,
+    /// Up to when a node may hold a lease of ours; long ago if it has none.
+    pub(super) fn granted_until(&self, node: PeerId) -> Monotonic {
+        match self.granted_at[node.index()] {
+            Monotonic::LONG_AGO => Monotonic::LONG_AGO,
+            granted_at => granted_at + limits::PEER_LEASE_MS,
         }
     }
 
     /// Up to when a node that is not in the ring any more may hold one.
-    pub(super) fn removed_until_ms(&self) -> u64 {
-        self.removed_until_ms
+    pub(super) fn removed_until(&self) -> Monotonic {
+        self.removed_until
     }
 
     /// Another view counts, in which so many nodes were ever seen: what was promised under the one before is void.
     pub(super) fn handle_view(&mut self, nodes: usize) {
-        self.granted_ms.resize(nodes, 0);
-        self.leases.iter_mut().for_each(|lease| lease.until_ms = 0);
+        self.granted_at.resize(nodes, Monotonic::LONG_AGO);
+        self.leases.iter_mut().for_each(|lease| lease.until = Monotonic::LONG_AGO);
         self.all_peers_up = false;
         self.suspend();
     }
@@ -244,7 +245,7 @@ impl Leases {
     /// A node is not in the ring any more: what it has promised is void, and what we have promised to it must end.
     pub(super) fn remove_node(&mut self, node: PeerId, links: &Links) {
         self.forget_node(node, links);
-        self.removed_until_ms = self.removed_until_ms.max(self.granted_until_ms(node));
+        self.removed_until = self.removed_until.max(self.granted_until(node));
         self.forget_grant(node);
     }
 }
@@ -252,8 +253,8 @@ impl Leases {
 /// Asks for a lease over a link.
 pub(super) fn ask(turn: &mut Turn<'_>, link: LinkId) {
     if turn.cluster.requests.has_room(&turn.cluster.links, link) {
-        let (at, committed_through) = (turn.moment(), commit::committed_through(turn));
-        turn.cluster.send(Request::new(link, Kind::Sync, Purpose::Sync), at, |output| {
+        let (moment, committed_through) = (turn.moment(), commit::committed_through(turn));
+        turn.cluster.send(Request::new(link, Kind::Sync, Purpose::Sync), moment, |output| {
             frame::write_version(committed_through, output);
         });
     }
@@ -261,8 +262,8 @@ pub(super) fn ask(turn: &mut Turn<'_>, link: LinkId) {
 
 /// Asks for the clock of a core that commands wait to be sent to.
 pub(super) fn ask_clock(turn: &mut Turn<'_>, link: LinkId) {
-    turn.cluster.links.need(link, turn.ms);
-    if turn.cluster.links.may_ask(link, turn.ms) {
+    turn.cluster.links.need(link, turn.at);
+    if turn.cluster.links.may_ask(link, turn.at) {
         ask(turn, link);
     }
 }

@@ -27,6 +27,7 @@ use crate::limits;
 use crate::peer::frame::OpenBatch;
 use crate::peer::handshake::Identity;
 use crate::routing::ShardId;
+use crate::time::Monotonic;
 
 /// One of this core's links: an index into its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,13 +39,13 @@ pub enum State {
     /// Never needed so far.
     Idle,
     /// Being made for the first time, since this millisecond: requests wait for it.
-    Connecting(u64),
+    Connecting(Monotonic),
     /// There.
     Up,
     /// Away. Tried again after this millisecond, when something is to be sent.
-    Down(u64),
+    Down(Monotonic),
     /// Away, and being made again since this millisecond.
-    Probing(u64),
+    Probing(Monotonic),
     /// Its node is not in the ring any more.
     Removed,
 }
@@ -91,21 +92,21 @@ pub struct Link {
     /// It stands in `LinkOutputs::ready`.
     is_ready: bool,
     /// When something was last heard, or expected from.
-    heard_ms: u64,
+    heard_at: Monotonic,
     /// What the other core's clock said when it was last heard, and when that was; 0 before.
     their_ms: u32,
-    their_ms_at: u64,
+    their_ms_at: Monotonic,
     /// When it was last asked because commands wait for its clock.
-    asked_ms: u64,
-    pinged_ms: u64,
+    asked_at: Monotonic,
+    pinged_at: Monotonic,
     backoff_ms: u64,
     /// It is away, but its node has made contact: until it is up or has failed, nobody stands in for it.
     reconnecting: bool,
     /// When that was.
-    reconnecting_since_ms: u64,
+    reconnecting_since: Monotonic,
     /// Until this time, contact from the node does not trigger a reconnect: the last attempt failed. The next time, for
     /// `contact_ignored_ms`.
-    contact_ignored_until_ms: u64,
+    contact_ignored_until: Monotonic,
     contact_ignored_ms: u64,
 }
 
@@ -119,15 +120,15 @@ impl Link {
             outstanding: 0,
             outgoing: Outgoing::default(),
             is_ready: false,
-            heard_ms: 0,
+            heard_at: Monotonic::LONG_AGO,
             their_ms: 0,
-            their_ms_at: 0,
-            asked_ms: 0,
-            pinged_ms: 0,
+            their_ms_at: Monotonic::LONG_AGO,
+            asked_at: Monotonic::LONG_AGO,
+            pinged_at: Monotonic::LONG_AGO,
             backoff_ms: limits::PEER_BACKOFF_MS_MIN,
             reconnecting: false,
-            reconnecting_since_ms: 0,
-            contact_ignored_until_ms: 0,
+            reconnecting_since: Monotonic::LONG_AGO,
+            contact_ignored_until: Monotonic::LONG_AGO,
             contact_ignored_ms: limits::PEER_CONTACT_IGNORED_MS_MIN,
         }
     }
@@ -231,14 +232,14 @@ impl Links {
 
     /// A node is not in the ring any more: its links are closed, and nothing is known of it. Returns the links, and of each whether it was
     /// up.
-    pub(super) fn remove(&mut self, node: PeerId, now_ms: u64) -> Vec<(LinkId, bool)> {
+    pub(super) fn remove(&mut self, node: PeerId, at: Monotonic) -> Vec<(LinkId, bool)> {
         let links = self.node(node).links.clone();
         let mut removed = Vec::with_capacity(links.len());
         for &link in &links {
             if matches!(self.link(link).state, State::Connecting(_) | State::Up | State::Probing(_)) {
                 self.hang_up(link);
             }
-            removed.push((link, self.down(link, now_ms)));
+            removed.push((link, self.down(link, at)));
             self.links[link.0 as usize].state = State::Removed;
             self.outputs.dial.retain(|&dial| dial != link);
         }
@@ -298,18 +299,18 @@ impl Links {
     }
 
     /// Whether requests for this hash may go to a node. A link that is away and whose pause is over is tried in the background.
-    pub(super) fn reach(&mut self, node: PeerId, hash: u64, buckets: u32, now_ms: u64) -> Reach {
+    pub(super) fn reach(&mut self, node: PeerId, hash: u64, buckets: u32, at: Monotonic) -> Reach {
         let link = self.link_of(node, hash, buckets);
         match self.link(link).state {
             State::Up | State::Connecting(_) | State::Idle if self.node(node).cores.is_some() => Reach::There(link),
             State::Idle => {
-                self.connect(link, now_ms);
+                self.connect(link, at);
                 Reach::Unknown
             }
             State::Up | State::Connecting(_) => Reach::Unknown,
             State::Removed => Reach::Away,
             State::Down(_) | State::Probing(_) => {
-                self.probe(link, now_ms);
+                self.probe(link, at);
                 if self.link(link).reconnecting { Reach::Unknown } else { Reach::Away }
             }
         }
@@ -326,12 +327,12 @@ impl Links {
     }
 
     /// Whether a node that is not away has not told how many cores it has; its first link is made then.
-    pub(super) fn connect_unknown(&mut self, now_ms: u64) -> bool {
+    pub(super) fn connect_unknown(&mut self, at: Monotonic) -> bool {
         let mut unknown = false;
         for &node in self.everyone().iter() {
             let (cores, link) = (self.node(node).cores, self.node(node).links[0]);
             match self.link(link).state {
-                State::Idle if cores.is_none() => self.connect(link, now_ms),
+                State::Idle if cores.is_none() => self.connect(link, at),
                 State::Connecting(_) | State::Up if cores.is_none() => {}
                 _ => continue,
             }
@@ -348,11 +349,11 @@ impl Links {
     }
 
     /// Tries a link again that is away, if its pause is over.
-    fn probe(&mut self, link: LinkId, now_ms: u64) {
-        if let State::Down(until_ms) = self.link(link).state
-            && until_ms <= now_ms
+    fn probe(&mut self, link: LinkId, at: Monotonic) {
+        if let State::Down(until) = self.link(link).state
+            && until <= at
         {
-            self.links[link.0 as usize].state = State::Probing(now_ms);
+            self.links[link.0 as usize].state = State::Probing(at);
             self.outputs.dial.push_back(link);
         }
     }
@@ -360,57 +361,57 @@ impl Links {
     /// A node has made contact: what is away is tried at once, and nobody stands in for it meanwhile. It may be answering others
     /// already. Returns whether that was so: it may hold something for us, too.
     #[inline]
-    pub(super) fn on_contact(&mut self, node: PeerId, now_ms: u64) -> bool {
-        self.node(node).lost && self.reconnect_now(node, now_ms)
+    pub(super) fn on_contact(&mut self, node: PeerId, at: Monotonic) -> bool {
+        self.node(node).lost && self.reconnect_now(node, at)
     }
 
-    fn reconnect_now(&mut self, node: PeerId, now_ms: u64) -> bool {
+    fn reconnect_now(&mut self, node: PeerId, at: Monotonic) -> bool {
         let node = &mut self.nodes[node.index()];
         let mut any = false;
         node.lost = false;
         for &link in &node.links {
             let link = &mut self.links[link.0 as usize];
             node.lost |= link.state.is_away();
-            if link.state.is_away() && now_ms >= link.contact_ignored_until_ms && !link.reconnecting {
-                (link.reconnecting, link.reconnecting_since_ms) = (true, now_ms);
+            if link.state.is_away() && at >= link.contact_ignored_until && !link.reconnecting {
+                (link.reconnecting, link.reconnecting_since) = (true, at);
                 any = true;
-                if let State::Down(until_ms) = &mut link.state {
-                    *until_ms = 0;
+                if let State::Down(until) = &mut link.state {
+                    *until = Monotonic::LONG_AGO;
                 }
             }
         }
         any
     }
 
-    fn connect(&mut self, link: LinkId, now_ms: u64) {
-        self.links[link.0 as usize].state = State::Connecting(now_ms);
+    fn connect(&mut self, link: LinkId, at: Monotonic) {
+        self.links[link.0 as usize].state = State::Connecting(at);
         self.outputs.dial.push_back(link);
     }
 
     /// Makes a link if it was never needed.
-    pub(super) fn need(&mut self, link: LinkId, now_ms: u64) {
+    pub(super) fn need(&mut self, link: LinkId, at: Monotonic) {
         if self.link(link).state == State::Idle {
-            self.connect(link, now_ms);
+            self.connect(link, at);
         }
     }
 
     /// Whether the other core's clock was heard so lately that it may execute a command when that arrives.
-    pub(super) fn may_execute(&self, link: LinkId, now_ms: u64) -> bool {
+    pub(super) fn may_execute(&self, link: LinkId, at: Monotonic) -> bool {
         let link = self.link(link);
-        link.state == State::Up && link.their_ms_at > 0 && now_ms < link.their_ms_at + limits::PEER_FRESH_MS
+        link.state == State::Up && link.their_ms_at > Monotonic::LONG_AGO && at < link.their_ms_at + limits::PEER_FRESH_MS
     }
 
     /// From when on the other core executes none of the commands that were sent over a link so far.
-    pub(super) fn may_execute_until(&self, link: LinkId) -> u64 {
+    pub(super) fn may_execute_until(&self, link: LinkId) -> Monotonic {
         self.link(link).their_ms_at + limits::PEER_LEASE_MS + LEASE_SLACK_MS
     }
 
     /// Whether a core whose clock is wanted is to be asked for it: it was not just now.
-    pub(super) fn may_ask(&mut self, link: LinkId, now_ms: u64) -> bool {
+    pub(super) fn may_ask(&mut self, link: LinkId, at: Monotonic) -> bool {
         let link = &mut self.links[link.0 as usize];
-        let asks = link.state == State::Up && now_ms >= link.asked_ms + ASK_PAUSE_MS;
+        let asks = link.state == State::Up && at >= link.asked_at + ASK_PAUSE_MS;
         if asks {
-            link.asked_ms = now_ms;
+            link.asked_at = at;
         }
         asks
     }
@@ -418,15 +419,15 @@ impl Links {
     /// What the clock of the other core said when it was last heard, if it was.
     pub(super) fn heard_clock(&self, link: LinkId) -> Option<u32> {
         let link = self.link(link);
-        (link.their_ms_at > 0).then_some(link.their_ms)
+        (link.their_ms_at > Monotonic::LONG_AGO).then_some(link.their_ms)
     }
 
     /// One request more goes over a link, which is made if it was never needed. Returns where it is to be written.
-    pub(super) fn expect(&mut self, link: LinkId, now_ms: u64) -> &mut Outgoing {
-        self.need(link, now_ms);
+    pub(super) fn expect(&mut self, link: LinkId, at: Monotonic) -> &mut Outgoing {
+        self.need(link, at);
         let target = &mut self.links[link.0 as usize];
         if target.outstanding == 0 {
-            target.heard_ms = now_ms;
+            target.heard_at = at;
         }
         target.outstanding += 1;
         if !target.is_ready {
@@ -437,9 +438,9 @@ impl Links {
     }
 
     /// A request that went over a link was answered.
-    pub(super) fn answered(&mut self, link: LinkId, now_ms: u64) {
+    pub(super) fn answered(&mut self, link: LinkId, at: Monotonic) {
         let link = &mut self.links[link.0 as usize];
-        (link.outstanding, link.heard_ms) = (link.outstanding - 1, now_ms);
+        (link.outstanding, link.heard_at) = (link.outstanding - 1, at);
     }
 
     /// Takes the output of a link that is up.
@@ -452,9 +453,9 @@ impl Links {
     }
 
     /// Something has come over a link of ours, where the other core's clock said `their_ms`.
-    pub(super) fn heard(&mut self, link: LinkId, their_ms: u32, now_ms: u64) {
+    pub(super) fn heard(&mut self, link: LinkId, their_ms: u32, at: Monotonic) {
         let link = &mut self.links[link.0 as usize];
-        (link.their_ms, link.their_ms_at) = (their_ms, now_ms);
+        (link.their_ms, link.their_ms_at) = (their_ms, at);
     }
 
     /// The links to the cores of a node whose part of the ring overlaps ours.
@@ -474,11 +475,11 @@ impl Links {
     }
 
     /// A handshake has succeeded.
-    pub(super) fn up(&mut self, link: LinkId, now_ms: u64) {
+    pub(super) fn up(&mut self, link: LinkId, at: Monotonic) {
         let target = &mut self.links[link.0 as usize];
         target.state = State::Up;
-        (target.heard_ms, target.pinged_ms) = (now_ms, now_ms);
-        (target.their_ms_at, target.asked_ms) = (0, now_ms);
+        (target.heard_at, target.pinged_at) = (at, at);
+        (target.their_ms_at, target.asked_at) = (Monotonic::LONG_AGO, at);
         (target.backoff_ms, target.reconnecting) = (limits::PEER_BACKOFF_MS_MIN, false);
         target.contact_ignored_ms = limits::PEER_CONTACT_IGNORED_MS_MIN;
         // What waited for the link stood in `ready` before there was anything to send it over.
@@ -504,16 +505,16 @@ impl Links {
     }
 
     /// A link is lost or could not be made. Returns whether it was up: what was under way may have arrived.
-    pub(super) fn down(&mut self, link: LinkId, now_ms: u64) -> bool {
+    pub(super) fn down(&mut self, link: LinkId, at: Monotonic) -> bool {
         let target = &mut self.links[link.0 as usize];
         let was_up = target.state == State::Up;
-        let since_ms = if let State::Probing(since_ms) = target.state { since_ms } else { now_ms };
-        target.state = State::Down(now_ms + target.backoff_ms);
-        if target.reconnecting && since_ms < target.reconnecting_since_ms {
+        let since = if let State::Probing(since) = target.state { since } else { at };
+        target.state = State::Down(at + target.backoff_ms);
+        if target.reconnecting && since < target.reconnecting_since {
             // Tried before the node made contact: that it failed means nothing. It is tried again.
-            target.state = State::Down(now_ms);
+            target.state = State::Down(at);
         } else if std::mem::take(&mut target.reconnecting) {
-            target.contact_ignored_until_ms = now_ms + target.contact_ignored_ms;
+            target.contact_ignored_until = at + target.contact_ignored_ms;
             target.contact_ignored_ms = (2 * target.contact_ignored_ms).min(limits::PEER_CONTACT_IGNORED_MS_MAX);
         }
         target.backoff_ms = (2 * target.backoff_ms).min(limits::PEER_BACKOFF_MS_MAX);
@@ -527,12 +528,10 @@ impl Links {
     }
 
     /// Links that have timed out: silent, or not made in time. Their sockets are to be closed, and `down` called.
-    pub(super) fn timed_out(&mut self, now_ms: u64) -> ArrayVec<LinkId, 16> {
+    pub(super) fn timed_out(&mut self, at: Monotonic) -> ArrayVec<LinkId, 16> {
         let is_timed_out = |link: &Link| match link.state {
-            State::Connecting(since_ms) | State::Probing(since_ms) => {
-                now_ms.saturating_sub(since_ms) > limits::PEER_CONNECT_MS_MAX
-            }
-            State::Up => link.outstanding > 0 && now_ms.saturating_sub(link.heard_ms) > limits::PEER_SILENCE_MS_MAX,
+            State::Connecting(since) | State::Probing(since) => at - since > limits::PEER_CONNECT_MS_MAX,
+            State::Up => link.outstanding > 0 && at - link.heard_at > limits::PEER_SILENCE_MS_MAX,
             State::Idle | State::Down(_) | State::Removed => false,
         };
         self.ids().filter(|&link| is_timed_out(self.link(link))).take(16).collect()
@@ -555,43 +554,43 @@ impl Links {
     }
 
     /// Counts the silence of all links from now on.
-    pub(super) fn restart_timeouts(&mut self, now_ms: u64) {
+    pub(super) fn restart_timeouts(&mut self, at: Monotonic) {
         for link in &mut self.links {
-            link.heard_ms = now_ms;
-            if let State::Connecting(since_ms) | State::Probing(since_ms) = &mut link.state {
-                *since_ms = now_ms;
+            link.heard_at = at;
+            if let State::Connecting(since) | State::Probing(since) = &mut link.state {
+                *since = at;
             }
         }
     }
 
     /// Links that are due for a heartbeat: those that owe an answer and are silent; with `active`, also those that overlap with us.
-    pub(super) fn heartbeats_due(&mut self, active: bool, now_ms: u64) -> Vec<LinkId> {
+    pub(super) fn heartbeats_due(&mut self, active: bool, at: Monotonic) -> Vec<LinkId> {
         let mut due = Vec::new();
         if active {
             for node in self.others() {
-                due.extend(self.overlapping(node).filter(|&link| self.is_heartbeat_due(link, now_ms)));
+                due.extend(self.overlapping(node).filter(|&link| self.is_heartbeat_due(link, at)));
             }
         }
-        let silent = |link: &Link| link.outstanding > 0 && now_ms >= link.heard_ms + limits::PEER_PING_MS;
-        let silent = self.ids().filter(|&link| self.is_heartbeat_due(link, now_ms) && silent(self.link(link)));
+        let silent = |link: &Link| link.outstanding > 0 && at >= link.heard_at + limits::PEER_PING_MS;
+        let silent = self.ids().filter(|&link| self.is_heartbeat_due(link, at) && silent(self.link(link)));
         let silent: ArrayVec<LinkId, 16> = silent.filter(|link| !due.contains(link)).take(16).collect();
         due.extend(silent);
-        due.iter().for_each(|link| self.links[link.0 as usize].pinged_ms = now_ms);
+        due.iter().for_each(|link| self.links[link.0 as usize].pinged_at = at);
         due
     }
 
-    fn is_heartbeat_due(&self, link: LinkId, now_ms: u64) -> bool {
-        self.link(link).state == State::Up && now_ms >= self.link(link).pinged_ms + limits::PEER_PING_MS
+    fn is_heartbeat_due(&self, link: LinkId, at: Monotonic) -> bool {
+        self.link(link).state == State::Up && at >= self.link(link).pinged_at + limits::PEER_PING_MS
     }
 
     /// Makes the links that overlap with us, where they were never needed: for a core that wants leases.
-    pub fn connect_overlapping(&mut self, now_ms: u64) {
+    pub fn connect_overlapping(&mut self, at: Monotonic) {
         for &node in self.everyone().iter() {
             let overlapping: Vec<LinkId> = self.overlapping(node).collect();
             for link in overlapping {
                 match self.link(link).state {
-                    State::Idle => self.connect(link, now_ms),
-                    State::Down(_) => self.probe(link, now_ms),
+                    State::Idle => self.connect(link, at),
+                    State::Down(_) => self.probe(link, at),
                     _ => {}
                 }
             }

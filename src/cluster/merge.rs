@@ -51,10 +51,10 @@ pub(super) fn take_over(turn: &mut Turn<'_>, node: PeerId, frame: &Frame<'_>) ->
 
 /// Asks for what the core at the other end of a link has of a command's key.
 pub(super) fn fetch(turn: &mut Turn<'_>, link: LinkId, command: &Command<'_>, purpose: Purpose) {
-    let at = turn.moment();
+    let moment = turn.moment();
     turn.cluster.figures.consulted += 1;
     with_plain_key(command, |key| {
-        turn.cluster.send(Request::new(link, Kind::Fetch, purpose), at, |output| frame::write_key(key, output));
+        turn.cluster.send(Request::new(link, Kind::Fetch, purpose), moment, |output| frame::write_key(key, output));
     });
 }
 

@@ -73,7 +73,7 @@ use crate::peer::handshake::Identity;
 use crate::placement::OwnersCache;
 use crate::protocol::Head;
 use crate::routing::{Place, Routes, ShardId};
-use crate::time::Instant;
+use crate::time::{Monotonic, Timestamp};
 
 pub use self::operations::{Moved, OperationId, StoredCommand};
 pub use self::origin::{Origin, PeerRequest};
@@ -211,9 +211,9 @@ pub struct Cluster {
     cache: OwnersCache,
     scratch: Buffer,
     /// Millisecond of the last request for which leases matter.
-    active_ms: u64,
-    ticked_ms: u64,
-    swept_ms: u64,
+    active_at: Monotonic,
+    ticked_at: Monotonic,
+    swept_at: Monotonic,
 }
 
 /// Counts of a core since start, for `stats peers` and `stats handoff`.
@@ -267,19 +267,19 @@ impl Cluster {
             pace: Pace::default(),
             cache: OwnersCache::default(),
             scratch: Buffer::default(),
-            active_ms: 0,
-            ticked_ms: 0,
-            swept_ms: 0,
+            active_at: Monotonic::LONG_AGO,
+            ticked_at: Monotonic::LONG_AGO,
+            swept_at: Monotonic::LONG_AGO,
             view,
             options,
         }
     }
 
     /// Whether the core must look at the clock every few milliseconds: something is under way, or is to be tried again.
-    pub fn is_busy(&self, ms: u64) -> bool {
+    pub fn is_busy(&self, at: Monotonic) -> bool {
         self.requests.outstanding() > 0
             || self.operations() > 0
-            || ms < self.active_ms + limits::PEER_ACTIVE_MS
+            || at < self.active_at + limits::PEER_ACTIVE_MS
             || self.links.is_connecting()
             || self.links.others().any(|node| !self.hints.is_clean(node))
             || self.view.target.is_some()
@@ -298,8 +298,8 @@ impl Cluster {
     }
 
     /// Keeps the leases for a while, though no client asks.
-    pub fn active_now(&mut self, ms: u64) {
-        self.active_ms = ms;
+    pub fn active_now(&mut self, at: Monotonic) {
+        self.active_at = at;
     }
 
     /// Whether something that came from other nodes is not done with: copies that may be under way to others, old items to be purged.
@@ -330,13 +330,13 @@ impl Cluster {
     }
 
     /// Sends a request to another node.
-    fn send(&mut self, request: Request<'_>, at: Moment, meta: impl FnOnce(&mut Vec<u8>)) {
-        self.requests.send(&mut self.links, request, at, meta);
+    fn send(&mut self, request: Request<'_>, moment: Moment, meta: impl FnOnce(&mut Vec<u8>)) {
+        self.requests.send(&mut self.links, request, moment, meta);
     }
 
     /// The request that a response over a link answers.
-    fn answered(&mut self, link: LinkId, id: u32, now_ms: u64) -> Option<InFlight> {
-        self.requests.answered(&mut self.links, link, id, now_ms)
+    fn answered(&mut self, link: LinkId, id: u32, at: Monotonic) -> Option<InFlight> {
+        self.requests.answered(&mut self.links, link, id, at)
     }
 }
 
@@ -355,9 +355,9 @@ pub struct Turn<'a> {
     /// Which core has which hash.
     pub routes: &'a Routes,
     /// The time of items.
-    pub now: Instant,
-    /// The time of deadlines: milliseconds that never go back.
-    pub ms: u64,
+    pub now: Timestamp,
+    /// The time of deadlines.
+    pub at: Monotonic,
 }
 
 impl Turn<'_> {
@@ -453,7 +453,7 @@ impl Turn<'_> {
         }
         let node = self.cluster.links.link(link).node;
         self.on_identity(node, identity);
-        self.cluster.links.up(link, self.ms);
+        self.cluster.links.up(link, self.at);
         self.cluster.leases.end(link);
         leases::ask(self, link);
         answers::retry(self);
@@ -467,17 +467,17 @@ impl Turn<'_> {
             return;
         }
         let node = self.cluster.links.link(link).node;
-        let until_ms = self.cluster.links.may_execute_until(link);
-        let was_up = self.cluster.links.down(link, self.ms);
+        let until = self.cluster.links.may_execute_until(link);
+        let was_up = self.cluster.links.down(link, self.at);
         self.cluster.links.note_trouble(node, why);
-        self.cluster.leases.on_link_lost(link, &self.cluster.links, self.ms);
+        self.cluster.leases.on_link_lost(link, &self.cluster.links, self.at);
         self.cluster.progress.forget(link);
         handoff::on_link_lost(self, node);
         if was_up {
             change::on_source_lost(self, node);
         }
         for purpose in self.cluster.requests.take_lost(link) {
-            answers::lost(self, purpose, was_up, until_ms);
+            answers::lost(self, purpose, was_up, until);
         }
         answers::retry(self);
     }
@@ -524,30 +524,30 @@ impl Turn<'_> {
     /// What is to be done now and then. Cheap when it is called too often.
     pub fn tick(&mut self) {
         handoff::pace(self);
-        if self.ms < self.cluster.ticked_ms + TICK_MS {
+        if self.at < self.cluster.ticked_at + TICK_MS {
             return;
         }
         self.cluster.hints.note_evicted(self.engine.evicted_count());
-        let passed_ms = (self.ms - self.cluster.ticked_ms).min(100);
+        let passed_ms = (self.at - self.cluster.ticked_at).min(100);
         if passed_ms >= STOOD_STILL_MS {
             // This node did not listen: that others were silent meanwhile means nothing.
-            self.cluster.links.restart_timeouts(self.ms);
+            self.cluster.links.restart_timeouts(self.at);
         }
-        self.cluster.ticked_ms = self.ms;
-        for link in self.cluster.links.timed_out(self.ms) {
+        self.cluster.ticked_at = self.at;
+        for link in self.cluster.links.timed_out(self.at) {
             self.cluster.links.hang_up(link);
             self.handle_link_down(link, "it does not answer");
         }
         // While the ring changes, everybody says how far it is.
         let changing = self.cluster.view.target.is_some() || self.cluster.progress.former().is_some();
-        let active = changing || self.ms < self.cluster.active_ms + limits::PEER_ACTIVE_MS;
+        let active = changing || self.at < self.cluster.active_at + limits::PEER_ACTIVE_MS;
         if active {
-            self.cluster.links.connect_overlapping(self.ms);
-            self.cluster.leases.recompute(&self.cluster.links, self.ms);
+            self.cluster.links.connect_overlapping(self.at);
+            self.cluster.leases.recompute(&self.cluster.links, self.at);
         }
-        self.cluster.progress.end_former(&self.cluster.links, self.ms);
+        self.cluster.progress.end_former(&self.cluster.links, self.at);
         handoff::settle(self);
-        for link in self.cluster.links.heartbeats_due(active, self.ms) {
+        for link in self.cluster.links.heartbeats_due(active, self.at) {
             leases::ask(self, link);
         }
         answers::retry(self);
@@ -561,7 +561,7 @@ impl Turn<'_> {
         Stamp {
             clock: self.engine.clock(),
             fence: self.engine.fence(),
-            sent_ms: self.ms as u32,
+            sent_ms: self.at.ms() as u32,
             view: self.cluster.view.stamp(),
             ..Stamp::default()
         }
@@ -574,13 +574,13 @@ impl Turn<'_> {
 
     /// What a frame says of now.
     fn moment(&self) -> Moment {
-        Moment { stamp: self.stamp(), ms: self.ms }
+        Moment { stamp: self.stamp(), at: self.at }
     }
 
     /// What versions a peer may speak of.
     fn horizon(&self) -> Horizon {
         match self.cluster.options.has(Mistake::FarVersionsBelieved) {
-            true => Horizon::at(Instant { unix_ms: u64::MAX >> 17 }),
+            true => Horizon::at(Timestamp { unix_ms: u64::MAX >> 17 }),
             false => Horizon::at(self.now),
         }
     }
@@ -640,7 +640,7 @@ impl Turn<'_> {
 
     /// A node has made contact: nobody stands in for it until it is known whether it is there.
     fn on_contact(&mut self, node: PeerId) {
-        if self.cluster.links.on_contact(node, self.ms) {
+        if self.cluster.links.on_contact(node, self.at) {
             self.cluster.leases.suspend();
         }
     }

@@ -38,6 +38,7 @@ use crate::peer::frame::{self, Execute, FrameError};
 use crate::placement::REDUNDANCY_MAX;
 use crate::protocol::Head;
 use crate::routing::{ShardId, Ticket};
+use crate::time::Monotonic;
 
 /// Peers that are read for one key at most.
 pub(super) const READ_PEERS_MAX: usize = 32;
@@ -162,8 +163,8 @@ impl Source {
 pub(super) struct Passage {
     /// Nodes that it has passed.
     pub hops: u8,
-    /// See `Operation::deadline_ms`.
-    pub deadline_ms: u64,
+    /// See `Operation::deadline`.
+    pub deadline: Monotonic,
     /// See `Operation::follows`.
     pub follows: bool,
     /// See `Operation::repeated_since`.
@@ -172,7 +173,7 @@ pub(super) struct Passage {
 
 impl Passage {
     /// From a client of this node.
-    pub const OWN: Self = Self { hops: 0, deadline_ms: u64::MAX, follows: false, repeated_since: 0 };
+    pub const OWN: Self = Self { hops: 0, deadline: Monotonic::NEVER, follows: false, repeated_since: 0 };
 }
 
 /// A command that outlives its connection's buffer: one vector, used again and again.
@@ -251,11 +252,11 @@ pub(super) struct Operation {
     pub key_hash: u64,
     pub stored: StoredCommand,
     stored_bytes: usize,
-    pub started_ms: u64,
+    pub started_at: Monotonic,
     /// Who sent it gives it up then: from then on it must not be executed. `u64::MAX` for a client of this node, and for a read.
-    pub deadline_ms: u64,
+    pub deadline: Monotonic,
     /// Where it was sent to may execute it up to then.
-    pub not_before_ms: u64,
+    pub not_before: Monotonic,
     /// The greatest version that was known when it was last sent to another node.
     pub sent_clock: u64,
     /// Where a node may have executed it that has gone away: the greatest version that was known when it was first sent; else 0.
@@ -267,7 +268,7 @@ pub(super) struct Operation {
     pub may_be_executed: bool,
     pub scope: ReadScope,
     /// What others have told of the key counts until then: later, somebody may have stood in for this node meanwhile.
-    pub known_until_ms: u64,
+    pub known_until: Monotonic,
     pub conflicts: u8,
     /// What only a request has that is executed here.
     pub write_state: Option<Box<WriteState>>,
@@ -451,9 +452,9 @@ impl Operations {
     }
 
     /// Takes a request in, as the last of its chain.
-    pub fn insert(&mut self, new: NewOperation, ms: u64) -> OperationId {
+    pub fn insert(&mut self, new: NewOperation, at: Monotonic) -> OperationId {
         let NewOperation { origin, passage, hash, key_hash, stored, kind } = new;
-        let Passage { hops, deadline_ms, follows, repeated_since } = passage;
+        let Passage { hops, deadline, follows, repeated_since } = passage;
         self.serial = self.serial.wrapping_add(1);
         let (serial, stored_bytes) = (self.serial, stored.bytes_count());
         self.stored_bytes += stored_bytes;
@@ -465,16 +466,16 @@ impl Operations {
             key_hash,
             stored,
             stored_bytes,
-            started_ms: ms,
-            deadline_ms,
-            not_before_ms: 0,
+            started_at: at,
+            deadline,
+            not_before: Monotonic::LONG_AGO,
             sent_clock: 0,
             repeated_since,
             kind,
             follows,
             may_be_executed: false,
             scope: ReadScope::Nobody,
-            known_until_ms: u64::MAX,
+            known_until: Monotonic::NEVER,
             conflicts: 0,
             write_state: None,
             state: OpState::Waiting,
@@ -781,8 +782,8 @@ impl Operations {
     }
 
     /// Requests that are under way for too long.
-    pub fn older_than(&self, began_ms: u64) -> Vec<OperationId> {
-        let old = |op: &Operation| op.started_ms <= began_ms && !matches!(op.state, OpState::Moved { .. });
+    pub fn older_than(&self, began: Monotonic) -> Vec<OperationId> {
+        let old = |op: &Operation| op.started_at <= began && !matches!(op.state, OpState::Moved { .. });
         self.ops
             .iter()
             .filter(|(_, op)| old(op))

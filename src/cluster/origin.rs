@@ -8,6 +8,7 @@
 
 use super::view::PeerId;
 use crate::routing::{ShardId, Ticket};
+use crate::time::Monotonic;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,5 +45,5 @@ pub struct PeerRequest {
     /// The node, if it is in our view.
     pub node: Option<PeerId>,
     /// The moment of this core's clock from which on its sender may have given it up: a command that writes is not executed then.
-    pub deadline_ms: u64,
+    pub deadline: Monotonic,
 }

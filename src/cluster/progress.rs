@@ -22,6 +22,7 @@ use super::view::{PeerId, View};
 use crate::limits;
 use crate::membership::driver::{Report, Reports};
 use crate::peer::frame::{FLAG_GAVE_ALL, FLAG_SETTLED, FLAG_WHOLE};
+use crate::time::Monotonic;
 
 /// How far a core and those it talks to are with the view.
 #[derive(Debug, Default)]
@@ -31,15 +32,15 @@ pub struct Progress {
     /// Requests that were coordinated here when the view changed.
     unsettled: Vec<OperationId>,
     /// The view before, until all that are there have settled, and since when this one counts.
-    former: Option<(Arc<View>, u64)>,
+    former: Option<(Arc<View>, Monotonic)>,
 }
 
 impl Progress {
     /// Another view counts: nobody has reported under it. These requests are coordinated here.
-    pub(super) fn on_view(&mut self, before: Arc<View>, coordinated: Vec<OperationId>, now_ms: u64) {
+    pub(super) fn on_view(&mut self, before: Arc<View>, coordinated: Vec<OperationId>, at: Monotonic) {
         self.reports.fill(0);
         self.unsettled.extend(coordinated);
-        self.former = Some((before, now_ms));
+        self.former = Some((before, at));
     }
 
     /// A core has reported, under this view.
@@ -91,9 +92,9 @@ impl Progress {
     }
 
     /// Looks whether the view before is over. True if it has just ended.
-    pub(super) fn end_former(&mut self, links: &Links, now_ms: u64) -> bool {
-        let Some((_, since_ms)) = &self.former else { return false };
-        let is_over = self.all_say(links, FLAG_SETTLED) || now_ms >= since_ms + limits::VIEW_HOLD_MS_MAX;
+    pub(super) fn end_former(&mut self, links: &Links, at: Monotonic) -> bool {
+        let Some((_, since)) = &self.former else { return false };
+        let is_over = self.all_say(links, FLAG_SETTLED) || at >= *since + limits::VIEW_HOLD_MS_MAX;
         if is_over {
             self.former = None;
         }

@@ -14,6 +14,7 @@ use crate::buffer::Buffer;
 use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Kind};
+use crate::time::Monotonic;
 
 /// By connection of a peer, the commands that were refused.
 #[derive(Default)]
@@ -25,35 +26,35 @@ struct OfConnection {
     /// Hashes of their keys, at most `limits::PEER_WINDOW`.
     keys: HashSet<u64>,
     /// Until then everything that follows another command is refused, whatever its key.
-    all_until_ms: u64,
+    all_until: Monotonic,
 }
 
 impl Refused {
     /// Whether a command was sent behind another one of its key that was refused, before its sender knew that.
-    pub(super) fn includes(&mut self, from: PeerRequest, follows: bool, key_hash: u64, now_ms: u64) -> bool {
+    pub(super) fn includes(&mut self, from: PeerRequest, follows: bool, key_hash: u64, at: Monotonic) -> bool {
         if self.0.is_empty() {
             return false;
         }
         let connection = (from.connection, from.generation);
         let Some(refused) = self.0.get_mut(&connection) else { return false };
         if follows {
-            return now_ms < refused.all_until_ms || refused.keys.contains(&key_hash);
+            return at < refused.all_until || refused.keys.contains(&key_hash);
         }
         // Its sender has got back all that it had under way of this key.
         refused.keys.remove(&key_hash);
-        if refused.keys.is_empty() && now_ms >= refused.all_until_ms {
+        if refused.keys.is_empty() && at >= refused.all_until {
             self.0.remove(&connection);
         }
         false
     }
 
     /// A command is refused.
-    fn add(&mut self, from: PeerRequest, key_hash: u64, now_ms: u64) {
+    fn add(&mut self, from: PeerRequest, key_hash: u64, at: Monotonic) {
         let refused = self.0.entry((from.connection, from.generation)).or_default();
         if refused.keys.len() >= limits::PEER_WINDOW as usize {
             // Too many to tell apart: refused are all that follow anything, until what was under way then has ended.
             refused.keys.clear();
-            refused.all_until_ms = now_ms + limits::PEER_OPERATION_MS_MAX;
+            refused.all_until = at + limits::PEER_OPERATION_MS_MAX;
         }
         refused.keys.insert(key_hash);
     }
@@ -71,7 +72,7 @@ impl Refused {
 
 /// Refuses a command, and with it those of its key that its sender sends before it knows that.
 pub(super) fn refuse_key(turn: &mut Turn<'_>, from: PeerRequest, key_hash: u64, output: &mut Buffer) {
-    turn.cluster.refused.add(from, key_hash, turn.ms);
+    turn.cluster.refused.add(from, key_hash, turn.at);
     refuse(turn, from, output);
 }
 

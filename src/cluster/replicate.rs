@@ -75,7 +75,7 @@ fn choose(
     hash: u64,
     failed: &[PeerId],
 ) -> (ArrayVec<(PeerId, LinkId), REDUNDANCY_MAX>, ArrayVec<PeerId, REDUNDANCY_MAX>) {
-    let (bucket, buckets, ms) = (turn.bucket_of(hash), turn.buckets(), turn.ms);
+    let (bucket, buckets, at) = (turn.bucket_of(hash), turn.buckets(), turn.at);
     let Cluster { cache, view, links, .. } = &mut *turn.cluster;
     let owners = view.owners(cache, bucket);
     let (mut chosen, mut missing) = (ArrayVec::new(), ArrayVec::new());
@@ -84,7 +84,7 @@ fn choose(
     for node in view.ranking(bucket).filter(|&node| node != view.me) {
         let reach = match failed.contains(&node) {
             true => Reach::Away,
-            false => links.reach(node, hash, buckets, ms),
+            false => links.reach(node, hash, buckets, at),
         };
         match reach {
             Reach::There(link) if chosen.len() < wanted || owners.contains(&node) => _ = chosen.try_push((node, link)),
@@ -112,7 +112,7 @@ fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: u64, missing: &[Pee
 }
 
 fn put(turn: &mut Turn<'_>, id: OperationId, node: PeerId, link: LinkId, command: &Command<'_>, missing: &[PeerId]) {
-    let (at, now, committed_through) = (turn.moment(), turn.now, commit::committed_through(turn));
+    let (moment, now, committed_through) = (turn.moment(), turn.now, commit::committed_through(turn));
     let Cluster { operations, links, requests, figures, view, options, .. } = &mut *turn.cluster;
     let attempt = operations.attempt(id);
     let Some(op) = operations.get(id) else { return };
@@ -129,7 +129,7 @@ fn put(turn: &mut Turn<'_>, id: OperationId, node: PeerId, link: LinkId, command
         figures.copies_sent += 1;
         op.write_state().sent_version = replica.version;
         let request = Request::with_value(link, Kind::Put, replica.value, Purpose::Copy(attempt, node));
-        requests.send(links, request, at, |output| {
+        requests.send(links, request, moment, |output| {
             frame::write_replica(&replica, Along { missing: &node_hashes, committed_through, ..Along::default() }, output);
         });
         true
@@ -150,9 +150,9 @@ fn copy_to_pending(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) 
         return;
     }
     write.sent_to_pending = write.version;
-    let (hash, buckets, at, now, me) = (command.key.hash, turn.buckets(), turn.moment(), turn.now, turn.me());
+    let (hash, buckets, moment, now, me) = (command.key.hash, turn.buckets(), turn.moment(), turn.now, turn.me());
     for node in pending.into_iter().filter(|&node| node != me) {
-        let reach = turn.cluster.links.reach(node, hash, buckets, at.ms);
+        let reach = turn.cluster.links.reach(node, hash, buckets, moment.at);
         let partition = turn.partition_of(hash);
         with_plain_key(command, |key| {
             let Some(replica) = turn.engine.copy_of(key, now) else { return };
@@ -163,7 +163,7 @@ fn copy_to_pending(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) 
             let sent = SentItem { node, key: key.bytes.into(), version: replica.version, generation: 0 };
             turn.cluster.handoffs[node.index()].add_copy();
             let request = Request::with_value(link, Kind::Put, replica.value, Purpose::Pending(sent));
-            turn.cluster.send(request, at, |output| frame::write_replica(&replica, Along::default(), output));
+            turn.cluster.send(request, moment, |output| frame::write_replica(&replica, Along::default(), output));
         });
     }
 }
@@ -257,7 +257,7 @@ fn end_writing(turn: &mut Turn<'_>, id: OperationId) {
 pub(super) fn refetch(turn: &mut Turn<'_>, id: OperationId, node: PeerId) {
     let Some(hash) = turn.op(id).map(|op| op.hash) else { return };
     let attempt = turn.cluster.operations.attempt(id);
-    let Reach::There(link) = turn.cluster.links.reach(node, hash, turn.buckets(), turn.ms) else {
+    let Reach::There(link) = turn.cluster.links.reach(node, hash, turn.buckets(), turn.at) else {
         return begin_anew(turn, id, 0);
     };
     with_command(turn, id, |turn, execute| merge::fetch(turn, link, &execute.command, Purpose::Refetch(attempt, node)));

@@ -18,6 +18,7 @@ use super::view::PeerId;
 use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Kind, OpenBatch, Stamp};
+use crate::time::Monotonic;
 
 /// What a request was sent for.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ pub struct SentItem {
 pub(super) struct InFlight {
     link: LinkId,
     /// When it was sent.
-    pub(super) sent_ms: u64,
+    pub(super) sent_at: Monotonic,
     /// How many were sent before it.
     number: u64,
     /// How long it is.
@@ -111,7 +112,7 @@ pub(super) const REPLAYED: u8 = 1;
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
     pub(super) stamp: Stamp,
-    pub(super) ms: u64,
+    pub(super) at: Monotonic,
 }
 
 /// A command on its way to the node that executes it.
@@ -166,24 +167,30 @@ impl Requests {
     }
 
     /// Sends a request; makes the link if it was never needed.
-    pub(super) fn send(&mut self, links: &mut Links, request: Request<'_>, at: Moment, meta: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn send(&mut self, links: &mut Links, request: Request<'_>, moment: Moment, meta: impl FnOnce(&mut Vec<u8>)) {
         let Request { link, kind, hops, value, purpose } = request;
-        let (id, target) = self.expect(links, link, purpose, at.ms);
+        let (id, target) = self.expect(links, link, purpose, moment.at);
         let before = target.output.bytes.len();
-        frame::write(&mut target.output, (kind, 0, hops, id), at.stamp, value, meta);
+        frame::write(&mut target.output, (kind, 0, hops, id), moment.stamp, value, meta);
         let bytes = target.output.bytes.len() - before;
         self.charge(id, bytes);
     }
 
     /// Sends a command, in one frame with those just before it that go the same way.
-    pub(super) fn execute(&mut self, links: &mut Links, (link, id): (LinkId, OperationId), command: Forward<'_>, at: Moment) {
+    pub(super) fn execute(
+        &mut self,
+        links: &mut Links,
+        (link, id): (LinkId, OperationId),
+        command: Forward<'_>,
+        moment: Moment,
+    ) {
         let Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value } = command;
         let is_plain = repeated_since == 0 && passed_on.is_none();
         let heard_ms = links.heard_clock(link);
-        let (id, target) = self.expect(links, link, Purpose::Forward(id), at.ms);
+        let (id, target) = self.expect(links, link, Purpose::Forward(id), moment.at);
         let life = (life_ms.min(limits::PEER_LEASE_MS) / frame::LIFE_UNIT_MS) as u8;
         let (heard_ms, life) = heard_ms.map_or((0, 0), |heard_ms| (heard_ms, life));
-        let stamp = Stamp { heard_ms, life, ..at.stamp };
+        let stamp = Stamp { heard_ms, life, ..moment.stamp };
         let (before, output) = (target.output.bytes.len(), &mut target.output);
         match value {
             Value::Bytes(value) if is_plain && frame::element_bytes(meta, value) <= BATCHED_BYTES_MAX => {
@@ -213,10 +220,10 @@ impl Requests {
     }
 
     /// Makes room for a request that is about to be written: its id, and where it goes.
-    fn expect<'l>(&mut self, links: &'l mut Links, link: LinkId, purpose: Purpose, now_ms: u64) -> (u32, &'l mut Outgoing) {
-        let id = self.in_flight.insert(InFlight { link, sent_ms: now_ms, number: self.sent, bytes: 0, purpose }) as u32;
+    fn expect<'l>(&mut self, links: &'l mut Links, link: LinkId, purpose: Purpose, at: Monotonic) -> (u32, &'l mut Outgoing) {
+        let id = self.in_flight.insert(InFlight { link, sent_at: at, number: self.sent, bytes: 0, purpose }) as u32;
         self.sent += 1;
-        (id, links.expect(link, now_ms))
+        (id, links.expect(link, at))
     }
 
     /// Counts the bytes of a request that was just written.
@@ -239,10 +246,10 @@ impl Requests {
     }
 
     /// The request that a response answers; `None` if there is none, which no peer of ours does.
-    pub(super) fn answered(&mut self, links: &mut Links, link: LinkId, id: u32, now_ms: u64) -> Option<InFlight> {
+    pub(super) fn answered(&mut self, links: &mut Links, link: LinkId, id: u32, at: Monotonic) -> Option<InFlight> {
         let in_flight = self.in_flight.get(id as usize).filter(|in_flight| in_flight.link == link)?;
-        debug_assert!(in_flight.sent_ms <= now_ms);
-        links.answered(link, now_ms);
+        debug_assert!(in_flight.sent_at <= at);
+        links.answered(link, at);
         let in_flight = self.in_flight.remove(id as usize);
         self.discharge(in_flight.bytes);
         Some(in_flight)

@@ -28,6 +28,7 @@ use crate::observe::Client;
 use crate::peer::frame::{self, Along, Element, Execute, Frame, FrameError, Kind, PutDone};
 use crate::protocol::{self, Framing, Head};
 use crate::routing::Place;
+use crate::time::Monotonic;
 
 /// Handles a request of a peer; what can be answered at once goes to `output`.
 ///
@@ -35,7 +36,7 @@ use crate::routing::Place;
 /// It cannot be read.
 pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
     let is_patient = turn.cluster.options.has(Mistake::DeadlineIgnored);
-    let from = PeerRequest { deadline_ms: if is_patient { u64::MAX } else { from.deadline_ms }, ..from };
+    let from = PeerRequest { deadline: if is_patient { Monotonic::NEVER } else { from.deadline }, ..from };
     match frame.head.kind {
         Kind::Execute => {
             let (repeated_since, passed_on, meta) = frame::read_history(frame.head.flags, frame.meta, turn.horizon())?;
@@ -45,7 +46,7 @@ pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, o
             }
             let execute = frame::read_execute(meta, frame.value)?;
             let follows = frame.head.flags & frame::FLAG_FOLLOWS != 0;
-            let passage = Passage { hops: frame.head.hops, deadline_ms: from.deadline_ms, follows, repeated_since };
+            let passage = Passage { hops: frame.head.hops, deadline: from.deadline, follows, repeated_since };
             serve_execute(turn, from, passage, &execute, output)
         }
         Kind::Batch => serve_batch(turn, from, frame, output),
@@ -112,7 +113,7 @@ fn serve_missing(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, outp
             continue;
         }
         taken &= turn.routes.core_of(hash) == turn.core
-            && turn.cluster.leases.add_missing(turn.cluster.links.link_of(node, hash, buckets), (hash, version), turn.ms);
+            && turn.cluster.leases.add_missing(turn.cluster.links.link_of(node, hash, buckets), (hash, version), turn.at);
     }
     match taken {
         true => done(turn, from, turn.engine.clock(), output),
@@ -138,8 +139,8 @@ fn serve_batch(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output
             turn.engine.prepare(some.iter().map(|element| &element.execute.command.key));
         }
         for &Element { id, follows, ref execute } in &some {
-            let (hops, deadline_ms) = (frame.head.hops, from.deadline_ms);
-            let passage = Passage { hops, deadline_ms, follows, repeated_since: 0 };
+            let (hops, deadline) = (frame.head.hops, from.deadline);
+            let passage = Passage { hops, deadline, follows, repeated_since: 0 };
             serve_execute(turn, PeerRequest { id, ..from }, passage, execute, output)?;
         }
     }
@@ -157,11 +158,11 @@ fn serve_execute(
     let command = &execute.command;
     // Who sent it has given it up by then, and perhaps had it executed elsewhere.
     let is_pure = command.verb.effect() == Effect::Pure;
-    let too_late = !is_pure && turn.ms >= from.deadline_ms;
+    let too_late = !is_pure && turn.at >= from.deadline;
     let follows = passage.follows && !turn.cluster.options.has(Mistake::RefusalForgotten);
     if too_late
         || turn.routes.core_of(command.key.hash) != turn.core
-        || turn.cluster.refused.includes(from, follows, command.key.whole_hash(), turn.ms)
+        || turn.cluster.refused.includes(from, follows, command.key.whole_hash(), turn.at)
     {
         refuse_key(turn, from, command.key.whole_hash(), output);
         return Ok(());
@@ -185,8 +186,8 @@ fn serve_execute(
             return Ok(());
         }
     }
-    let deadline_ms = if is_pure { u64::MAX } else { passage.deadline_ms };
-    let passage = Passage { hops: passage.hops.clamp(1, coordinate::HOPS_MAX), deadline_ms, ..passage };
+    let deadline = if is_pure { Monotonic::NEVER } else { passage.deadline };
+    let passage = Passage { hops: passage.hops.clamp(1, coordinate::HOPS_MAX), deadline, ..passage };
     if !coordinate::take(turn, Origin::Peer(from), passage, command, head, execute.words) {
         refuse_key(turn, from, command.key.whole_hash(), output);
     }
@@ -231,7 +232,7 @@ fn serve_put(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: 
             hint_pending(turn, &put.replica);
         }
         if put.committed_through.is_some() && !turn.cluster.options.has(Mistake::AllCommitted) {
-            turn.cluster.uncommitted.add(from, put.replica.version, put.replica.key.bytes, turn.ms);
+            turn.cluster.uncommitted.add(from, put.replica.version, put.replica.key.bytes, turn.at);
         }
     }
     frame::write(output, (Kind::PutDone, 0, 0, from.id), turn.stamp(), Value::EMPTY, |meta| done.write(meta));
@@ -266,7 +267,7 @@ fn serve_fetch(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output
 /// The flag that says that this node's answer is authoritative: what it has of a key is the newest there is.
 fn authority_flag(turn: &mut Turn<'_>, key: &Key<'_>) -> u8 {
     let me = turn.me();
-    let authoritative = turn.cluster.leases.all_peers_up(turn.ms)
+    let authoritative = turn.cluster.leases.all_peers_up(turn.at)
         && !turn.cluster.leases.is_missing(&turn.cluster.links, key.hash, turn.buckets())
         && turn.owns(me, key.hash)
         && (coordinate::has_lost_nothing(turn) || turn.engine.copy_of(key, turn.now).is_some());
@@ -293,18 +294,18 @@ fn grant_lease(turn: &mut Turn<'_>, from: PeerRequest) -> u8 {
     let clean = turn.cluster.hints.is_clean(node) && handoff.is_idle();
     // Who goes for good holds nothing for anybody then, or nothing that can be got rid of.
     let goes = turn.cluster.view.target.as_ref().is_some_and(|target| !target.has(turn.cluster.view.me));
-    let has_tried = target.pending() == 0 && turn.ms >= handoff.filled_ms() + limits::LEAVE_DRAIN_MS_MAX;
+    let has_tried = target.pending() == 0 && turn.at >= handoff.filled_at() + limits::LEAVE_DRAIN_MS_MAX;
     let gave_all = !handoff.is_filling() && (!goes || clean || has_tried);
     flags |= if gave_all { frame::FLAG_GAVE_ALL } else { 0 };
     if flags & frame::FLAG_SETTLED == 0 || !handoff.has_no_copies() {
         return flags;
     }
     let announced = target.all_announced() && target.dirty_count() == 0 && handoff.has_announced_missing();
-    let away = turn.cluster.links.reach(node, turn.own_hash(), turn.buckets(), turn.ms) == Reach::Away;
+    let away = turn.cluster.links.reach(node, turn.own_hash(), turn.buckets(), turn.at) == Reach::Away;
     if !(clean || announced) || away {
         return flags;
     }
-    turn.cluster.leases.note_grant(node, turn.ms);
+    turn.cluster.leases.note_grant(node, turn.at);
     flags | frame::FLAG_SYNCED | if clean { frame::FLAG_CLEAN } else { 0 }
 }
 

@@ -25,17 +25,17 @@ use super::{Cursor, Engine, Merge};
 use crate::command::{Replica, Reply, Value};
 use crate::key::{self, Key};
 use crate::limits::KEY_BYTES_MAX;
-use crate::time::{Expiry, Instant, Seconds};
+use crate::time::{Expiry, Seconds, Timestamp};
 
 impl Engine {
     /// Takes an item from elsewhere (replication, hints, transfer, restart), if it is newer than what is here: the higher version
     /// wins, at equal versions a tombstone, then the greater value bytes. Commutative, associative, idempotent.
-    pub fn merge(&mut self, incoming: &Replica<'_>, now: Instant) -> Merge {
+    pub fn merge(&mut self, incoming: &Replica<'_>, now: Timestamp) -> Merge {
         self.merge_past(incoming, now, false)
     }
 
     /// As `merge`; `exempt` from the fence of its partition is what a holder streams that has just announced what it has.
-    pub fn merge_past(&mut self, incoming: &Replica<'_>, now: Instant, exempt: bool) -> Merge {
+    pub fn merge_past(&mut self, incoming: &Replica<'_>, now: Timestamp, exempt: bool) -> Merge {
         if now != self.now {
             self.advance(now);
         }
@@ -82,7 +82,7 @@ impl Engine {
     }
 
     /// The item of a key as it would travel, or its tombstone. Does not count as a use.
-    pub fn copy_of(&mut self, key: &Key<'_>, now: Instant) -> Option<Replica<'_>> {
+    pub fn copy_of(&mut self, key: &Key<'_>, now: Timestamp) -> Option<Replica<'_>> {
         if now != self.now {
             self.advance(now);
         }
@@ -92,18 +92,18 @@ impl Engine {
     }
 
     /// Whether a readable item of this key is here. Does not count as a use.
-    pub fn contains(&mut self, key: &Key<'_>, now: Instant) -> bool {
+    pub fn contains(&mut self, key: &Key<'_>, now: Timestamp) -> bool {
         self.copy_of(key, now).is_some_and(|copy| !copy.tombstone)
     }
 
     /// Deletes what this key has here up to `version`, and leaves a tombstone of that version: what a delete does whose item is
     /// elsewhere.
-    pub fn delete_as_of(&mut self, key: &Key<'_>, version: u64, now: Instant) -> Merge {
+    pub fn delete_as_of(&mut self, key: &Key<'_>, version: u64, now: Timestamp) -> Merge {
         self.merge_past(&self.tombstone(*key, version, now), now, true)
     }
 
     /// A tombstone that deletes everything up to `version`.
-    pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Instant) -> Replica<'k> {
+    pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Timestamp) -> Replica<'k> {
         Replica {
             key,
             value: Value::EMPTY,
@@ -118,7 +118,7 @@ impl Engine {
     }
 
     /// Removes the item or tombstone of a key without a trace: other nodes have it.
-    pub fn forget(&mut self, key: &Key<'_>, now: Instant) {
+    pub fn forget(&mut self, key: &Key<'_>, now: Timestamp) {
         let hash = self.index.hash(key);
         if let Some((place, location)) = self.locate(hash, key.bytes, now.seconds()) {
             self.remove(Found { place, location }, hash);
@@ -126,7 +126,7 @@ impl Engine {
     }
 
     /// Gives the item or tombstone of a key a new version. `None` if there is none.
-    pub fn bump_version_of(&mut self, key: &Key<'_>, now: Instant) -> Option<u64> {
+    pub fn bump_version_of(&mut self, key: &Key<'_>, now: Timestamp) -> Option<u64> {
         let hash = self.index.hash(key);
         let (_, location) = self.locate(hash, key.bytes, now.seconds())?;
         self.bump_version(location, now);
@@ -141,7 +141,7 @@ impl Engine {
 
     /// Makes a miss of an item that may not be the newest, if it is not newer than `version`. What is left refuses older copies, and
     /// gives way to the same item from a node that is authoritative. Returns whether it did.
-    pub fn invalidate_through(&mut self, key: &Key<'_>, version: u64, now: Instant) -> bool {
+    pub fn invalidate_through(&mut self, key: &Key<'_>, version: u64, now: Timestamp) -> bool {
         let hash = self.index.hash(key);
         let Some((place, location)) = self.locate(hash, key.bytes, now.seconds()) else { return false };
         let record = self.log.record(location);
@@ -158,7 +158,7 @@ impl Engine {
     pub fn walk_copies(
         &mut self,
         cursor: Cursor,
-        now: Instant,
+        now: Timestamp,
         budget: u32,
         visit: &mut dyn FnMut(Replica<'_>),
     ) -> Option<Cursor> {
@@ -183,7 +183,7 @@ impl Engine {
     }
 
     /// A version that no write so far has, and that later ones exceed.
-    pub fn new_version(&mut self, now: Instant) -> u64 {
+    pub fn new_version(&mut self, now: Timestamp) -> u64 {
         let version = self.next_version(now);
         self.changed = None;
         version
@@ -241,7 +241,7 @@ impl Engine {
         if self.fences.is_empty() { 0 } else { self.partition_fence(self.partition_of(key)) }
     }
 
-    fn tombstone_expiry(&self, now: Instant) -> Expiry {
+    fn tombstone_expiry(&self, now: Timestamp) -> Expiry {
         let life_s = self.options.replication.map_or(0, |replication| replication.tombstone_s);
         Expiry(now.seconds().0.saturating_add(life_s))
     }
@@ -297,7 +297,7 @@ impl Engine {
     }
 
     /// A change that writes no new record still makes a new version, where copies must follow it.
-    pub(super) fn bump_version(&mut self, location: Location, now: Instant) {
+    pub(super) fn bump_version(&mut self, location: Location, now: Timestamp) {
         if self.options.replication.is_none() {
             return;
         }
@@ -312,7 +312,7 @@ impl Engine {
     }
 
     /// Deletes an item that is there: on a lone node without a trace.
-    pub(super) fn delete_found<'e>(&mut self, key: &[u8], hash: u64, found: Found, now: Instant) -> Reply<'e> {
+    pub(super) fn delete_found<'e>(&mut self, key: &[u8], hash: u64, found: Found, now: Timestamp) -> Reply<'e> {
         if self.options.replication.is_none() {
             self.remove(found, hash);
             return Reply::Deleted;
@@ -351,7 +351,7 @@ impl Engine {
         let shape = Shape { key_bytes, tombstone: true, ..Shape::default() };
         let expiry = match version <= self.settling {
             true => Expiry(now.0.saturating_add(TRACE_S)),
-            false => self.tombstone_expiry(Instant::from_seconds(now.0)),
+            false => self.tombstone_expiry(Timestamp::from_seconds(now.0)),
         };
         let bytes = shape.record_bytes();
         let (queue, group) = (self.queue_of(found.location), self.log.group_of(expiry, now));

@@ -40,7 +40,7 @@ use super::{Engine, segment};
 use crate::arena::{Arena, PAGE_BYTES};
 use crate::command::Error;
 use crate::key::Key;
-use crate::time::{Expiry, Instant, Seconds};
+use crate::time::{Expiry, Seconds, Timestamp};
 
 /// What a store needs.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ impl Engine {
     ///
     /// What was used stays at first. The longer it takes, the more an item must have been used, and in the end nothing stays: every
     /// victim gives all that it has, so the work is bounded by what is needed.
-    pub(super) fn make_room(&mut self, need: &Need, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn make_room(&mut self, need: &Need, now: Timestamp) -> Result<(), Refusal> {
         for round in 0..ROUNDS_MAX {
             if self.has_room(need) {
                 // The index grows with what a segment holds: its memory comes first.
@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// Gives memory back to the arena until `bytes` can be leased there.
-    pub(super) fn make_arena_room(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn make_arena_room(&mut self, bytes: usize, now: Timestamp) -> Result<(), Refusal> {
         let needed = bytes + self.log.segment_bytes();
         let fits = |arena: &Arena| arena.used_bytes() + needed <= arena.limit_bytes();
         for round in 0..ROUNDS_MAX + needed / PAGE_BYTES {

@@ -22,7 +22,7 @@ use crate::arena::{Body, PAGE_BYTES, pages_bytes};
 use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use crate::key::Key;
 use crate::limits;
-use crate::time::{Expiry, Exptime, Instant, Seconds};
+use crate::time::{Expiry, Exptime, Seconds, Timestamp};
 
 /// An item that is there and readable.
 #[derive(Clone, Copy)]
@@ -91,7 +91,7 @@ enum Plan<'a> {
 impl Engine {
     /// Executes a command whose key is in plain bytes.
     #[inline]
-    pub(super) fn run<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+    pub(super) fn run<'e>(&'e mut self, command: &Command<'_>, now: Timestamp) -> Reply<'e> {
         debug_assert_eq!(command.key.hash, Key::new(command.key.bytes).hash);
         if now != self.now {
             self.advance(now);
@@ -180,7 +180,7 @@ impl Engine {
     }
 
     #[inline]
-    fn get<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Instant) -> Reply<'e> {
+    fn get<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Timestamp) -> Reply<'e> {
         let seconds = now.seconds();
         let hash = self.index.hash(key);
         let (log, mut record_bytes) = (&self.log, 0);
@@ -211,7 +211,7 @@ impl Engine {
     }
 
     /// A read of what is not there.
-    fn get_absent<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Instant) -> Reply<'e> {
+    fn get_absent<'e>(&'e mut self, key: &Key<'_>, get: &Get, now: Timestamp) -> Reply<'e> {
         match get.vivify {
             Some(exptime) => self.vivify(key, exptime, *get, now),
             None => Reply::NotFound,
@@ -219,7 +219,7 @@ impl Engine {
     }
 
     /// A read that also writes, or that wants to know what was before it.
-    fn get_unusual<'e>(&'e mut self, mut found: Found, get: Get, moment: Instant) -> Reply<'e> {
+    fn get_unusual<'e>(&'e mut self, mut found: Found, get: Get, moment: Timestamp) -> Reply<'e> {
         let now = moment.seconds();
         let slot = self.index.slot(found.place);
         let before = self.item(slot, now);
@@ -255,7 +255,7 @@ impl Engine {
     }
 
     /// A read that missed creates an empty item, and its client is the one to fill it.
-    fn vivify<'e>(&'e mut self, key: &Key<'_>, exptime: Exptime, get: Get, now: Instant) -> Reply<'e> {
+    fn vivify<'e>(&'e mut self, key: &Key<'_>, exptime: Exptime, get: Get, now: Timestamp) -> Reply<'e> {
         let hash = self.index.hash(key);
         let mut write = Write::new(key.bytes, hash, None, Source::New(Value::EMPTY));
         (write.expiry, write.cas_override) = (exptime.expiry(now.seconds()), get.cas_new);
@@ -306,7 +306,7 @@ impl Engine {
         true
     }
 
-    fn store<'e>(&'e mut self, key: &Key<'_>, store: &Store, value: Value<'_>, now: Instant) -> Reply<'e> {
+    fn store<'e>(&'e mut self, key: &Key<'_>, store: &Store, value: Value<'_>, now: Timestamp) -> Reply<'e> {
         let reply = self.try_store(key, store, value, now);
         if store.remove_on_failure && matches!(reply, Reply::Error(_)) {
             let hash = self.index.hash(key);
@@ -317,7 +317,7 @@ impl Engine {
         reply
     }
 
-    fn try_store(&mut self, key: &Key<'_>, store: &Store, value: Value<'_>, now: Instant) -> Reply<'static> {
+    fn try_store(&mut self, key: &Key<'_>, store: &Store, value: Value<'_>, now: Timestamp) -> Reply<'static> {
         if limits::item_total_bytes(key.bytes.len(), value.len()) > self.options.item_bytes_max as usize {
             return Reply::Error(Error::TooLarge);
         }
@@ -356,7 +356,7 @@ impl Engine {
         found: Found,
         store: &Store,
         value: Value<'a>,
-        now: Instant,
+        now: Timestamp,
     ) -> Plan<'a> {
         let record = self.log.record(found.location);
         let cas = record.cas();
@@ -401,7 +401,7 @@ impl Engine {
     }
 
     /// `put` of an item that is not there: nothing needs to be looked at again.
-    pub(super) fn put_absent(&mut self, write: &Write<'_>, now: Instant) -> Result<u64, Refusal> {
+    pub(super) fn put_absent(&mut self, write: &Write<'_>, now: Timestamp) -> Result<u64, Refusal> {
         for _ in 0..TRIES_MAX {
             match self.put(write, now) {
                 Err(Refusal::Again) => {}
@@ -412,7 +412,7 @@ impl Engine {
     }
 
     /// Writes an item. On success its version; on a refusal nothing changed, but others may have been evicted.
-    pub(super) fn put(&mut self, write: &Write<'_>, now: Instant) -> Result<u64, Refusal> {
+    pub(super) fn put(&mut self, write: &Write<'_>, now: Timestamp) -> Result<u64, Refusal> {
         let value_bytes = self.source_bytes(write);
         let mut shape = Shape {
             key_bytes: write.key.len(),
@@ -452,7 +452,7 @@ impl Engine {
     }
 
     /// Where the value of a write goes. A record that does not hold it takes what stands for it.
-    fn form_of(&mut self, write: &Write<'_>, shape: &mut Shape, now: Instant) -> Result<Form, Refusal> {
+    fn form_of(&mut self, write: &Write<'_>, shape: &mut Shape, now: Timestamp) -> Result<Form, Refusal> {
         if shape.record_bytes() <= self.log.record_bytes_max() {
             return Ok(Form::Record);
         }
@@ -515,7 +515,7 @@ impl Engine {
         }
     }
 
-    fn version_of(&mut self, write: &Write<'_>, now: Instant) -> u64 {
+    fn version_of(&mut self, write: &Write<'_>, now: Timestamp) -> u64 {
         match write.version {
             Some(version) => {
                 // What is written here later must be newer.
@@ -566,7 +566,7 @@ impl Engine {
     }
 
     /// Writes over the old record.
-    fn put_over(&mut self, write: &Write<'_>, shape: &Shape, now: Instant) -> u64 {
+    fn put_over(&mut self, write: &Write<'_>, shape: &Shape, now: Timestamp) -> u64 {
         let Some(found) = write.found else { unreachable!("written over nothing") };
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
@@ -607,7 +607,7 @@ impl Engine {
     }
 
     /// The large value of a write: the one that came, or a new one with the pieces joined.
-    fn body_of(&mut self, write: &Write<'_>, value_bytes: usize, now: Instant) -> Result<Arc<Body>, Refusal> {
+    fn body_of(&mut self, write: &Write<'_>, value_bytes: usize, now: Timestamp) -> Result<Arc<Body>, Refusal> {
         if let Source::New(Value::Body(body)) = write.source {
             return Ok(body.clone());
         }
@@ -649,7 +649,7 @@ impl Engine {
         }
     }
 
-    fn delete<'e>(&mut self, key: &Key<'_>, delete: Delete, now: Instant) -> Reply<'e> {
+    fn delete<'e>(&mut self, key: &Key<'_>, delete: Delete, now: Timestamp) -> Reply<'e> {
         let hash = self.index.hash(key);
         let Some(found) = self.find(hash, key.bytes, now.seconds()) else { return Reply::NotFound };
         let record = self.log.record(found.location);
@@ -686,7 +686,7 @@ impl Engine {
     }
 
     /// `md I`: a new version, stale, nobody won yet; in place.
-    fn mark_stale(&mut self, found: Found, expiry: Option<Expiry>, now: Instant) {
+    fn mark_stale(&mut self, found: Found, expiry: Option<Expiry>, now: Timestamp) {
         let stamp = self.log.record(found.location).stamp();
         let version = self.next_version(now);
         let id = self.log.extent_of(found.location);
@@ -698,7 +698,7 @@ impl Engine {
         }
     }
 
-    fn arithmetic<'e>(&mut self, key: &Key<'_>, arithmetic: Arithmetic, now: Instant) -> Reply<'e> {
+    fn arithmetic<'e>(&mut self, key: &Key<'_>, arithmetic: Arithmetic, now: Timestamp) -> Reply<'e> {
         let hash = self.index.hash(key);
         for _ in 0..TRIES_MAX {
             let Some(found) = self.find(hash, key.bytes, now.seconds()) else {
@@ -747,7 +747,7 @@ impl Engine {
         Reply::Busy
     }
 
-    fn create_number<'e>(&mut self, key: &Key<'_>, hash: u64, arithmetic: Arithmetic, now: Instant) -> Reply<'e> {
+    fn create_number<'e>(&mut self, key: &Key<'_>, hash: u64, arithmetic: Arithmetic, now: Timestamp) -> Reply<'e> {
         let Some(exptime) = arithmetic.vivify else { return Reply::NotFound };
         let mut digits = [0; number::DIGITS_MAX];
         let start = number::print(arithmetic.initial, &mut digits);
@@ -759,7 +759,7 @@ impl Engine {
         }
     }
 
-    fn touch<'e>(&mut self, key: &Key<'_>, exptime: Exptime, now: Instant) -> Reply<'e> {
+    fn touch<'e>(&mut self, key: &Key<'_>, exptime: Exptime, now: Timestamp) -> Reply<'e> {
         let seconds = now.seconds();
         let hash = self.index.hash(key);
         let Some(found) = self.find(hash, key.bytes, seconds) else { return Reply::NotFound };
@@ -776,7 +776,7 @@ impl Engine {
         })
     }
 
-    fn inspect<'e>(&'e mut self, key: &Key<'_>, now: Instant) -> Reply<'e> {
+    fn inspect<'e>(&'e mut self, key: &Key<'_>, now: Timestamp) -> Reply<'e> {
         let hash = self.index.hash(key);
         match self.find(hash, key.bytes, now.seconds()) {
             Some(found) => Reply::Item(self.item(self.index.slot(found.place), now.seconds())),
@@ -814,7 +814,7 @@ impl<'a> Write<'a> {
 }
 
 /// A store on a key that is not there.
-fn plan_absent<'a>(key: &'a [u8], hash: u64, store: &Store, value: Value<'a>, now: Instant) -> Plan<'a> {
+fn plan_absent<'a>(key: &'a [u8], hash: u64, store: &Store, value: Value<'a>, now: Timestamp) -> Plan<'a> {
     let exptime = match store.mode {
         StoreMode::Add => store.exptime,
         StoreMode::Set if store.compare.is_none() => store.exptime,

@@ -16,7 +16,7 @@
 //!
 //! Lives here: the layout, reading and writing it. Not here: where records lie (`segment`), the index, what a command means.
 
-use crate::time::{Expiry, Instant, Seconds};
+use crate::time::{Expiry, Seconds, Timestamp};
 
 /// What is fixed about a record before it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -280,7 +280,7 @@ pub(super) fn used(record: &mut [u8], now: Seconds) {
 /// The second that a version was given in.
 #[inline]
 fn written(version: u64) -> Seconds {
-    Instant { unix_ms: version >> 16 }.seconds()
+    Timestamp { unix_ms: version >> 16 }.seconds()
 }
 
 fn marks(stamp: Stamp, code: u16) -> u16 {

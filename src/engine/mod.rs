@@ -49,7 +49,7 @@ use crate::command::{Command, Reply};
 use crate::key::{self, Encoding, Key};
 use crate::limits;
 use crate::observe::events::Events;
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 mod compaction;
 mod copies;
@@ -113,16 +113,16 @@ pub struct Engine {
     settled: u64,
     settling: u64,
     /// When the planned flush takes effect.
-    planned: Option<Instant>,
+    planned: Option<Timestamp>,
     /// The moment of the latest call.
-    now: Instant,
+    now: Timestamp,
     drain: Option<Drain>,
     /// Uses that an item must have had beyond the usual to stay, while a store waits for room.
     uses_more: u32,
     queue_size: QueueSize,
     sweep: Sweep,
     /// When a walk last made a step.
-    walked: Option<Instant>,
+    walked: Option<Timestamp>,
     /// Hash of an evicted key whose new item is being written, in case the write must look again.
     returning: Option<u64>,
     /// Version that the last change was given, until it is taken.
@@ -230,7 +230,7 @@ impl Engine {
             settled: 0,
             settling: 0,
             planned: None,
-            now: Instant::default(),
+            now: Timestamp::default(),
             drain: None,
             uses_more: 0,
             queue_size: QueueSize::default(),
@@ -281,7 +281,7 @@ impl Engine {
     ///
     /// `Reply::Busy` means: no memory now, call again with the same command after a `tick`; the caller bounds the tries.
     #[inline]
-    pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+    pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Timestamp) -> Reply<'e> {
         if command.key.encoding != Encoding::Plain {
             return self.execute_encoded(command, now);
         }
@@ -289,7 +289,7 @@ impl Engine {
     }
 
     #[cold]
-    fn execute_encoded<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+    fn execute_encoded<'e>(&'e mut self, command: &Command<'_>, now: Timestamp) -> Reply<'e> {
         let mut buffer = [0; limits::KEY_BYTES_MAX];
         match command.key.decode(&mut buffer) {
             Some(key) => self.run(&Command { key, ..*command }, now),
@@ -299,7 +299,7 @@ impl Engine {
 
     /// `flush_all`: every item stored before `at` becomes unreadable once `at` has come. At most one is planned; a later call
     /// replaces it (memcached's rule).
-    pub fn flush(&mut self, at: Instant) {
+    pub fn flush(&mut self, at: Timestamp) {
         self.planned = Some(at);
         self.advance(self.now);
     }
@@ -307,7 +307,7 @@ impl Engine {
     /// Gives memory back to the arena until `bytes` can be leased there, for a value about to be received: without it, each large value
     /// would wait for a tick once memory is full. False where that would take long (above `limits::MADE_SPACE_BYTES_MAX`) or is for others
     /// to do, because this shard holds little.
-    pub fn make_space(&mut self, bytes: usize, now: Instant) -> bool {
+    pub fn make_space(&mut self, bytes: usize, now: Timestamp) -> bool {
         let holds_little = self.held_bytes() < self.share_bytes() / 2;
         if bytes > limits::MADE_SPACE_BYTES_MAX || holds_little || self.options.eviction_disabled {
             return false;
@@ -317,13 +317,13 @@ impl Engine {
 
     /// Work in the background: expiry, eviction ahead of need, giving segments back that the arena wants, index growth.
     /// Touches at most about `budget` items. Returns whether more remains to be done at once.
-    pub fn tick(&mut self, now: Instant, budget: u32) -> bool {
+    pub fn tick(&mut self, now: Timestamp, budget: u32) -> bool {
         self.upkeep(now, budget)
     }
 
     /// Visits readable items from `cursor` on, about `budget` of them; `None` when the walk is over. An item that is there
     /// during the whole walk is visited at least once.
-    pub fn walk(&mut self, cursor: Cursor, now: Instant, budget: u32, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Cursor> {
+    pub fn walk(&mut self, cursor: Cursor, now: Timestamp, budget: u32, visit: &mut dyn FnMut(Entry<'_>)) -> Option<Cursor> {
         let seconds = now.seconds();
         self.walk_lines(cursor, now, budget, &mut |engine, slot| {
             let record = engine.log.record(slot.location());
@@ -353,7 +353,7 @@ impl Engine {
     }
 
     /// Takes note of the time: a planned flush whose moment has come takes effect.
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self, now: Timestamp) {
         self.now = now;
         if self.planned.is_some_and(|at| at <= now) {
             self.planned = None;
@@ -363,7 +363,7 @@ impl Engine {
 
     /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice: the lowest bits
     /// are the core, those above them the node. Past 65,536 / cores / 16 writes in a millisecond, the clock runs ahead.
-    fn next_version(&mut self, now: Instant) -> u64 {
+    fn next_version(&mut self, now: Timestamp) -> u64 {
         let least = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
         self.last_version = least + (self.version_slot.wrapping_sub(least) & (self.version_step - 1));
         self.changed = Some(self.last_version);

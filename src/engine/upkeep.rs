@@ -14,7 +14,7 @@ use super::eviction::Reason;
 use super::index::Slot;
 use super::{Cursor, Engine};
 use crate::key::Key;
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 /// Milliseconds for which the only item of a shard is not given up for others.
 const LONE_ITEM_MS: u64 = 20;
@@ -27,7 +27,7 @@ pub(super) struct Sweep {
 }
 
 impl Engine {
-    pub(super) fn upkeep(&mut self, now: Instant, budget: u32) -> bool {
+    pub(super) fn upkeep(&mut self, now: Timestamp, budget: u32) -> bool {
         if now != self.now {
             self.advance(now);
         }
@@ -61,7 +61,7 @@ impl Engine {
     }
 
     /// Looks at some segments whether they are expired. All of them once a second.
-    fn sweep(&mut self, now: Instant) {
+    fn sweep(&mut self, now: Timestamp) {
         let seconds = now.seconds();
         if self.sweep.next >= self.log.extents_end() {
             if self.sweep.second == seconds.0 {
@@ -80,7 +80,7 @@ impl Engine {
     }
 
     /// Whether memory of this shard should go back to the arena.
-    fn gives(&self, now: Instant) -> bool {
+    fn gives(&self, now: Timestamp) -> bool {
         let wanted = self.arena.wanted_bytes().max(self.arena.excess_bytes());
         if wanted == 0 || self.log.held_bytes() == 0 {
             return false;
@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// Merges some lines where there are far too many, but not during a walk: it would miss items that move behind it.
-    fn shrink_index(&mut self, now: Instant) -> bool {
+    fn shrink_index(&mut self, now: Timestamp) -> bool {
         let walked = self.walked.is_some_and(|at| now.unix_ms.saturating_sub(at.unix_ms) < WALK_PAUSE_MS);
         let hasher = self.index.hasher();
         for _ in 0..MERGES_MAX {
@@ -157,7 +157,7 @@ impl Engine {
     pub(super) fn walk_lines(
         &mut self,
         cursor: Cursor,
-        now: Instant,
+        now: Timestamp,
         budget: u32,
         visit: &mut dyn FnMut(&Self, Slot),
     ) -> Option<Cursor> {

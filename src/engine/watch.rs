@@ -9,7 +9,7 @@ use crate::key::Key;
 use crate::limits::KEY_BYTES_MAX;
 use crate::observe::events::{Batch, Events, Found, Kinds, What};
 use crate::observe::{Glance, Observer};
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 impl Engine {
     /// Notes every eviction from now on, or none.
@@ -52,13 +52,13 @@ impl Engine {
 
     /// What a command is about to find, for who watches; nothing where nobody does.
     #[inline]
-    pub fn glance_for(&mut self, observer: &Observer, command: &Command<'_>, now: Instant) -> Glance {
+    pub fn glance_for(&mut self, observer: &Observer, command: &Command<'_>, now: Timestamp) -> Glance {
         if observer.is_on() { self.glance(&command.key, now) } else { Glance::default() }
     }
 
     /// What a command on this key would come upon now. Changes nothing and counts as no use.
     #[cold]
-    fn glance(&mut self, key: &Key<'_>, now: Instant) -> Glance {
+    fn glance(&mut self, key: &Key<'_>, now: Timestamp) -> Glance {
         if now != self.now {
             self.advance(now);
         }

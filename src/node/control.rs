@@ -38,7 +38,7 @@ use crate::runtime::{
     context::{ControlRequest, OwnedControl},
     mesh::Shared,
 };
-use crate::time::{Exptime, Instant};
+use crate::time::{Exptime, Timestamp};
 
 /// Longest wait for a core's answer: a core that is silent for so long has ended.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ pub struct Control {
     flushes: Arc<AtomicU64>,
     /// Knobs of the machine that are not as wanted.
     tuning_wanting: usize,
-    started: Instant,
+    started: Timestamp,
     verbosity: u32,
     dumping: Arc<AtomicBool>,
     watching: Arc<Watching>,
@@ -222,7 +222,7 @@ impl Control {
         let now = self.cores.shared.clock.now();
         let at = match delay.expiry(now.seconds()).0 {
             0 | 1 => now,
-            second => Instant::from_seconds(second),
+            second => Timestamp::from_seconds(second),
         };
         let number = self.flushes.fetch_add(1, Ordering::AcqRel) + 1;
         let flushed = match &self.view {
@@ -241,7 +241,7 @@ impl Control {
     }
 
     /// Flushes the ring when it is time, unless another flush was asked for meanwhile. A node that ends takes its plan with it.
-    fn flush_later(&self, at: Instant, number: u64) {
+    fn flush_later(&self, at: Timestamp, number: u64) {
         let (cores, flushes) = (self.cores.clone(), self.flushes.clone());
         let run = move || {
             let is_latest = || flushes.load(Ordering::Acquire) == number;

@@ -235,7 +235,7 @@ struct NodeSnapshot {
 }
 
 fn snapshot(core: &mut Core) -> Option<Snapshot> {
-    let (now, ms) = (core.context.now, core.context.ms);
+    let (now, at) = (core.context.now, core.context.at);
     let cluster = core.context.shard.cluster.as_ref()?;
     let view = &cluster.view;
     let mut nodes: Vec<_> = view
@@ -258,7 +258,7 @@ fn snapshot(core: &mut Core) -> Option<Snapshot> {
         dirty: view.members().map(|node| cluster.hints.target(node).dirty_count()).collect(),
         oldest_ms: view.members().map(|node| cluster.hints.oldest_ms(node, now)).collect(),
         hint_bytes: cluster.hints.bytes(),
-        all_leases: cluster.leases.has_all(ms),
+        all_leases: cluster.leases.has_all(at),
         missing: cluster.leases.missing_count(),
         figures: cluster.figures,
         nodes,
@@ -360,11 +360,11 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
 /// `stats handoff wait`: whether this node holds nothing for nodes that are there, and they hold nothing for it. Who asks keeps the leases.
 pub fn is_settled(cores: &Cores) -> bool {
     let settled = cores.ask(|core| {
-        let Some(Turn { cluster, ms, .. }) = core.context.turn() else { return true };
+        let Some(Turn { cluster, at, .. }) = core.context.turn() else { return true };
         // Leases are kept while somebody asks.
-        cluster.active_now(ms);
+        cluster.active_now(at);
         let clean = cluster.links.others().all(|node| cluster.hints.is_clean(node) || cluster.links.is_lost(node));
-        clean && cluster.leases.has_all(ms) && cluster.leases.missing_count() == 0
+        clean && cluster.leases.has_all(at) && cluster.leases.missing_count() == 0
     });
     settled.iter().all(|settled| *settled)
 }

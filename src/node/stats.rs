@@ -18,7 +18,7 @@ use crate::observe::prefixes::{Counts, Prefixes};
 use crate::protocol::http;
 use crate::runtime::connection::State;
 use crate::runtime::core::Described;
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 /// Names and values, in order.
 pub type Lines = Vec<(String, String)>;
@@ -303,7 +303,7 @@ pub struct SocketFigures {
 
 /// `stats conns`: listeners, and the sockets that a core has, with what each core says of its own. One that moves between two cores at
 /// this moment is left out.
-pub fn conns(sockets: &[SocketFigures], connections: &[Described], now: Instant, started: Instant) -> Lines {
+pub fn conns(sockets: &[SocketFigures], connections: &[Described], now: Timestamp, started: Timestamp) -> Lines {
     let known: HashMap<i32, &Described> = connections.iter().map(|connection| (connection.descriptor, connection)).collect();
     let mut lines = Lines::new();
     for socket in sockets {

@@ -17,6 +17,7 @@ use crate::command::Reply;
 use crate::protocol::Head;
 use crate::routing::ShardId;
 use crate::routing::Ticket;
+use crate::time::Monotonic;
 
 /// Clients that may wait at once: each core is asked as often for one as for all of them, but each keeps a ring awake.
 const WAITS_MAX: usize = 64;
@@ -30,7 +31,7 @@ struct Waiting {
     core: ShardId,
     ticket: Ticket,
     framing: Head,
-    until_ms: u64,
+    until: Monotonic,
 }
 
 /// All that wait. A thread serves them while there are any.
@@ -42,7 +43,7 @@ pub struct Waits {
 impl Waits {
     /// Has a client wait for at most `seconds`; it is answered from here on. False if too many wait, or there is no thread.
     pub fn add(&self, cores: &Cores, view: &Arc<View>, (core, ticket, framing): (ShardId, Ticket, Head), seconds: u32) -> bool {
-        let until_ms = cores.shared.clock.ms() + u64::from(seconds) * 1000;
+        let until = cores.shared.clock.at() + u64::from(seconds) * 1000;
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         if list.len() >= WAITS_MAX {
             return false;
@@ -54,7 +55,7 @@ impl Waits {
                 return false;
             }
         }
-        list.push(Waiting { core, ticket, framing, until_ms });
+        list.push(Waiting { core, ticket, framing, until });
         true
     }
 
@@ -62,13 +63,13 @@ impl Waits {
     fn run(&self, cores: &Cores, view: &View) {
         for look in 1u32.. {
             let settled = ring::is_settled(cores);
-            let now_ms = cores.shared.clock.ms();
+            let at = cores.shared.clock.at();
             if look.is_multiple_of(LOOKS_A_CHECK) {
                 self.forget_gone(cores);
             }
             let over = {
                 let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-                let over: Vec<Waiting> = list.extract_if(.., |waiting| settled || now_ms >= waiting.until_ms).collect();
+                let over: Vec<Waiting> = list.extract_if(.., |waiting| settled || at >= waiting.until).collect();
                 if list.is_empty() && over.is_empty() {
                     return;
                 }

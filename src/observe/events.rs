@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::command::StoreMode;
 use crate::limits;
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 /// A set of kinds of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,7 +170,7 @@ pub struct Event {
     /// Tells events of all cores apart and puts them in order.
     pub gid: u64,
     /// When.
-    pub at: Instant,
+    pub at: Timestamp,
     /// Descriptor of the client's socket; 0 where the command came from another node.
     pub descriptor: i32,
     /// What.
@@ -230,7 +230,7 @@ impl Events {
     }
 
     /// Notes an event, if somebody watches its kind. `key` is in plain bytes.
-    pub fn note(&mut self, what: What, key: &[u8], descriptor: i32, at: Instant) {
+    pub fn note(&mut self, what: What, key: &[u8], descriptor: i32, at: Timestamp) {
         if !self.wants(what.kind()) {
             return;
         }
@@ -264,17 +264,17 @@ mod tests {
     #[test]
     fn only_what_is_watched_is_noted_in_the_order_of_its_numbers() {
         let mut events = Events::default();
-        events.note(GET, b"before", 5, Instant::default());
+        events.note(GET, b"before", 5, Timestamp::default());
         events.watch(Kinds::FETCHERS.with(Kinds::EVICTIONS));
-        events.note(GET, b"a", 5, Instant::default());
-        events.note(DELETE, b"b", 5, Instant::default());
-        events.note(GET, b"cc", 6, Instant::default());
+        events.note(GET, b"a", 5, Timestamp::default());
+        events.note(DELETE, b"b", 5, Timestamp::default());
+        events.note(GET, b"cc", 6, Timestamp::default());
         let batch = events.take();
         let keys: Vec<_> = batch.events.iter().map(|event| (batch.key(event), event.descriptor)).collect();
         assert_eq!(keys, [(&b"a"[..], 5), (&b"cc"[..], 6)]);
         assert!(batch.events[0].gid < batch.events[1].gid);
         assert!(events.take().events.is_empty());
-        events.note(GET, b"a", 5, Instant::default());
+        events.note(GET, b"a", 5, Timestamp::default());
         events.watch(Kinds::NONE);
         assert!(events.take().events.is_empty());
     }
@@ -286,15 +286,15 @@ mod tests {
         let key = [b'k'; limits::KEY_BYTES_MAX];
         let fits = limits::WATCH_BYTES_PER_CORE_MAX / (size_of::<Event>() + key.len());
         for _ in 0..fits + 3 {
-            events.note(GET, &key, 1, Instant::default());
+            events.note(GET, &key, 1, Timestamp::default());
         }
-        events.note(DELETE, &key, 1, Instant::default());
+        events.note(DELETE, &key, 1, Timestamp::default());
         let batch = events.take();
         assert_eq!(batch.events.len(), fits);
         assert_eq!(batch.dropped, [3, 0, 0, 0, 1]);
         assert_eq!(batch.key(&batch.events[fits - 1]), key);
         // There is room again.
-        events.note(GET, b"x", 1, Instant::default());
+        events.note(GET, b"x", 1, Timestamp::default());
         let batch = events.take();
         assert_eq!((batch.events.len(), batch.dropped), (1, [0; Kinds::COUNT]));
     }

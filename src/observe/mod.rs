@@ -12,7 +12,7 @@
 
 use crate::command::{Command, Error, Reply, Store, StoreMode, Verb};
 use crate::limits::KEY_BYTES_MAX;
-use crate::time::{Expiry, Exptime, Instant};
+use crate::time::{Expiry, Exptime, Timestamp};
 
 pub mod events;
 pub mod prefixes;
@@ -83,7 +83,7 @@ impl Observer {
     /// Notes an executed command: what it came upon, if that was looked at, and its reply. `Reply::Busy` is not noted: the command
     /// comes again.
     #[cold]
-    pub fn record(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Instant) {
+    pub fn record(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Timestamp) {
         let mut buffer = [0; KEY_BYTES_MAX];
         let Some(key) = command.key.decode(&mut buffer) else { return };
         if matches!(reply, Reply::Busy) {
@@ -112,7 +112,7 @@ impl Observer {
     }
 
     /// Every command looks for its key first; a store, a number that is created and a delete are told besides.
-    fn note(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Instant) {
+    fn note(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Timestamp) {
         let (key, descriptor) = (command.key.bytes, client.descriptor);
         self.events.note(What::Get { found: before.found, value_bytes: before.value_bytes }, key, descriptor, now);
         let what = match (&command.verb, reply) {
@@ -134,7 +134,7 @@ impl Observer {
 }
 
 /// The event of a store.
-fn stored(command: &Command<'_>, store: &Store, before: Glance, reply: &Reply<'_>, now: Instant) -> What {
+fn stored(command: &Command<'_>, store: &Store, before: Glance, reply: &Reply<'_>, now: Timestamp) -> What {
     let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
     let sent_bytes = command.value.len() as u32;
     let (outcome, value_bytes) = match reply {
@@ -155,7 +155,7 @@ fn stored(command: &Command<'_>, store: &Store, before: Glance, reply: &Reply<'_
 }
 
 /// An exptime as seconds that are left: 0 for no end, and for what is expired already the largest number.
-fn ttl_s(exptime: Exptime, now: Instant) -> u32 {
+fn ttl_s(exptime: Exptime, now: Timestamp) -> u32 {
     match exptime.expiry(now.seconds()) {
         Expiry::NEVER => 0,
         expiry if expiry.expired(now.seconds()) => u32::MAX,
@@ -176,7 +176,7 @@ mod tests {
 
     fn note(observer: &mut Observer, key: Key<'_>, verb: Verb, reply: &Reply<'_>) {
         let command = Command { key, verb, value: Value::EMPTY };
-        observer.record(&command, Client::default(), Glance::default(), reply, Instant::default());
+        observer.record(&command, Client::default(), Glance::default(), reply, Timestamp::default());
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         observer.watch(ABOUT_ITEMS);
         assert!(observer.is_on());
         let client = Client { descriptor: 9, meta: true };
-        let now = Instant::from_seconds(1000);
+        let now = Timestamp::from_seconds(1000);
         let set = Store { exptime: Exptime(60), ..Store::default() };
         let command = Command { key: Key::new(b"k"), verb: Verb::Store(set), value: Value::Bytes(b"abc") };
         let stored = Reply::Stored(Item { stored_bytes: 3, ..Item::with_cas(1) });

@@ -208,9 +208,9 @@ mod tests {
     use super::*;
     use crate::peer::frame::{self, Kind, Stamp};
     use crate::peer::handshake::NONCE_BYTES;
-    use crate::time::Instant;
+    use crate::time::Timestamp;
 
-    const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
+    const NOW: Timestamp = Timestamp { unix_ms: 1_800_000_000_000 };
 
     fn local(id: &str) -> Local {
         let identity = Identity {

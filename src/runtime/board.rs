@@ -125,7 +125,7 @@ impl Snapshot {
     /// Takes the figures of a core as they are now.
     fn take(&mut self, context: &Context) {
         let Shard { engine, counters, cluster, .. } = &context.shard;
-        self.written_ms = context.ms;
+        self.written_ms = context.at.ms();
         self.held_bytes = context.held_bytes.get() as u64;
         self.counters = *counters;
         self.engine = engine.statistics();
@@ -144,7 +144,7 @@ impl Snapshot {
             operations: cluster.operations() as u64,
             hint_bytes: cluster.hints.bytes() as u64,
             missing: cluster.leases.missing_count() as u64,
-            synced: u64::from(cluster.leases.has_all(context.ms)),
+            synced: u64::from(cluster.leases.has_all(context.at)),
         };
         let members = cluster.view.peers_count().min(self.peers.len());
         for (index, peer) in self.peers.iter_mut().enumerate().take(members) {
@@ -170,7 +170,7 @@ impl Snapshot {
         for peer in &mut self.peers {
             peer.away_since_ms = match (peer.links_away, peer.away_since_ms) {
                 (0, _) => 0,
-                (_, 0) => context.ms,
+                (_, 0) => context.at.ms(),
                 (_, since_ms) => since_ms,
             };
         }
@@ -272,7 +272,7 @@ impl Publisher {
     /// Writes the figures of a core if it is time.
     #[inline]
     pub fn tick(&mut self, context: &Context) {
-        if context.ms >= self.due_ms {
+        if context.at.ms() >= self.due_ms {
             self.write(context);
         }
     }
@@ -280,7 +280,7 @@ impl Publisher {
     /// Writes the figures of a core.
     #[cold]
     pub fn write(&mut self, context: &Context) {
-        self.due_ms = context.ms + limits::BOARD_PERIOD_MS;
+        self.due_ms = context.at.ms() + limits::BOARD_PERIOD_MS;
         self.snapshot.take(context);
         context.mesh.own_state().board.write(&mut self.snapshot);
     }

@@ -22,6 +22,7 @@ use crate::cluster::links::LinkId;
 use crate::cluster::{Answer, Moved, OperationId, Origin, Output, Outputs};
 use crate::protocol::{Framing, Head};
 use crate::routing::{ShardId, Ticket};
+use crate::time::Monotonic;
 
 /// A name to be resolved for a core.
 pub struct Resolve {
@@ -47,7 +48,7 @@ pub struct Bridge {
     late: VecDeque<(ShardId, Ticket, Buffer)>,
     resolver: Option<Sender<Resolve>>,
     /// When names were last resolved because a stranger called.
-    learned_ms: u64,
+    learned_at: Monotonic,
     outputs: Outputs,
     /// Questions of the control plane that wait for their answer.
     waiters: Vec<(u64, Sender<Vec<u8>>)>,
@@ -64,7 +65,7 @@ impl Bridge {
             scratch: Buffer::default(),
             late: VecDeque::new(),
             resolver,
-            learned_ms: 0,
+            learned_at: Monotonic::LONG_AGO,
             outputs: Outputs::default(),
             waiters: Vec::new(),
             waiter: 0,
@@ -91,7 +92,7 @@ impl Core {
     /// What other nodes have to do with this turn. Once a turn, before connections are flushed.
     pub fn attend_nodes(&mut self) {
         // What waits is executed only if this process has not stood still since its sender was last heard.
-        self.context.read_ms();
+        self.context.read_at();
         let mut outputs = std::mem::take(&mut self.bridge.outputs);
         let Some(mut turn) = self.context.turn() else { return };
         turn.tick();
@@ -132,7 +133,7 @@ impl Core {
     /// Whether the clock matters: the core may wait, but not sleep.
     pub fn has_deadlines(&self) -> bool {
         !self.bridge.late.is_empty()
-            || self.context.shard.cluster.as_ref().is_some_and(|cluster| cluster.is_busy(self.context.ms))
+            || self.context.shard.cluster.as_ref().is_some_and(|cluster| cluster.is_busy(self.context.at))
     }
 
     /// Whether items wait for the next millisecond to go to another node.
@@ -158,10 +159,10 @@ impl Core {
     /// Somebody has called from an address that no node has, as far as is known: names may resolve to others by now.
     pub(super) fn learn_addresses(&mut self) {
         let (Some(cluster), Some(resolver)) = (&self.context.shard.cluster, &self.bridge.resolver) else { return };
-        if self.context.ms < self.bridge.learned_ms + LEARN_PAUSE_MS {
+        if self.context.at < self.bridge.learned_at + LEARN_PAUSE_MS {
             return;
         }
-        self.bridge.learned_ms = self.context.ms;
+        self.bridge.learned_at = self.context.at;
         let names = cluster.view.nodes.iter().map(|node| &node.entry.address);
         for name in names.filter(|name| name.parse::<SocketAddr>().is_err()) {
             let _ = resolver.send(Resolve { core: self.id(), link: None, name: name.clone() });

@@ -1,8 +1,8 @@
 //! The clocks of a node, read once per turn of a core and handed down.
 //!
 //! ```text
-//!   ms    milliseconds that never go back or jump: deadlines, patience, leases
-//!   now   the wall clock, as `Instant`: expiry, versions       = ms + what it was ahead of them a second ago at most
+//!   at    `Monotonic`, never goes back or jumps: deadlines, patience, leases
+//!   now   the wall clock, a `Timestamp`: expiry, versions            = at + what it was ahead of them a second ago at most
 //! ```
 //!
 //! One reading of the system gives both. A step of the wall clock shows within a second, and ends nobody's patience.
@@ -14,13 +14,13 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::time::Instant;
+use crate::time::{Monotonic, Timestamp};
 
 /// Both clocks, shared by all cores.
 #[derive(Debug)]
 pub struct Clock {
     started: std::time::Instant,
-    /// What the wall clock is ahead of `ms`, in milliseconds, and when that was found out.
+    /// What the wall clock is ahead of `at`, in milliseconds, and when that was found out.
     ahead_ms: AtomicI64,
     compared_ms: AtomicU64,
     /// Milliseconds added to the system's time.
@@ -43,7 +43,7 @@ impl Default for Clock {
             offset_ms: AtomicI64::new(0),
             paused_ms: AtomicI64::new(RUNNING),
         };
-        clock.compare(clock.ms());
+        clock.compare(clock.at().ms());
         clock
     }
 }
@@ -52,45 +52,45 @@ impl Clock {
     /// Nanoseconds that never go back, for what lasts microseconds. About 25 ns.
     pub fn ns(&self) -> u64 {
         let elapsed = self.started.elapsed();
-        // From 1 s on, so that "long ago" is a number.
+        // From 1 s on, so that `Monotonic::LONG_AGO` is long ago.
         (elapsed.as_secs() + 1) * 1_000_000_000 + u64::from(elapsed.subsec_nanos())
     }
 
-    /// Milliseconds that never go back. About 25 ns.
-    pub fn ms(&self) -> u64 {
-        self.ns() / 1_000_000
+    /// The clock of deadlines. About 25 ns.
+    pub fn at(&self) -> Monotonic {
+        Monotonic::from_ms(self.ns() / 1_000_000)
     }
 
     /// Both clocks. About 25 ns.
-    pub fn read(&self) -> (Instant, u64) {
+    pub fn read(&self) -> (Timestamp, Monotonic) {
         let (now, ns) = self.read_ns();
-        (now, ns / 1_000_000)
+        (now, Monotonic::from_ms(ns / 1_000_000))
     }
 
     /// The wall clock, and nanoseconds that never go back, of which milliseconds are made. About 25 ns.
-    pub fn read_ns(&self) -> (Instant, u64) {
+    pub fn read_ns(&self) -> (Timestamp, u64) {
         let ns = self.ns();
         (self.wall(ns / 1_000_000), ns)
     }
 
     /// What the wall clock says at this millisecond.
-    fn wall(&self, ms: u64) -> Instant {
+    fn wall(&self, ms: u64) -> Timestamp {
         if ms >= self.compared_ms.load(Ordering::Relaxed) + COMPARE_MS {
             self.compare(ms);
         }
         let system_ms = ms as i64 + self.ahead_ms.load(Ordering::Relaxed);
         if !cfg!(feature = "debugtime") {
-            return Instant { unix_ms: system_ms.max(0) as u64 };
+            return Timestamp { unix_ms: system_ms.max(0) as u64 };
         }
         let base_ms = match self.paused_ms.load(Ordering::Relaxed) {
             RUNNING => system_ms,
             paused => paused,
         };
-        Instant { unix_ms: (base_ms + self.offset_ms.load(Ordering::Relaxed)).max(0) as u64 }
+        Timestamp { unix_ms: (base_ms + self.offset_ms.load(Ordering::Relaxed)).max(0) as u64 }
     }
 
     /// The wall clock.
-    pub fn now(&self) -> Instant {
+    pub fn now(&self) -> Timestamp {
         self.read().0
     }
 
@@ -129,12 +129,12 @@ mod tests {
     #[test]
     fn a_step_of_the_wall_clock_moves_no_deadline() {
         let clock = Clock::default();
-        let (before, ms) = clock.read();
+        let (before, at) = clock.read();
         // As if the system's time had been set an hour ahead since it was last compared.
         clock.ahead_ms.fetch_add(3_600_000, Ordering::Relaxed);
-        let (after, later_ms) = clock.read();
+        let (after, later) = clock.read();
         assert!(after.unix_ms - before.unix_ms >= 3_600_000);
-        assert!(later_ms - ms < 60_000, "{ms} {later_ms}");
+        assert!(later - at < 60_000, "{at:?} {later:?}");
         // Compared again, it is the system's.
         clock.compared_ms.store(0, Ordering::Relaxed);
         assert!(clock.now().unix_ms.abs_diff(system_ms() as u64) < 60_000);

@@ -38,7 +38,7 @@ use crate::protocol::{self, Framing, Session, Step};
 use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
 use crate::shard::Shard;
-use crate::time::Instant;
+use crate::time::{Monotonic, Timestamp};
 
 /// The state of one client's conversation.
 pub struct Connection {
@@ -77,11 +77,11 @@ pub struct Connection {
     /// Bytes of `input` that are counted in `Context::held_bytes`.
     held: usize,
     /// Since when a command waits for memory.
-    starved_since_ms: Option<u64>,
+    starved_since: Option<Monotonic>,
     /// Nothing was received so far here.
     unread: bool,
     /// When its last commands were parsed.
-    last_command: Instant,
+    last_command: Timestamp,
     /// There are as many clients as may be: whoever this is must be a node.
     pub only_peers: bool,
     /// A node that calls from an address that no node of the table has, as far as is known.
@@ -166,7 +166,7 @@ struct Planned<'a> {
 
 impl Connection {
     /// A new conversation.
-    pub fn new(generation: u32, options: protocol::Options, now: Instant) -> Self {
+    pub fn new(generation: u32, options: protocol::Options, now: Timestamp) -> Self {
         Self {
             generation,
             descriptor: -1,
@@ -188,7 +188,7 @@ impl Connection {
             blocked: false,
             ended: false,
             held: 0,
-            starved_since_ms: None,
+            starved_since: None,
             unread: true,
             last_command: now,
             only_peers: false,
@@ -292,7 +292,7 @@ impl Connection {
     }
 
     /// When its last commands were parsed, or it was made.
-    pub fn last_command(&self) -> Instant {
+    pub fn last_command(&self) -> Timestamp {
         self.last_command
     }
 
@@ -525,9 +525,9 @@ impl Connection {
         self.blocked = flow == Flow::Blocked;
         self.count_held(context);
         match flow {
-            Flow::Blocked if self.starved_too_long(context.ms) => self.closing = true,
+            Flow::Blocked if self.starved_too_long(context.at) => self.closing = true,
             Flow::Blocked => {}
-            Flow::Read => self.starved_since_ms = None,
+            Flow::Read => self.starved_since = None,
             Flow::Closing => self.closing = true,
         }
         self.closing |= self.ended;
@@ -684,7 +684,7 @@ impl Connection {
                 let client = Client { descriptor: self.descriptor, meta: framing.head.is_meta() };
                 let reply = context.shard.execute(command, client, context.now);
                 if let Reply::Busy = reply {
-                    if !self.starved_too_long(context.ms) {
+                    if !self.starved_too_long(context.at) {
                         return Outcome::Blocked;
                     }
                     self.answer(framing, command.key.bytes, &Reply::Error(Error::OutOfMemory), output);
@@ -693,7 +693,7 @@ impl Connection {
                 } else {
                     self.replies.push(framing, command.key.bytes, &reply);
                 }
-                self.starved_since_ms = None;
+                self.starved_since = None;
                 context.latency.count(Kind::of(framing.head.door(), &command.verb));
                 Outcome::Done
             }
@@ -723,9 +723,9 @@ impl Connection {
     }
 
     /// Whether a command has waited for memory for as long as it may.
-    fn starved_too_long(&mut self, ms: u64) -> bool {
-        let since_ms = *self.starved_since_ms.get_or_insert(ms);
-        ms >= since_ms + limits::STARVED_MS_MAX
+    fn starved_too_long(&mut self, at: Monotonic) -> bool {
+        let since = *self.starved_since.get_or_insert(at);
+        at >= since + limits::STARVED_MS_MAX
     }
 
     /// Control requests are barriers: nothing before is unanswered, nothing behind is parsed until the answer is there. So
@@ -796,7 +796,7 @@ impl Connection {
                 context.arena.want(receiving.length + context.arena.segment_bytes());
                 return taken;
             }
-            self.starved_since_ms = None;
+            self.starved_since = None;
         }
         taken + receiving.fill(&bytes[taken..])
     }
@@ -810,11 +810,11 @@ impl Connection {
             return Some(self.take_step(id, &step, context, output));
         }
         if receiving.wants_memory() {
-            if !self.starved_too_long(context.ms) {
+            if !self.starved_too_long(context.at) {
                 return Some(Outcome::Blocked);
             }
             let receiving = self.receiving.take()?;
-            self.starved_since_ms = None;
+            self.starved_since = None;
             let rest = if receiving.chunks.is_some() { 0 } else { receiving.length + receiving.tail_bytes };
             let step = self.session.refuse(&receiving.head, rest);
             return Some(self.take_step(id, &step, context, output));

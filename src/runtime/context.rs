@@ -19,7 +19,7 @@ use crate::protocol::{self, Framing, Head};
 use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
 use crate::shard::Shard;
-use crate::time::Instant;
+use crate::time::{Monotonic, Timestamp};
 
 /// What one core's conversations share.
 pub struct Context {
@@ -30,9 +30,9 @@ pub struct Context {
     /// The node's memory, for large values.
     pub arena: Arc<Arena>,
     /// The time of this turn.
-    pub now: Instant,
-    /// Milliseconds that never go back, for deadlines and patience.
-    pub ms: u64,
+    pub now: Timestamp,
+    /// The same for deadlines and patience.
+    pub at: Monotonic,
     /// The same in nanoseconds, when this turn began.
     pub ns: u64,
     /// How long requests take.
@@ -106,12 +106,12 @@ impl Context {
     /// Reads the clocks for the turn that begins.
     pub fn read_clocks(&mut self) {
         (self.now, self.ns) = self.mesh.shared.clock.read_ns();
-        self.ms = self.ns / 1_000_000;
+        self.at = Monotonic::from_ms(self.ns / 1_000_000);
     }
 
     /// Reads the clock of deadlines anew.
-    pub fn read_ms(&mut self) {
-        self.ms = self.mesh.shared.clock.ms();
+    pub fn read_at(&mut self) {
+        self.at = self.mesh.shared.clock.at();
     }
 
     /// The turn has ended, in which there was something to do.
@@ -120,15 +120,15 @@ impl Context {
         self.latency.end_turn(ns - self.ns);
     }
 
-    /// The second of `ms`, for what need not be exact.
+    /// The second of `at`, for what need not be exact.
     pub fn second(&self) -> u32 {
-        (self.ms / 1000) as u32
+        (self.at.ms() / 1000) as u32
     }
 
     /// This core's part of a ring at this turn; `None` on a lone node.
     #[inline]
     pub fn turn(&mut self) -> Option<Turn<'_>> {
-        self.shard.turn(self.now, self.ms)
+        self.shard.turn(self.now, self.at)
     }
 
     /// Where a command of a ring node is executed, if that can be at once.

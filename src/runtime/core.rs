@@ -37,7 +37,7 @@ use crate::protocol::{self, Session};
 use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
 use crate::shard::Shard;
-use crate::time::Instant;
+use crate::time::{Monotonic, Timestamp};
 
 /// A message of the control plane to a core.
 pub enum ToCore {
@@ -78,7 +78,7 @@ pub struct Described {
     /// What it is at.
     pub state: State,
     /// When its last commands were parsed, or it was made.
-    pub last_command: Instant,
+    pub last_command: Timestamp,
 }
 
 /// One core without its sockets.
@@ -136,7 +136,7 @@ impl Core {
                 mesh,
                 arena,
                 now,
-                ms: ns / 1_000_000,
+                at: Monotonic::from_ms(ns / 1_000_000),
                 ns,
                 latency: Latency::default(),
                 peer_setup,
@@ -287,7 +287,7 @@ impl Core {
             match peer.requests_in.oldest() {
                 Some(Received::Request(mut record)) => {
                     let request = record.request();
-                    let taken = self.take_request(core, &request, &mut peer.replies_out, &mut peer.starved_since_ms);
+                    let taken = self.take_request(core, &request, &mut peer.replies_out, &mut peer.starved_since);
                     if !taken {
                         record.leave();
                         break;
@@ -308,7 +308,7 @@ impl Core {
         core: ShardId,
         request: &Request<'_>,
         replies: &mut Writer,
-        starved_since_ms: &mut Option<u64>,
+        starved_since: &mut Option<Monotonic>,
     ) -> bool {
         let Request { ticket, repeated_since, command, framing } = request;
         let context = &mut self.context;
@@ -320,13 +320,13 @@ impl Core {
         let client = Client { descriptor: ticket.descriptor, meta: framing.head.is_meta() };
         let mut reply = context.shard.execute(command, client, context.now);
         if let Reply::Busy = reply {
-            let since_ms = *starved_since_ms.get_or_insert(context.ms);
-            if context.ms < since_ms + limits::STARVED_MS_MAX {
+            let since = *starved_since.get_or_insert(context.at);
+            if context.at < since + limits::STARVED_MS_MAX {
                 return false;
             }
             reply = Reply::Error(Error::OutOfMemory);
         }
-        *starved_since_ms = None;
+        *starved_since = None;
         self.scratch.clear();
         protocol::encode(framing, command.key.bytes, &reply, &mut self.scratch);
         let written = replies.reply(*ticket, &mut self.scratch);

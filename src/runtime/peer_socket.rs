@@ -223,13 +223,13 @@ impl Peer {
         Ok(())
     }
 
-    fn frames(&mut self, at: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
+    fn frames(&mut self, connection: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
         let Self { side, stream } = self;
-        let Context { shard, arena, now, ms, mesh, .. } = context;
-        let Some(mut turn) = shard.turn(*now, *ms) else { return Ok(false) };
+        let Context { shard, arena, now, at, mesh, .. } = context;
+        let Some(mut turn) = shard.turn(*now, *at) else { return Ok(false) };
         let result = stream.frames(fresh, (arena, Horizon::at(*now)), &mut |frame, output| {
             // Read anew for each: this process may have stood still since the last one, and what was sent before that may be given up.
-            turn.ms = mesh.shared.clock.ms();
+            turn.at = mesh.shared.clock.at();
             match side {
                 // A reader that does not take its answers gets no more of them.
                 Side::Inbound { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
@@ -238,15 +238,21 @@ impl Peer {
                         // A later view may have it.
                         *node = turn.handle_inbound(identity);
                     }
-                    let deadline_ms = frame.head.deadline_ms(turn.ms);
-                    let from = PeerRequest { connection: at.0, generation: at.1, id: frame.head.id, node: *node, deadline_ms };
+                    let deadline = frame.head.deadline(turn.at);
+                    let from = PeerRequest {
+                        connection: connection.0,
+                        generation: connection.1,
+                        id: frame.head.id,
+                        node: *node,
+                        deadline,
+                    };
                     turn.handle_request(from, frame, output).map(|()| true)
                 }
                 Side::Outbound(link) => turn.handle_response(*link, frame).map(|()| true),
                 _ => Err(FrameError("a frame before the handshake")),
             }
         });
-        *ms = turn.ms;
+        *at = turn.at;
         result.map_err(|garbled| format!("what came cannot be read: {}", garbled.0))
     }
 

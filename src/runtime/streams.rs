@@ -40,6 +40,7 @@ use crate::limits;
 use crate::observe::events::{CloseReason, What};
 use crate::protocol::Session;
 use crate::routing::ShardId;
+use crate::time::Monotonic;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -63,7 +64,7 @@ pub struct Streams {
     tasks: RefCell<HashMap<u32, glommio::task::JoinHandle<()>>>,
     open: Cell<usize>,
     /// Milliseconds since start until which a draining core awaits a client's next request; 0 before it drains.
-    requests_end_ms: Cell<u64>,
+    requests_end: Cell<Monotonic>,
     /// The listeners are shut down.
     deaf: Cell<bool>,
 }
@@ -84,7 +85,7 @@ impl Streams {
             idle_timeout_s,
             tasks: RefCell::default(),
             open: Cell::new(0),
-            requests_end_ms: Cell::new(0),
+            requests_end: Cell::new(Monotonic::LONG_AGO),
             deaf: Cell::new(false),
         }))
     }
@@ -146,8 +147,8 @@ impl Streams {
             let any = core.pull() | core.pull_inbox();
             core.to_flush.clear();
             let now = core.context.now;
-            if core.draining && self.requests_end_ms.get() == 0 {
-                self.requests_end_ms.set(core.context.ms + limits::DRAIN_LISTEN_MS);
+            if core.draining && self.requests_end.get() == Monotonic::LONG_AGO {
+                self.requests_end.set(core.context.at + limits::DRAIN_LISTEN_MS);
             }
             core.context.shard.engine.tick(now, UPKEEP_BUDGET);
             publish(&mut core);
@@ -164,7 +165,7 @@ impl Streams {
     /// Ends the connections that wait for a request, once none is awaited any more: their tasks wait in a read.
     fn end_idle(&self) {
         let core = self.core.borrow();
-        if core.context.ms >= self.requests_end_ms.get() {
+        if core.context.at >= self.requests_end.get() {
             let idle = core.connections.iter().filter(|(_, connection)| connection.is_drained() && !connection.is_blocked());
             idle.for_each(|(_, connection)| sys::end_input(connection.descriptor));
         }
@@ -234,14 +235,14 @@ impl Streams {
     }
 
     fn adopt(self: &Rc<Self>, handover: Handover) {
-        let (id, draining, now_ms) = {
+        let (id, draining, at) = {
             let core = &mut *self.core.borrow_mut();
             let id = core.open(Some(handover.session), handover.input, None);
             core.connections[id as usize].descriptor = handover.fd.as_raw_fd();
-            (id, core.draining, core.context.ms)
+            (id, core.draining, core.context.at)
         };
         if draining {
-            self.requests_end_ms.set(now_ms + limits::DRAIN_LISTEN_MS);
+            self.requests_end.set(at + limits::DRAIN_LISTEN_MS);
         }
         // SAFETY: a descriptor of our own, given to the stream for good.
         let mut stream = unsafe { TcpStream::from_raw_fd(handover.fd.into_raw_fd()) };
@@ -301,15 +302,15 @@ impl Streams {
                 }
                 flow = self.step(id, &[], &mut output);
             }
-            let (draining, now_ms) = {
+            let (draining, at) = {
                 let core = self.core.borrow();
-                (core.draining, core.context.ms)
+                (core.draining, core.context.at)
             };
             if flow == Flow::Closing {
                 self.linger(id, stream, &mut input).await;
                 return reason;
             }
-            if draining && now_ms >= self.requests_end_ms.get() {
+            if draining && at >= self.requests_end.get() {
                 return CloseReason::Shutdown;
             }
             if draining {
@@ -367,12 +368,12 @@ impl Streams {
         }
         sys::end_output(stream.as_raw_fd());
         let _ = stream.set_read_timeout(Some(Duration::from_secs(limits::HTTP_LINGER_S_MAX.into())));
-        let now_ms = || self.core.borrow().shared().clock.ms();
-        let (end_ms, mut left) = (now_ms() + u64::from(limits::HTTP_LINGER_S_MAX) * 1000, limits::HTTP_LINGER_BYTES_MAX);
+        let at = || self.core.borrow().shared().clock.at();
+        let (end, mut left) = (at() + u64::from(limits::HTTP_LINGER_S_MAX) * 1000, limits::HTTP_LINGER_BYTES_MAX);
         while let Ok(count) = stream.read(input).await
             && count > 0
             && left > count
-            && now_ms() < end_ms
+            && at() < end
         {
             left -= count;
         }

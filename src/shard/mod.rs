@@ -15,7 +15,7 @@ use crate::metrics::Counters;
 use crate::observe::events::{Batch, Kinds};
 use crate::observe::{Client, Observer};
 use crate::routing::{Place, Routes, ShardId};
-use crate::time::Instant;
+use crate::time::{Monotonic, Timestamp};
 
 /// One core's items, counters and view of who owns what.
 pub struct Shard {
@@ -48,16 +48,16 @@ impl Shard {
         }
     }
 
-    /// Everything of this core at one moment, where it is part of a ring. `ms` never goes back.
+    /// Everything of this core at one moment, where it is part of a ring. `at` never goes back.
     #[inline]
-    pub fn turn(&mut self, now: Instant, ms: u64) -> Option<Turn<'_>> {
+    pub fn turn(&mut self, now: Timestamp, at: Monotonic) -> Option<Turn<'_>> {
         let Self { id, engine, counters, observer, routes, cluster } = self;
-        cluster.as_deref_mut().map(|cluster| Turn { engine, counters, observer, cluster, core: *id, routes, now, ms })
+        cluster.as_deref_mut().map(|cluster| Turn { engine, counters, observer, cluster, core: *id, routes, now, at })
     }
 
     /// Executes a command on this core's items and counts it. `Reply::Busy` is not counted: the command comes again.
     #[inline]
-    pub fn execute<'s>(&'s mut self, command: &Command<'_>, client: Client, now: Instant) -> Reply<'s> {
+    pub fn execute<'s>(&'s mut self, command: &Command<'_>, client: Client, now: Timestamp) -> Reply<'s> {
         if self.observer.is_on() {
             return self.execute_observed(command, client, now);
         }
@@ -67,7 +67,7 @@ impl Shard {
     }
 
     #[cold]
-    fn execute_observed<'s>(&'s mut self, command: &Command<'_>, client: Client, now: Instant) -> Reply<'s> {
+    fn execute_observed<'s>(&'s mut self, command: &Command<'_>, client: Client, now: Timestamp) -> Reply<'s> {
         let before = self.engine.glance_for(&self.observer, command, now);
         let reply = self.engine.execute(command, now);
         self.counters.record(&command.verb, &reply);

@@ -12,9 +12,9 @@ use pbcache::peer::handshake::Identity;
 use pbcache::placement::NodeId;
 use pbcache::routing::{Routes, ShardId};
 use pbcache::shard::Shard;
-use pbcache::time::Instant;
+use pbcache::time::Timestamp;
 
-pub const NOW: Instant = Instant { unix_ms: 1_800_000_000_000 };
+pub const NOW: Timestamp = Timestamp { unix_ms: 1_800_000_000_000 };
 const BUCKETS: u32 = 10_000_000;
 
 fn id(node: usize) -> NodeId {

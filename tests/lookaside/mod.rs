@@ -11,7 +11,7 @@ use pbcache::command::{Command, Get, Reply, Store, Value, Verb};
 use pbcache::engine::{Engine, Options};
 use pbcache::key::Key;
 use pbcache::limits;
-use pbcache::time::Instant;
+use pbcache::time::Timestamp;
 
 use crate::random::Random;
 
@@ -19,7 +19,7 @@ use crate::random::Random;
 pub struct Cache {
     pub arena: Arc<Arena>,
     pub engine: Engine,
-    pub now: Instant,
+    pub now: Timestamp,
     bytes: Vec<u8>,
     requests: u64,
 }
@@ -31,7 +31,7 @@ impl Cache {
         Self {
             engine: Engine::with_secret(options, arena.clone(), [1, 2]),
             arena,
-            now: Instant::from_seconds(1_700_000_000),
+            now: Timestamp::from_seconds(1_700_000_000),
             bytes: vec![b'v'; 1 << 20],
             requests: 0,
         }
@@ -41,7 +41,7 @@ impl Cache {
     pub fn request(&mut self, object: u64, length: usize) -> bool {
         self.requests += 1;
         if self.requests.is_multiple_of(16) {
-            self.now = Instant { unix_ms: 1_700_000_000_000 + self.requests / 10 };
+            self.now = Timestamp { unix_ms: 1_700_000_000_000 + self.requests / 10 };
             self.engine.tick(self.now, 64);
         }
         let name = name_of(object);

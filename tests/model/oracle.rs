@@ -12,7 +12,7 @@
 use pbcache::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store, StoreMode, Value, Verb};
 use pbcache::key::Key;
 use pbcache::limits;
-use pbcache::time::{Expiry, Exptime, Instant, Seconds};
+use pbcache::time::{Expiry, Exptime, Seconds, Timestamp};
 use std::collections::HashMap;
 
 /// A hash map with memcached's rules.
@@ -24,9 +24,9 @@ pub struct Oracle {
     /// Items below this version were flushed.
     fence: u64,
     /// When the planned flush takes effect.
-    planned: Option<Instant>,
+    planned: Option<Timestamp>,
     /// The latest moment seen.
-    now: Instant,
+    now: Timestamp,
 }
 
 /// One item.
@@ -45,11 +45,11 @@ pub struct Record {
 impl Oracle {
     /// Nothing in it.
     pub fn new(item_bytes_max: u32) -> Self {
-        Self { item_bytes_max, map: HashMap::default(), last_version: 0, fence: 0, planned: None, now: Instant::default() }
+        Self { item_bytes_max, map: HashMap::default(), last_version: 0, fence: 0, planned: None, now: Timestamp::default() }
     }
 
     /// What the engine must answer, but for the bytes that an item takes.
-    pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Instant) -> Reply<'e> {
+    pub fn execute<'e>(&'e mut self, command: &Command<'_>, now: Timestamp) -> Reply<'e> {
         let mut buffer = [0; limits::KEY_BYTES_MAX];
         let Some(Key { bytes: key, .. }) = command.key.decode(&mut buffer) else { return Reply::NotFound };
         self.advance(now);
@@ -65,14 +65,14 @@ impl Oracle {
     }
 
     /// `flush_all`.
-    pub fn flush(&mut self, at: Instant) {
+    pub fn flush(&mut self, at: Timestamp) {
         self.planned = Some(at);
         let now = self.now;
         self.advance(now);
     }
 
     /// The items that can be read now.
-    pub fn readable(&mut self, now: Instant) -> impl Iterator<Item = (&[u8], Item<'_>)> {
+    pub fn readable(&mut self, now: Timestamp) -> impl Iterator<Item = (&[u8], Item<'_>)> {
         self.advance(now);
         let fence = self.fence;
         let readable = move |record: &Record| !record.expiry.expired(now.seconds()) && record.version >= fence;
@@ -81,7 +81,7 @@ impl Oracle {
     }
 
     /// Takes note of the time: a planned flush whose moment has come takes effect.
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         if self.planned.is_some_and(|at| at <= self.now) {
             self.planned = None;
@@ -89,7 +89,7 @@ impl Oracle {
         }
     }
 
-    fn next_version(&mut self, now: Instant) -> u64 {
+    fn next_version(&mut self, now: Timestamp) -> u64 {
         self.last_version = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
         self.last_version
     }
@@ -101,7 +101,7 @@ impl Oracle {
         }
     }
 
-    fn get<'e>(&'e mut self, key: &[u8], get: Get, now: Instant) -> Reply<'e> {
+    fn get<'e>(&'e mut self, key: &[u8], get: Get, now: Timestamp) -> Reply<'e> {
         let seconds = now.seconds();
         if !self.map.contains_key(key) {
             return match get.vivify {
@@ -134,7 +134,7 @@ impl Oracle {
     }
 
     /// A read that missed creates an empty item, and its client is the one to fill it.
-    fn vivify<'e>(&'e mut self, key: &[u8], exptime: Exptime, get: Get, now: Instant) -> Reply<'e> {
+    fn vivify<'e>(&'e mut self, key: &[u8], exptime: Exptime, get: Get, now: Timestamp) -> Reply<'e> {
         let mut record = self.fresh(Vec::new(), 0, exptime, get.cas_new, now);
         record.token_sent = true;
         // The read that creates an item is its first use.
@@ -150,7 +150,7 @@ impl Oracle {
         client_flags: u32,
         exptime: Exptime,
         cas_override: Option<u64>,
-        now: Instant,
+        now: Timestamp,
     ) -> Record {
         Record {
             value,
@@ -165,7 +165,7 @@ impl Oracle {
         }
     }
 
-    fn store<'e>(&'e mut self, key: &[u8], store: Store, value: Value<'_>, now: Instant) -> Reply<'e> {
+    fn store<'e>(&'e mut self, key: &[u8], store: Store, value: Value<'_>, now: Timestamp) -> Reply<'e> {
         let reply = self.try_store(key, store, value, now);
         if store.remove_on_failure && matches!(reply, Reply::Error(_)) {
             self.map.remove(key);
@@ -173,7 +173,7 @@ impl Oracle {
         reply
     }
 
-    fn try_store<'e>(&mut self, key: &[u8], store: Store, value: Value<'_>, now: Instant) -> Reply<'e> {
+    fn try_store<'e>(&mut self, key: &[u8], store: Store, value: Value<'_>, now: Timestamp) -> Reply<'e> {
         let joins = matches!(store.mode, StoreMode::Append | StoreMode::Prepend);
         if limits::item_total_bytes(key.len(), value.len()) > self.item_bytes_max as usize {
             return Reply::Error(Error::TooLarge);
@@ -212,7 +212,7 @@ impl Oracle {
         self.stored(key, record)
     }
 
-    fn store_absent<'e>(&mut self, key: &[u8], store: Store, value: Value<'_>, now: Instant) -> Reply<'e> {
+    fn store_absent<'e>(&mut self, key: &[u8], store: Store, value: Value<'_>, now: Timestamp) -> Reply<'e> {
         let exptime = match store.mode {
             StoreMode::Add => store.exptime,
             StoreMode::Set if store.compare.is_none() => store.exptime,
@@ -228,7 +228,7 @@ impl Oracle {
     }
 
     /// Append or prepend to a present item. Its flags and expiry stay, its marks go.
-    fn join<'e>(&mut self, key: &[u8], store: Store, value: Value<'_>, now: Instant) -> Reply<'e> {
+    fn join<'e>(&mut self, key: &[u8], store: Store, value: Value<'_>, now: Timestamp) -> Reply<'e> {
         let Some(old) = self.map.get(key) else { return Reply::NotStored };
         let (client_flags, expiry) = (old.client_flags, old.expiry);
         let joined_bytes = old.value.len() + value.len();
@@ -251,7 +251,7 @@ impl Oracle {
         Reply::Stored(Item { created, ..item })
     }
 
-    fn delete<'e>(&mut self, key: &[u8], delete: Delete, now: Instant) -> Reply<'e> {
+    fn delete<'e>(&mut self, key: &[u8], delete: Delete, now: Timestamp) -> Reply<'e> {
         let Some(record) = self.map.get(key) else { return Reply::NotFound };
         if delete.compare.is_some_and(|compare| compare != record.cas()) {
             return Reply::Exists;
@@ -280,7 +280,7 @@ impl Oracle {
         Reply::Deleted
     }
 
-    fn arithmetic<'e>(&mut self, key: &[u8], arithmetic: Arithmetic, now: Instant) -> Reply<'e> {
+    fn arithmetic<'e>(&mut self, key: &[u8], arithmetic: Arithmetic, now: Timestamp) -> Reply<'e> {
         let seconds = now.seconds();
         let Some(old) = self.map.get(key) else { return self.create_number(key, arithmetic, now) };
         let digits = old.value.clone();
@@ -310,7 +310,7 @@ impl Oracle {
         self.numbered(key, record, after, before_s, seconds)
     }
 
-    fn create_number<'e>(&mut self, key: &[u8], arithmetic: Arithmetic, now: Instant) -> Reply<'e> {
+    fn create_number<'e>(&mut self, key: &[u8], arithmetic: Arithmetic, now: Timestamp) -> Reply<'e> {
         let Some(exptime) = arithmetic.vivify else { return Reply::NotFound };
         let text = arithmetic.initial.to_string().into_bytes();
         let record = self.fresh(text, 0, exptime, arithmetic.cas_new, now);
@@ -331,7 +331,7 @@ impl Oracle {
         Reply::Number { number, item, created: false }
     }
 
-    fn touch<'e>(&mut self, key: &[u8], exptime: Exptime, now: Instant) -> Reply<'e> {
+    fn touch<'e>(&mut self, key: &[u8], exptime: Exptime, now: Timestamp) -> Reply<'e> {
         let seconds = now.seconds();
         let Some(record) = self.map.get_mut(key) else { return Reply::NotFound };
         record.expiry = exptime.expiry(seconds);

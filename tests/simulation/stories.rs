@@ -179,13 +179,13 @@ fn a_read_renews_the_older_copies_that_it_finds() {
 
 /// Whether a node calls itself settled: `node::ring::is_settled`. Who asks keeps the leases.
 fn calls_itself_settled(world: &mut World, node: usize) -> bool {
-    let ms = world.now + 1000;
+    let at = world.moment();
     let mut is_settled = true;
     for core in &mut world.nodes[node].cores {
         let cluster = core.cluster.as_mut().unwrap();
-        cluster.active_now(ms);
+        cluster.active_now(at);
         let clean = cluster.links.others().all(|other| cluster.hints.is_clean(other) || cluster.links.is_lost(other));
-        is_settled &= clean && cluster.leases.has_all(ms) && cluster.leases.missing_count() == 0;
+        is_settled &= clean && cluster.leases.has_all(at) && cluster.leases.missing_count() == 0;
     }
     is_settled
 }

@@ -33,7 +33,7 @@ use pbcache::placement::{NodeId, OwnersCache};
 use pbcache::protocol::{self, Framing};
 use pbcache::routing::{Place, Routes, ShardId, Ticket};
 use pbcache::shard::Shard;
-use pbcache::time::Instant;
+use pbcache::time::{Monotonic, Timestamp};
 
 use super::Random;
 use super::evil::Evil;
@@ -343,14 +343,19 @@ impl World {
     }
 
     /// The time as a node sees it.
-    pub fn clock(&self, node: usize) -> Instant {
-        Instant { unix_ms: (EPOCH_MS + self.now).saturating_add_signed(self.nodes[node].skew_ms) }
+    pub fn clock(&self, node: usize) -> Timestamp {
+        Timestamp { unix_ms: (EPOCH_MS + self.now).saturating_add_signed(self.nodes[node].skew_ms) }
+    }
+
+    /// The time of deadlines, which is the same everywhere here.
+    pub fn moment(&self) -> Monotonic {
+        Monotonic::from_ms(self.now + 1000)
     }
 
     /// Runs something on one core, and moves what came of it.
     pub fn with_turn<T>(&mut self, node: usize, core: usize, run: impl FnOnce(&mut Turn<'_>) -> T) -> T {
-        let (now, ms) = (self.clock(node), self.now + 1000);
-        let result = run(&mut self.nodes[node].cores[core].turn(now, ms).unwrap());
+        let (now, at) = (self.clock(node), self.moment());
+        let result = run(&mut self.nodes[node].cores[core].turn(now, at).unwrap());
         self.drain(node, core);
         result
     }
@@ -385,8 +390,8 @@ impl World {
     }
 
     fn turn(&mut self, node: usize, core: usize) -> Turn<'_> {
-        let (now, ms) = (self.clock(node), self.now + 1000);
-        self.nodes[node].cores[core].turn(now, ms).unwrap()
+        let (now, at) = (self.clock(node), self.moment());
+        self.nodes[node].cores[core].turn(now, at).unwrap()
     }
 
     fn deliver(&mut self, node: usize, origin: Origin, answer: Answer<'_>) {
@@ -425,8 +430,8 @@ impl World {
     }
 
     fn pass_on(&mut self, node: usize, core: usize, target: ShardId, key: OperationId) {
-        let (now, ms) = (self.clock(node), self.now + 1000);
-        let Some(mut turn) = self.nodes[node].cores[core].turn(now, ms) else { return };
+        let (now, at) = (self.clock(node), self.moment());
+        let Some(mut turn) = self.nodes[node].cores[core].turn(now, at) else { return };
         let Some(Moved { ticket, repeated_since, stored }) = turn.take_moved(key) else { return };
         let execute = stored.execute().unwrap();
         let head = protocol::Head::from_bytes(&execute.framing).unwrap();
@@ -675,9 +680,9 @@ impl World {
                     let caller = self.identity(from.0);
                     let node = node.or_else(|| self.with_turn(target.0, core, |turn| turn.handle_inbound(&caller)));
                     self.connections[connection].node = node;
-                    let deadline_ms = frame.head.deadline_ms(self.now + 1000);
+                    let deadline = frame.head.deadline(self.moment());
                     let id = frame.head.id;
-                    let from = PeerRequest { connection: connection as u32, generation, id, node, deadline_ms };
+                    let from = PeerRequest { connection: connection as u32, generation, id, node, deadline };
                     self.with_turn(target.0, core, |turn| turn.handle_request(from, frame, output))?;
                 }
             }
@@ -728,7 +733,8 @@ impl World {
             return;
         }
         let frame = Frame { head, meta, value: body.as_ref().map_or(Value::Bytes(value), Value::Body) };
-        let from = PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, deadline_ms: 0 };
+        let from =
+            PeerRequest { connection: connection as u32, generation: NOBODY, id: head.id, node, deadline: Monotonic::LONG_AGO };
         let result = self.with_turn(to.0, usize::from(to.1), |turn| turn.handle_request(from, &frame, &mut Buffer::default()));
         if let Err(garbled) = result {
             self.broken.push(format!("readable: node {} cannot read a duplicate: {}", to.0, garbled.0));
@@ -844,7 +850,7 @@ impl World {
             node.cores.iter().all(|core| {
                 let cluster = core.cluster.as_ref().unwrap();
                 let clean = cluster.links.others().all(|other| cluster.hints.is_clean(other));
-                let leased = cluster.leases.has_all(self.now + 1000) && cluster.leases.missing_count() == 0;
+                let leased = cluster.leases.has_all(self.moment()) && cluster.leases.missing_count() == 0;
                 clean && leased && cluster.operations() == 0 && !cluster.is_dropping()
             })
         })
@@ -863,7 +869,7 @@ impl World {
                         reasons.push(format!("{index}.{core} has {pending} hints, {dirty} dirty for {}", other.0));
                     }
                 }
-                if !cluster.leases.has_all(self.now + 1000) {
+                if !cluster.leases.has_all(self.moment()) {
                     let links = cluster.links.ids().map(|link| cluster.links.link(link));
                     let states: Vec<String> = links
                         .map(|link| format!("{}.{} {:?} owes {}", link.node.0, link.core, link.state, link.outstanding))
@@ -880,8 +886,9 @@ impl World {
 
     /// Keeps everybody asking for words, as `stats handoff wait` does.
     pub fn stir(&mut self) {
+        let at = self.moment();
         for node in &mut self.nodes {
-            node.cores.iter_mut().for_each(|core| core.cluster.as_mut().unwrap().active_now(self.now + 1000));
+            node.cores.iter_mut().for_each(|core| core.cluster.as_mut().unwrap().active_now(at));
         }
     }
 }

@@ -16,7 +16,7 @@ use pbcache::engine::{self, Engine};
 use pbcache::limits;
 use pbcache::protocol::http::{Chunks, Fault};
 use pbcache::protocol::{self, Framing, Session, Step};
-use pbcache::time::{Exptime, Instant};
+use pbcache::time::{Exptime, Timestamp};
 
 use crate::format::Options;
 use crate::run::{Arrival, Peer};
@@ -33,7 +33,7 @@ pub enum Cut {
 pub struct Memory {
     arena: Arc<Arena>,
     engine: Engine,
-    now: Instant,
+    now: Timestamp,
     options: protocol::Options,
     cut: Cut,
     random: u64,
@@ -68,7 +68,7 @@ impl Memory {
         Self {
             engine: Engine::new(engine_options, arena.clone()),
             arena,
-            now: Instant::from_seconds(1_700_000_000),
+            now: Timestamp::from_seconds(1_700_000_000),
             options: protocol::Options {
                 item_bytes_max,
                 flush_disabled: options.flush_disabled,
@@ -298,7 +298,7 @@ impl Memory {
             Control::FlushAll { delay } => {
                 let at = match delay {
                     Exptime::NEVER => self.now,
-                    delay => Instant::from_seconds(delay.expiry(self.now.seconds()).0),
+                    delay => Timestamp::from_seconds(delay.expiry(self.now.seconds()).0),
                 };
                 self.engine.flush(at);
                 Reply::Ok

@@ -18,7 +18,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::cluster::view::PeerId;
 use crate::key::PARTITIONS_COUNT;
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 /// Bytes that a hint takes beside its key: entry, queue, allocation.
 pub const HINT_BYTES: usize = 112;
@@ -82,7 +82,7 @@ pub struct Hint {
     /// Version that the owner lacks, at least.
     pub version: u64,
     /// When the owner first lacked something of this key.
-    pub since: Instant,
+    pub since: Timestamp,
     /// Under way to the owner.
     pub sent: bool,
 }
@@ -149,7 +149,7 @@ impl Hints {
     }
 
     /// Notes that `node` lacks `version` of a key.
-    pub fn add(&mut self, node: PeerId, key: &[u8], version: u64, partition: u32, now: Instant) {
+    pub fn add(&mut self, node: PeerId, key: &[u8], version: u64, partition: u32, now: Timestamp) {
         let target = &mut self.targets[node.index()];
         target.account.created += 1;
         if let Some(hint) = target.hints.get_mut(key) {
@@ -174,7 +174,7 @@ impl Hints {
 
     /// The next hint to send, if there is one: it counts as under way. One past the window becomes a dirty bit; `partition_of` tells
     /// where its key lies.
-    pub fn next(&mut self, node: PeerId, now: Instant, partition_of: impl Fn(&[u8]) -> u32) -> Option<(Box<[u8]>, Hint)> {
+    pub fn next(&mut self, node: PeerId, now: Timestamp, partition_of: impl Fn(&[u8]) -> u32) -> Option<(Box<[u8]>, Hint)> {
         let target = &mut self.targets[node.index()];
         while let Some(key) = target.queue.pop_front() {
             target.announced = target.announced.saturating_sub(1);
@@ -288,7 +288,7 @@ impl Hints {
     }
 
     /// The hint of this owner that is sent next, mostly the oldest: milliseconds since it was taken; 0 if there is none.
-    pub fn oldest_ms(&self, node: PeerId, now: Instant) -> u64 {
+    pub fn oldest_ms(&self, node: PeerId, now: Timestamp) -> u64 {
         let target = &self.targets[node.index()];
         let next = target.queue.iter().find_map(|key| target.hints.get(key));
         next.map_or(0, |hint| now.unix_ms.saturating_sub(hint.since.unix_ms))
@@ -335,7 +335,7 @@ impl Target {
 mod tests {
     use super::*;
 
-    const NOW: Instant = Instant { unix_ms: 1_000_000 };
+    const NOW: Timestamp = Timestamp { unix_ms: 1_000_000 };
 
     fn hints(bytes_max: usize) -> Hints {
         Hints::new(2, bytes_max, 1000)

@@ -36,6 +36,7 @@ use crate::cluster::view::PeerId;
 use crate::key::{PARTITIONS_COUNT, routing_hash};
 use crate::limits;
 use crate::peer::frame::{Frame, FrameError, PutDone};
+use crate::time::Monotonic;
 
 /// Milliseconds between two ticks.
 pub const TICK_MS: u64 = 10;
@@ -53,17 +54,17 @@ pub struct Handoff {
     /// A change of the ring gives it something, and the walk over all that is here for it has not ended: how often it has failed.
     filling: Option<u8>,
     /// When that walk ended.
-    filled_ms: u64,
+    filled_at: Monotonic,
 }
 
 /// When what others lack was last looked at.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    paced_ms: u64,
+    paced_at: Monotonic,
     /// Something is to be sent that waits for the next millisecond only.
     is_waiting: bool,
     /// When nobody held anything for anybody, and this core's clock then.
-    settling: (u64, u64),
+    settling: (Monotonic, u64),
 }
 
 impl Pace {
@@ -90,15 +91,15 @@ impl Handoff {
     }
 
     /// When everything of a change was brought to it.
-    pub(super) fn filled_ms(&self) -> u64 {
-        self.filled_ms
+    pub(super) fn filled_at(&self) -> Monotonic {
+        self.filled_at
     }
 
     /// A walk over all that is here for the node has ended. One that takes nothing more, for want of memory, has what it has room for.
-    pub(super) fn on_walked(&mut self, failed: bool, now_ms: u64) {
+    pub(super) fn on_walked(&mut self, failed: bool, at: Monotonic) {
         match &mut self.filling {
             Some(failures) if failed && *failures < FILL_FAILURES_MAX => *failures += 1,
-            Some(_) => (self.filling, self.filled_ms) = (None, now_ms),
+            Some(_) => (self.filling, self.filled_at) = (None, at),
             None => {}
         }
     }
@@ -144,7 +145,7 @@ fn mark_all(turn: &mut Turn<'_>, node: PeerId, version: u64) -> bool {
 
 /// Another view counts: this node may hold what it does not own any more. That nobody has anything older must be found out anew.
 pub(super) fn on_view(turn: &mut Turn<'_>) {
-    turn.cluster.pace.settling = (0, 0);
+    turn.cluster.pace.settling = (Monotonic::LONG_AGO, 0);
     turn.cluster.purges.look_for_unowned(0..PARTITIONS_COUNT);
 }
 
@@ -158,11 +159,11 @@ pub(super) fn remove(turn: &mut Turn<'_>, node: PeerId) {
 
 /// Sends what others lack, a millisecond's share at a time: what goes in one piece is in the way of clients.
 pub(super) fn pace(turn: &mut Turn<'_>) {
-    let passed_ms = (turn.ms - turn.cluster.pace.paced_ms).min(TICK_MS);
+    let passed_ms = (turn.at - turn.cluster.pace.paced_at).min(TICK_MS);
     if passed_ms == 0 {
         return;
     }
-    turn.cluster.pace.paced_ms = turn.ms;
+    turn.cluster.pace.paced_at = turn.at;
     turn.cluster.pace.is_waiting = false;
     let rate = u64::from(turn.cluster.options.handoff_rate);
     for &node in turn.cluster.links.everyone().iter() {
@@ -182,14 +183,14 @@ pub(super) fn pace(turn: &mut Turn<'_>) {
 pub(super) fn settle(turn: &mut Turn<'_>) {
     let hints = &turn.cluster.hints;
     let clean = turn.cluster.links.others().all(|node| hints.is_clean(node));
-    if !clean || !turn.cluster.leases.all_peers_up(turn.ms) || turn.cluster.leases.missing_count() > 0 {
+    if !clean || !turn.cluster.leases.all_peers_up(turn.at) || turn.cluster.leases.missing_count() > 0 {
         return;
     }
-    let (clock, (marked_ms, marked)) = (turn.engine.clock(), turn.cluster.pace.settling);
-    let settled = if turn.ms >= marked_ms + SETTLE_MS { marked } else { 0 };
+    let (clock, (marked_at, marked)) = (turn.engine.clock(), turn.cluster.pace.settling);
+    let settled = if turn.at >= marked_at + SETTLE_MS { marked } else { 0 };
     turn.engine.settle(settled, clock);
     if settled > 0 || marked == 0 {
-        turn.cluster.pace.settling = (turn.ms, clock);
+        turn.cluster.pace.settling = (turn.at, clock);
     }
 }
 
@@ -203,10 +204,15 @@ pub(super) fn on_missing_answer(turn: &mut Turn<'_>, node: PeerId, generation: u
 }
 
 /// A hint has arrived, or not.
-pub(super) fn on_replayed(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_>, sent_ms: u64) -> Result<(), FrameError> {
+pub(super) fn on_replayed(
+    turn: &mut Turn<'_>,
+    sent: &SentItem,
+    frame: &Frame<'_>,
+    sent_at: Monotonic,
+) -> Result<(), FrameError> {
     let SentItem { node, ref key, version, .. } = *sent;
     let done = PutDone::of(frame, turn.horizon())?;
-    answered(turn, sent, sent_ms, done != PutDone::Busy);
+    answered(turn, sent, sent_at, done != PutDone::Busy);
     match done {
         PutDone::Busy => turn.cluster.hints.requeue(node, key),
         PutDone::Taken | PutDone::Kept(_) => {
@@ -249,9 +255,14 @@ pub(super) fn on_purged_answer(turn: &mut Turn<'_>, node: PeerId, generation: u3
 }
 
 /// An item of a dirty partition has arrived, or not.
-pub(super) fn on_streamed(turn: &mut Turn<'_>, sent: &SentItem, frame: &Frame<'_>, sent_ms: u64) -> Result<(), FrameError> {
+pub(super) fn on_streamed(
+    turn: &mut Turn<'_>,
+    sent: &SentItem,
+    frame: &Frame<'_>,
+    sent_at: Monotonic,
+) -> Result<(), FrameError> {
     let done = PutDone::of(frame, turn.horizon())?;
-    answered(turn, sent, sent_ms, done != PutDone::Busy);
+    answered(turn, sent, sent_at, done != PutDone::Busy);
     if done == PutDone::Busy {
         transfer::fail(turn, sent.node);
     }
@@ -298,8 +309,8 @@ pub(super) fn on_stream_lost(turn: &mut Turn<'_>, sent: &SentItem) {
     turn.cluster.handoffs[sent.node.index()].window.release(sent.generation);
 }
 
-fn answered(turn: &mut Turn<'_>, sent: &SentItem, sent_ms: u64, taken: bool) {
-    let is_slow = !taken || turn.ms.saturating_sub(sent_ms) > limits::REPLAY_SLOW_MS;
+fn answered(turn: &mut Turn<'_>, sent: &SentItem, sent_at: Monotonic, taken: bool) {
+    let is_slow = !taken || turn.at - sent_at > limits::REPLAY_SLOW_MS;
     turn.cluster.handoffs[sent.node.index()].window.answered(sent.generation, is_slow);
 }
 

@@ -44,7 +44,7 @@ pub(super) fn links_of(turn: &mut Turn<'_>, node: PeerId, partition: u32) -> Arr
     let hash_of = |bucket: u32| ((u128::from(bucket) << 64).div_ceil(u128::from(buckets))) as u64;
     let mut links = ArrayVec::new();
     for hash in [hash_of(range.start), hash_of(range.end.saturating_sub(1).max(range.start))] {
-        if let Reach::There(link) = turn.cluster.links.reach(node, hash, buckets, turn.ms)
+        if let Reach::There(link) = turn.cluster.links.reach(node, hash, buckets, turn.at)
             && !links.contains(&link)
         {
             links.push(link);

@@ -125,7 +125,7 @@ pub(in crate::cluster) fn release_unowned(turn: &mut Turn<'_>, key: &[u8]) {
 /// the one before.
 fn may_drop(turn: &mut Turn<'_>) -> bool {
     let Cluster { progress, operations, leases, .. } = &mut *turn.cluster;
-    leases.has_all(turn.ms) && progress.former().is_none() && progress.is_settled(operations)
+    leases.has_all(turn.at) && progress.former().is_none() && progress.is_settled(operations)
 }
 
 /// Tells a node of what was purged here, so that it sends what it has of that.
@@ -144,13 +144,13 @@ pub(super) fn announce(turn: &mut Turn<'_>, node: PeerId) {
         let partition = frame::Partition { number, stale_through: 0, fence: 0 };
         links.into_iter().for_each(|link| lists.add(link, partition));
     }
-    let (at, generation, horizon) = (turn.moment(), turn.cluster.handoffs[index].window.generation(), turn.horizon());
+    let (moment, generation, horizon) = (turn.moment(), turn.cluster.handoffs[index].window.generation(), turn.horizon());
     for (link, list) in lists.iter() {
         turn.cluster.handoffs[index].window.occupy();
         let mut rest = list;
         let numbers = std::iter::from_fn(|| Some(frame::read_partition(&mut rest, horizon).ok()??.number));
         let purpose = Purpose::Purged(node, generation, numbers.collect());
-        turn.cluster.send(Request::with_value(link, Kind::Purged, Value::Bytes(list), purpose), at, |_| {});
+        turn.cluster.send(Request::with_value(link, Kind::Purged, Value::Bytes(list), purpose), moment, |_| {});
     }
 }
 
@@ -161,7 +161,7 @@ pub(in crate::cluster) fn unowned_slice(turn: &mut Turn<'_>) {
     }
     if !may_drop(turn) {
         // Leases are asked for while something waits for them.
-        turn.cluster.active_now(turn.ms);
+        turn.cluster.active_now(turn.at);
         return;
     }
     let (view, buckets) = (turn.cluster.view.clone(), turn.buckets());

@@ -75,19 +75,19 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
             true => turn.cluster.links.others().find(|&other| other != node).unwrap_or(node),
             false => node,
         };
-        let Reach::There(link) = turn.cluster.links.reach(target, plain.hash, buckets, turn.ms) else {
+        let Reach::There(link) = turn.cluster.links.reach(target, plain.hash, buckets, turn.at) else {
             turn.cluster.hints.requeue(node, &key);
             return;
         };
         let missing = also_lacking(turn, node, &plain);
-        let (at, now) = (turn.moment(), turn.now);
+        let (moment, now) = (turn.moment(), turn.now);
         // What was here and has gone is a miss everywhere, not what the owner had before.
         let gone = turn.engine.tombstone(plain, hint.version.saturating_sub(1), now);
         let replica = turn.engine.copy_of(&plain, now).unwrap_or(gone);
         let generation = turn.cluster.handoffs[index].window.generation();
         let version = replica.version.max(hint.version);
         let purpose = Purpose::Replay(SentItem { node, key: key.clone(), version, generation });
-        turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), at, |output| {
+        turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), moment, |output| {
             frame::write_replica(&replica, Along { missing: &missing, ..Along::default() }, output);
         });
         turn.cluster.handoffs[index].window.spend();
@@ -126,12 +126,12 @@ fn announce_missing(turn: &mut Turn<'_>, node: PeerId) -> bool {
     if handoff.announced.refused || turn.cluster.hints.target(node).all_announced() {
         return true;
     }
-    let (generation, at) = (handoff.window.generation(), turn.moment());
+    let (generation, moment) = (handoff.window.generation(), turn.moment());
     let Cluster { hints, links, .. } = &mut *turn.cluster;
     let (mut lists, mut reached) = (Vec::<(LinkId, Vec<u8>)>::new(), true);
     hints.missing_keys(node, MISSING_KEYS_MAX, |key, version| {
         let hash = routing_hash(key);
-        let Some(link) = links.reach(node, hash, buckets, at.ms).link() else {
+        let Some(link) = links.reach(node, hash, buckets, moment.at).link() else {
             reached = false;
             return;
         };
@@ -147,7 +147,7 @@ fn announce_missing(turn: &mut Turn<'_>, node: PeerId) -> bool {
     }
     for (link, list) in &lists {
         let purpose = Purpose::Missing(node, generation);
-        turn.cluster.send(Request::with_value(*link, Kind::Missing, Value::Bytes(list), purpose), at, |_| {});
+        turn.cluster.send(Request::with_value(*link, Kind::Missing, Value::Bytes(list), purpose), moment, |_| {});
     }
     turn.cluster.handoffs[index].announced.in_flight = lists.len() as u32;
     lists.is_empty() && turn.cluster.hints.target(node).all_announced()

@@ -73,7 +73,7 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
         return false;
     }
     let (hash, buckets) = (turn.own_hash(), turn.buckets());
-    if turn.cluster.links.reach(node, hash, buckets, turn.ms).link().is_none() {
+    if turn.cluster.links.reach(node, hash, buckets, turn.at).link().is_none() {
         return false;
     }
     let target = turn.cluster.hints.target(node);
@@ -101,12 +101,12 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
             links_of(turn, node, number).into_iter().for_each(|link| lists.add(link, partition));
         }
     }
-    let (at, generation) = (turn.moment(), turn.cluster.handoffs[index].window.generation());
+    let (moment, generation) = (turn.moment(), turn.cluster.handoffs[index].window.generation());
     let mut announced = 0;
     for (link, list) in lists.iter() {
         announced += 1;
         let purpose = Purpose::Begin(node, generation);
-        turn.cluster.send(Request::with_value(link, Kind::Begin, Value::Bytes(list), purpose), at, |_| {});
+        turn.cluster.send(Request::with_value(link, Kind::Begin, Value::Bytes(list), purpose), moment, |_| {});
     }
     turn.cluster.handoffs[index].transfer =
         Some(Transfer { marks, fences, announced, cursor: Some(Cursor::default()), failed: false });
@@ -126,16 +126,16 @@ fn walk(turn: &mut Turn<'_>, node: PeerId, cursor: Cursor, marks: &BTreeMap<u32,
     });
     for key in keys {
         let plain = Key::new(&key);
-        let Reach::There(link) = turn.cluster.links.reach(node, plain.hash, buckets, turn.ms) else {
+        let Reach::There(link) = turn.cluster.links.reach(node, plain.hash, buckets, turn.at) else {
             fail(turn, node);
             continue;
         };
-        let (at, now) = (turn.moment(), turn.now);
+        let (moment, now) = (turn.moment(), turn.now);
         let Some(replica) = turn.engine.copy_of(&plain, now) else { continue };
         let generation = turn.cluster.handoffs[node.index()].window.generation();
         let purpose = Purpose::Stream(SentItem { node, key: key.clone(), version: replica.version, generation });
         turn.cluster.figures.streamed += 1;
-        turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), at, |output| {
+        turn.cluster.send(Request::with_value(link, Kind::Put, replica.value, purpose).replayed(), moment, |output| {
             frame::write_replica(&replica, Along { exempt: true, ..Along::default() }, output);
         });
         turn.cluster.handoffs[node.index()].window.spend();
@@ -186,7 +186,7 @@ fn end(turn: &mut Turn<'_>, node: PeerId) {
         return;
     }
     let Some(transfer) = handoff.transfer.take() else { return };
-    handoff.on_walked(transfer.failed, turn.ms);
+    handoff.on_walked(transfer.failed, turn.at);
     if transfer.failed {
         return;
     }

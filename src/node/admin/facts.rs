@@ -15,7 +15,7 @@ use crate::node::watch::WatchFigures;
 use crate::runtime::IoBackend;
 use crate::runtime::board::Snapshot;
 use crate::runtime::mesh::Shared;
-use crate::time::Instant;
+use crate::time::Timestamp;
 
 /// What is known of the node, shared by the admin listener and who ends the node.
 pub struct Facts {
@@ -32,7 +32,7 @@ pub struct Facts {
     /// The machine at the start.
     pub findings: Vec<Finding>,
     /// When it was started.
-    pub started: Instant,
+    pub started: Timestamp,
     /// It is about to end.
     pub leaving: AtomicBool,
 }
@@ -75,7 +75,7 @@ impl Facts {
 
     /// Cores that have not turned for too long, and for how many milliseconds.
     pub fn silent_cores(&self) -> Vec<(usize, u64)> {
-        silent(self.shared.cores.iter().map(|core| core.board.written_ms()), self.shared.clock.ms())
+        silent(self.shared.cores.iter().map(|core| core.board.written_ms()), self.shared.clock.at().ms())
     }
 
     /// Why the node is not healthy, a sentence each; none if it is.

@@ -27,7 +27,7 @@ use crate::limits::{
     INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX, META_OPAQUE_BYTES_MAX, PEER_CLOCK_SKEW_MS_MAX, PEER_LEASE_MS, PEER_META_BYTES_MAX,
 };
 use crate::placement::REDUNDANCY_MAX;
-use crate::time::{Expiry, Exptime, Instant};
+use crate::time::{Expiry, Exptime, Monotonic, Timestamp};
 
 pub use commands::{
     BATCH_COUNT_MAX, Element, Execute, FRAMING_BYTES, OpenBatch, element_bytes, read_element, read_execute, write_execute,
@@ -152,7 +152,7 @@ pub struct Horizon(u64);
 
 impl Horizon {
     /// At this moment. Two clocks may differ by `PEER_CLOCK_SKEW_MS_MAX`, and each may have taken over the time of a third one.
-    pub fn at(now: Instant) -> Self {
+    pub fn at(now: Timestamp) -> Self {
         Self((now.unix_ms.saturating_add(2 * PEER_CLOCK_SKEW_MS_MAX) << 16) | 0xffff)
     }
 
@@ -241,10 +241,10 @@ impl Head {
         output.extend_from_slice(&self.view.to_le_bytes());
     }
 
-    /// The moment of the receiver's clock from which on the command of this frame must not be executed, where that clock is `ms` now.
-    pub fn deadline_ms(&self, ms: u64) -> u64 {
-        let age_ms = u64::from((ms as u32).wrapping_sub(self.heard_ms));
-        (ms + u64::from(self.life) * LIFE_UNIT_MS).saturating_sub(age_ms)
+    /// The moment of the receiver's clock from which on the command of this frame must not be executed, where that clock says `at` now.
+    pub fn deadline(&self, at: Monotonic) -> Monotonic {
+        let age_ms = u64::from((at.ms() as u32).wrapping_sub(self.heard_ms));
+        (at + u64::from(self.life) * LIFE_UNIT_MS).minus_ms(age_ms)
     }
 
     /// Bytes of the whole frame.
@@ -588,7 +588,7 @@ mod tests {
 
     #[test]
     fn no_version_passes_that_no_clock_can_have_given() {
-        let horizon = Horizon::at(Instant { unix_ms: 1_800_000_000_000 });
+        let horizon = Horizon::at(Timestamp { unix_ms: 1_800_000_000_000 });
         let latest = ((1_800_000_000_000u64 + 2 * PEER_CLOCK_SKEW_MS_MAX) << 16) | 0xffff;
         for (version, passes) in [(0, true), (latest, true), (latest + 1, false), (u64::MAX >> 1, false), (u64::MAX, false)] {
             let number = |write: &dyn Fn(&mut Vec<u8>)| {
@@ -638,11 +638,12 @@ mod tests {
         let head = Head::read(frame.bytes.first_chunk().unwrap(), 100, NOW).unwrap();
         // The receiver's clock has gone on by 20 ms since, over the border of 32 bits.
         let ms = (5u64 << 32) + 10;
-        assert_eq!(head.deadline_ms(ms), ms - 20 + 300);
-        assert!(head.deadline_ms(ms + 280) <= ms + 280, "over");
+        let at = Monotonic::from_ms;
+        assert_eq!(head.deadline(at(ms)), at(ms - 20 + 300));
+        assert!(head.deadline(at(ms + 280)) <= at(ms + 280), "over");
         // What was never heard of, or is to come, was long ago.
         let never = Head { heard_ms: ms as u32 + 5, ..head };
-        assert_eq!(never.deadline_ms(ms), ms + 300 - u64::from(u32::MAX - 4));
+        assert_eq!(never.deadline(at(ms)), at(ms + 300 - u64::from(u32::MAX - 4)));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::runtime::board::Board;
 use crate::runtime::clock::Clock;
 use crate::runtime::service::Services;
 use crate::sync::{self, fence};
+use crate::time::Monotonic;
 
 /// What the cores of a node share. Plain atomics; nothing here is touched per request.
 pub struct Shared {
@@ -124,7 +125,7 @@ pub struct CorePeer {
     /// Replies to our commands.
     pub replies_in: Reader,
     /// Since when the peer's oldest command waits for memory.
-    pub starved_since_ms: Option<u64>,
+    pub starved_since: Option<Monotonic>,
 }
 
 impl Mesh {
@@ -238,7 +239,7 @@ fn queue_bytes(cores: usize) -> usize {
 
 impl CorePeer {
     fn new(requests_out: Writer, replies_out: Writer, requests_in: Reader, replies_in: Reader) -> Self {
-        Self { requests_out, replies_out, requests_in, replies_in, starved_since_ms: None }
+        Self { requests_out, replies_out, requests_in, replies_in, starved_since: None }
     }
 }
 

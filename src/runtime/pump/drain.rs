@@ -15,6 +15,7 @@ use super::Pump;
 use crate::limits;
 use crate::observe::events::CloseReason;
 use crate::runtime::uring::{Kind, Mark};
+use crate::time::Monotonic;
 
 /// Milliseconds that a draining core gives its clients to take their answers.
 const DRAIN_MS_MAX: u64 = 5000;
@@ -25,10 +26,10 @@ const REAP_MS_MAX: u64 = 100;
 pub(super) struct Drain {
     stage: Stage,
     /// When the listeners are shut down. By `Context::ms`, as below.
-    listeners_end_ms: u64,
+    listeners_end: Monotonic,
     /// Until then a client's next request is awaited; later, where a connection has come.
-    pub(super) requests_end_ms: u64,
-    deadline_ms: u64,
+    pub(super) requests_end: Monotonic,
+    deadline: Monotonic,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,9 +43,9 @@ enum Stage {
 }
 
 impl Drain {
-    fn new(now_ms: u64) -> Self {
-        let end_ms = now_ms + limits::DRAIN_LISTEN_MS;
-        Self { stage: Stage::Listening, listeners_end_ms: end_ms, requests_end_ms: end_ms, deadline_ms: now_ms + DRAIN_MS_MAX }
+    fn new(at: Monotonic) -> Self {
+        let end = at + limits::DRAIN_LISTEN_MS;
+        Self { stage: Stage::Listening, listeners_end: end, requests_end: end, deadline: at + DRAIN_MS_MAX }
     }
 
     /// Whether an accept that ended must be armed again.
@@ -59,15 +60,15 @@ impl Pump {
         if !self.core.draining {
             return false;
         }
-        let now_ms = self.core.context.ms;
+        let at = self.core.context.at;
         let drain = self.drain.get_or_insert_with(|| {
             self.listeners.iter().for_each(|listener| listener.ignore_newcomers());
-            Drain::new(now_ms)
+            Drain::new(at)
         });
-        let (takes_requests, out_of_time) = (now_ms < drain.requests_end_ms, now_ms >= drain.deadline_ms);
-        let lost_patience = now_ms >= drain.deadline_ms + REAP_MS_MAX;
+        let (takes_requests, out_of_time) = (at < drain.requests_end, at >= drain.deadline);
+        let lost_patience = at >= drain.deadline + REAP_MS_MAX;
         match drain.stage {
-            Stage::Listening if now_ms >= drain.listeners_end_ms => {
+            Stage::Listening if at >= drain.listeners_end => {
                 drain.stage = Stage::ShutDown;
                 self.listeners.iter().for_each(|listener| listener.shut_down());
             }

@@ -53,7 +53,7 @@ impl Pump {
 
     fn adopt_one(&mut self, handover: Handover) {
         if let Some(drain) = &mut self.drain {
-            drain.requests_end_ms = self.core.context.ms + limits::DRAIN_LISTEN_MS;
+            drain.requests_end = self.core.context.at + limits::DRAIN_LISTEN_MS;
         }
         let Handover { fd, session, input, peer, address, service } = handover;
         let has_input = !input.is_empty() || peer.as_ref().is_some_and(|peer| peer.has_pending());
