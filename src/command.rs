@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::arena::{Body, Pages};
 use crate::key::Key;
 use crate::time::{Expiry, Exptime};
+use crate::version::Version;
 
 /// One command on one key.
 #[derive(Clone, Copy, Debug)]
@@ -413,7 +414,7 @@ pub struct Replica<'a> {
     /// Opaque flags of the client.
     pub client_flags: u32,
     /// The version that it was written with.
-    pub version: u64,
+    pub version: Version,
     /// CAS that a client set instead of the version.
     pub cas_override: Option<u64>,
     /// Absolute expiry.

@@ -6,7 +6,7 @@
 //!
 //! | floor | modules | what they are |
 //! |---|---|---|
-//! | 0 words | [`command`], [`key`], [`time`], [`limits`], [`metrics`], [`latency`], [`observe`], [`buffer`], [`arena`], [`routing`], [`placement`], [`sync`] | plain types that every floor speaks; which core and which nodes own a key |
+//! | 0 words | [`command`], [`key`], [`time`], [`version`], [`limits`], [`metrics`], [`latency`], [`observe`], [`buffer`], [`arena`], [`routing`], [`placement`], [`sync`] | plain types that every floor speaks; which core and which nodes own a key |
 //! | 1 strangers | [`protocol`], [`engine`], [`peer`], [`membership`] | sans-io state machines: bytes to commands, commands to replies, words between nodes, who is in the ring |
 //! | 2 cluster | [`cluster`] | which nodes hold a key, and what to do while they do not; still pure |
 //! | 3 shard | [`shard`] | what one core owns: items, counters, its part of the cluster; still pure |
@@ -62,6 +62,7 @@ pub mod runtime;
 pub mod shard;
 pub mod sync;
 pub mod time;
+pub mod version;
 
 #[cfg(test)]
 #[path = "../tests/random/mod.rs"]

@@ -23,6 +23,7 @@ use pbcache::engine::{Cursor, Engine, Merge, Options};
 use pbcache::key::Key;
 use pbcache::limits;
 use pbcache::time::{Expiry, Exptime, Timestamp};
+use pbcache::version::Version;
 use random::Random;
 
 impl Random {
@@ -272,7 +273,7 @@ impl Shards {
                     key: Key::new(&key),
                     value: Value::Bytes(&bytes),
                     client_flags: random.number() as u32,
-                    version: if random.one_in(20) { random.number() } else { near },
+                    version: Version::from_bits(if random.one_in(20) { random.number() } else { near }),
                     cas_override: random.maybe_number(),
                     expiry: Expiry(random.number() as u32),
                     stale: random.one_in(3),
@@ -364,14 +365,16 @@ fn whatever_comes_what_is_acknowledged_is_there_and_nothing_breaks() {
 fn a_version_that_no_clock_gives_is_not_taken() {
     let mut shards = Shards::new(0);
     let (engine, now) = (&mut shards.engines[0], shards.now);
-    for (version, expected) in
-        [(u64::MAX, Merge::Kept { version: 0 }), (1 << 63, Merge::Kept { version: 0 }), ((1 << 63) - 1, Merge::Taken)]
-    {
+    for (version, expected) in [
+        (u64::MAX, Merge::Kept { version: Version::NONE }),
+        (1 << 63, Merge::Kept { version: Version::NONE }),
+        ((1 << 63) - 1, Merge::Taken),
+    ] {
         let incoming = Replica {
             key: Key::new(b"k"),
             value: Value::Bytes(b"v"),
             client_flags: 0,
-            version,
+            version: Version::from_bits(version),
             cas_override: None,
             expiry: Expiry::NEVER,
             stale: false,

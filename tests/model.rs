@@ -25,6 +25,7 @@ use pbcache::engine::{Cursor, Engine, Merge, Options, Replication};
 use pbcache::key::Key;
 use pbcache::limits;
 use pbcache::time::{Expiry, Exptime, Timestamp};
+use pbcache::version::Version;
 use random::Random;
 
 /// How one stream of commands looks.
@@ -532,7 +533,7 @@ fn merges_commute_and_repeat_without_effect() {
                 key: Key::new(key.as_bytes()),
                 value: Value::Bytes(value),
                 client_flags: 0,
-                version: *version,
+                version: Version::from_bits(*version),
                 cas_override: None,
                 expiry: Expiry::NEVER,
                 stale: false,
@@ -626,11 +627,11 @@ fn tombstones_outlive_what_is_evicted_up_to_their_share() {
             assert!(matches!(engine.execute(&get, now), Reply::Item(_)));
         }
         let known = versions.iter().filter(|(name, _)| engine.copy_of(&Key::new(name.as_bytes()), now).is_some()).count();
-        let fenced = (0..4096).any(|partition| engine.partition_fence(partition) > 0);
+        let fenced = (0..4096).any(|partition| engine.partition_fence(partition).is_some());
         assert_eq!((known == versions.len(), fenced), (kept, !kept), "{known} of {deleted} tombstones are known");
         for (name, version) in &versions {
             let (key, value) = (Key::new(name.as_bytes()), Value::Bytes(b"old"));
-            let old = Replica { value, version: *version, expiry: Expiry::NEVER, ..engine.tombstone(key, 0, now) };
+            let old = Replica { value, version: *version, expiry: Expiry::NEVER, ..engine.tombstone(key, Version::NONE, now) };
             assert!(matches!(engine.merge(&Replica { tombstone: false, ..old }, now), Merge::Kept { .. }), "{name} is back");
         }
         engine.verify();

@@ -16,6 +16,7 @@ use crate::command::Error;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind, PutDone};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// A response to a request of this core.
 ///
@@ -108,7 +109,7 @@ pub(super) fn lost(turn: &mut Turn<'_>, purpose: Purpose, sent: bool, until: Mon
         Purpose::Read(attempt, _) => coordinate::read_less(turn, attempt),
         // Whoever has the newer item is away: what is here becomes newer than that.
         Purpose::Refetch(attempt, _) if turn.cluster.operations.at(attempt).is_some() => {
-            replicate::begin_anew(turn, attempt.id, 0)
+            replicate::begin_anew(turn, attempt.id, Version::NONE)
         }
         Purpose::Refetch(..) => {}
         Purpose::Copy(attempt, node) => replicate::on_copy_failed(turn, attempt, node),

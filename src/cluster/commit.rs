@@ -21,23 +21,24 @@ use super::{PeerRequest, Turn};
 use crate::key::Key;
 use crate::limits;
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// Writes that this core coordinates, while copies of them are under way to more than one node.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     /// Version and whether it has ended; versions rise, and the first has not ended.
-    under_way: VecDeque<(u64, bool)>,
+    under_way: VecDeque<(Version, bool)>,
 }
 
 impl Writes {
     /// Copies of this version go out. It is mostly greater than those before, but for one that needs another copy later.
-    pub(super) fn begin(&mut self, version: u64) {
+    pub(super) fn begin(&mut self, version: Version) {
         let index = self.under_way.partition_point(|&(before, _)| before < version);
         self.under_way.insert(index, (version, false));
     }
 
     /// They have arrived, or hints say where not.
-    pub(super) fn end(&mut self, version: u64) {
+    pub(super) fn end(&mut self, version: Version) {
         if let Ok(index) = self.under_way.binary_search_by_key(&version, |&(version, _)| version) {
             self.under_way[index].1 = true;
         }
@@ -47,8 +48,8 @@ impl Writes {
     }
 
     /// The version up to which everything has ended, where `clock` is the greatest that was given.
-    pub(super) fn committed_through(&self, clock: u64) -> u64 {
-        self.under_way.front().map_or(clock, |&(version, _)| version - 1)
+    pub(super) fn committed_through(&self, clock: Version) -> Version {
+        self.under_way.front().map_or(clock, |&(version, _)| version.previous())
     }
 }
 
@@ -72,14 +73,14 @@ struct Link {
 
 #[derive(Clone, Copy, Debug)]
 struct Copy {
-    version: u64,
+    version: Version,
     since: Monotonic,
     key_bytes: usize,
 }
 
 impl Link {
     /// Takes out the first copy: its version and its key.
-    fn pop(&mut self) -> Option<(u64, Vec<u8>)> {
+    fn pop(&mut self) -> Option<(Version, Vec<u8>)> {
         let copy = self.copies.pop_front()?;
         let key = self.keys.drain(..copy.key_bytes).collect();
         if self.copies.is_empty() && self.copies.capacity() > KEPT_MAX {
@@ -96,7 +97,7 @@ impl Uncommitted {
     }
 
     /// Notes a copy. Keeps its key's bytes; allocates only while more is noted than ever before.
-    pub(super) fn add(&mut self, from: PeerRequest, version: u64, key: &[u8], at: Monotonic) {
+    pub(super) fn add(&mut self, from: PeerRequest, version: Version, key: &[u8], at: Monotonic) {
         let (Some(node), connection) = (from.node, (from.connection, from.generation)) else { return };
         let index = self.links.iter().position(|link| link.connection == connection).unwrap_or_else(|| {
             // Connections come and go: one of which nothing is left gives its place to the next.
@@ -114,7 +115,7 @@ impl Uncommitted {
     }
 
     /// Everything up to this version that came over this connection has arrived everywhere.
-    pub(super) fn commit_through(&mut self, from: PeerRequest, version: u64) {
+    pub(super) fn commit_through(&mut self, from: PeerRequest, version: Version) {
         let connection = (from.connection, from.generation);
         if let Some(link) = self.links.iter_mut().find(|link| link.connection == connection) {
             while link.copies.front().is_some_and(|copy| copy.version <= version)
@@ -126,7 +127,7 @@ impl Uncommitted {
     }
 
     /// A copy that has waited for too long, or is one too many: its version, its key, and the node that it came from.
-    fn timed_out(&mut self, at: Monotonic) -> Option<(u64, Vec<u8>, PeerId)> {
+    fn timed_out(&mut self, at: Monotonic) -> Option<(Version, Vec<u8>, PeerId)> {
         let many = self.bytes > self.bytes_max;
         let is_over = |copy: &Copy| many || copy.since + limits::PEER_UNCOMMITTED_MS_MAX <= at;
         let link = self.links.iter_mut().find(|link| link.copies.front().is_some_and(is_over))?;
@@ -151,7 +152,7 @@ fn bytes_of(key: &[u8]) -> usize {
 const KEPT_MAX: usize = 1024;
 
 /// The version up to which all that this core has coordinated is where it belongs, or known to be missing.
-pub(super) fn committed_through(turn: &Turn<'_>) -> u64 {
+pub(super) fn committed_through(turn: &Turn<'_>) -> Version {
     turn.cluster.writes.committed_through(turn.engine.clock())
 }
 
@@ -172,16 +173,16 @@ pub(super) fn hint_timed_out(turn: &mut Turn<'_>) {
 }
 
 /// Notes the version of which copies are under way, in place of the one before; 0 for none.
-pub(super) fn track(turn: &mut Turn<'_>, id: OperationId, version: u64) {
+pub(super) fn track(turn: &mut Turn<'_>, id: OperationId, version: Version) {
     let Some(write) = turn.op(id).and_then(|op| op.write_state.as_deref_mut()) else { return };
     let before = std::mem::replace(&mut write.uncommitted_version, version);
     if before == version {
         return;
     }
-    if version > 0 {
+    if version.is_some() {
         turn.cluster.writes.begin(version);
     }
-    if before > 0 {
+    if before.is_some() {
         turn.cluster.writes.end(before);
     }
 }
@@ -190,6 +191,11 @@ pub(super) fn track(turn: &mut Turn<'_>, id: OperationId, version: u64) {
 mod tests {
     use super::*;
 
+    /// The version that is written as this number.
+    const fn v(bits: u64) -> Version {
+        Version::from_bits(bits)
+    }
+
     fn from(connection: u32) -> PeerRequest {
         PeerRequest { connection, generation: 7, id: 0, node: Some(PeerId(3)), deadline: Monotonic::LONG_AGO }
     }
@@ -197,44 +203,44 @@ mod tests {
     #[test]
     fn writes_are_committed_through_the_first_that_is_not() {
         let mut writes = Writes::default();
-        assert_eq!(writes.committed_through(50), 50);
-        [31, 36, 35, 40].into_iter().for_each(|version| writes.begin(version));
-        writes.end(36);
-        assert_eq!(writes.committed_through(50), 30);
-        writes.end(31);
-        assert_eq!(writes.committed_through(50), 34);
-        writes.end(35);
-        assert_eq!(writes.committed_through(50), 39);
-        writes.end(40);
-        writes.end(40);
-        assert_eq!(writes.committed_through(50), 50);
+        assert_eq!(writes.committed_through(v(50)), v(50));
+        [31, 36, 35, 40].into_iter().for_each(|version| writes.begin(v(version)));
+        writes.end(v(36));
+        assert_eq!(writes.committed_through(v(50)), v(30));
+        writes.end(v(31));
+        assert_eq!(writes.committed_through(v(50)), v(34));
+        writes.end(v(35));
+        assert_eq!(writes.committed_through(v(50)), v(39));
+        writes.end(v(40));
+        writes.end(v(40));
+        assert_eq!(writes.committed_through(v(50)), v(50));
     }
 
     #[test]
     fn a_copy_times_out_unless_it_is_committed() {
         let mut uncommitted = Uncommitted::new(1 << 20);
         let at = Monotonic::from_ms(1000);
-        uncommitted.add(from(1), 33, b"first", at);
-        uncommitted.add(from(2), 34, b"other link", at);
-        uncommitted.add(from(1), 35, b"second", at + 1);
-        uncommitted.commit_through(from(1), 34);
+        uncommitted.add(from(1), v(33), b"first", at);
+        uncommitted.add(from(2), v(34), b"other link", at);
+        uncommitted.add(from(1), v(35), b"second", at + 1);
+        uncommitted.commit_through(from(1), v(34));
         let late = at + limits::PEER_UNCOMMITTED_MS_MAX;
         assert_eq!(uncommitted.timed_out(late.minus_ms(1)), None);
-        assert_eq!(uncommitted.timed_out(late), Some((34, b"other link".to_vec(), PeerId(3))));
+        assert_eq!(uncommitted.timed_out(late), Some((v(34), b"other link".to_vec(), PeerId(3))));
         assert_eq!(uncommitted.timed_out(late), None);
-        uncommitted.commit_through(from(1), 35);
+        uncommitted.commit_through(from(1), v(35));
         assert!(uncommitted.is_empty() && uncommitted.timed_out(late + 1).is_none());
     }
 
     #[test]
     fn they_never_take_too_much() {
         let mut uncommitted = Uncommitted::new(100 * bytes_of(b"key"));
-        (0..100).for_each(|version| uncommitted.add(from(1 + version as u32 % 2), version, b"key", Monotonic::LONG_AGO));
+        (0..100).for_each(|version| uncommitted.add(from(1 + version as u32 % 2), v(version), b"key", Monotonic::LONG_AGO));
         assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO), None);
-        uncommitted.add(from(3), 100, b"key", Monotonic::LONG_AGO);
-        assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO).map(|(version, ..)| version), Some(0));
+        uncommitted.add(from(3), v(100), b"key", Monotonic::LONG_AGO);
+        assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO).map(|(version, ..)| version), Some(v(0)));
         assert_eq!(uncommitted.timed_out(Monotonic::LONG_AGO), None);
-        (1..=3).for_each(|connection| uncommitted.commit_through(from(connection), 100));
+        (1..=3).for_each(|connection| uncommitted.commit_through(from(connection), v(100)));
         assert!(uncommitted.is_empty() && uncommitted.bytes == 0);
     }
 }

@@ -18,6 +18,7 @@ use crate::key::Key;
 use crate::limits::KEY_BYTES_MAX;
 use crate::peer::frame;
 use crate::protocol::{self, Framing, Head};
+use crate::version::Version;
 
 /// Items that this node stores without owning, by hash, with the number of operations that still need each.
 #[derive(Default)]
@@ -75,7 +76,7 @@ pub(super) fn finish(turn: &mut Turn<'_>, id: OperationId) {
 
 /// Ends a request that was answered, or whose sender hears otherwise.
 pub(super) fn end(turn: &mut Turn<'_>, id: OperationId) {
-    commit::track(turn, id, 0);
+    commit::track(turn, id, Version::NONE);
     unpin(turn, id);
     turn.cluster.operations.remove(id);
 }

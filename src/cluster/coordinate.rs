@@ -35,6 +35,7 @@ use crate::peer::frame::{self, Along, Frame, FrameError, Kind};
 use crate::protocol::{self, Framing, Head};
 use crate::routing::{Place, ShardId};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// Who goes on with a request.
 enum Direction {
@@ -281,8 +282,8 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
         if op.kind == Effect::Once {
             return conclude::fail(turn, id, Error::Interrupted);
         }
-        if op.kind == Effect::Write && op.repeated_since == 0 {
-            op.repeated_since = op.sent_clock.max(1);
+        if op.kind == Effect::Write && !op.repeated_since.is_some() {
+            op.repeated_since = op.sent_clock.max(Version::from_bits(1));
         }
     }
     turn.cluster.operations.enter(id, OpState::Waiting);
@@ -343,7 +344,7 @@ fn choose_read_peers(
     }
     let (hash, buckets, me, at) = (command.key.hash, turn.buckets(), turn.me(), turn.at);
     let i_own = turn.owns(me, hash);
-    let is_repeated = turn.op(op)?.repeated_since > 0;
+    let is_repeated = turn.op(op)?.repeated_since.is_some();
     let lacks = (is_repeated || command.verb.needs_present()) && !has_lost_nothing(turn);
     let lacks = lacks && with_plain_key(command, |key| !turn.engine.contains(key, turn.now));
     if i_own && !lacks && turn.cluster.leases.has_all(at) && !turn.cluster.leases.is_missing(&turn.cluster.links, hash, buckets)
@@ -474,7 +475,7 @@ fn run(turn: &mut Turn<'_>, id: OperationId) {
 /// Whether a command that a node may have executed that has gone away may be executed again. Not if its key was written since by
 /// others: what they wrote would be overwritten by what came before it.
 fn may_repeat(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) -> bool {
-    let Some(since) = turn.op(id).map(|op| op.repeated_since).filter(|&since| since > 0) else { return true };
+    let Some(since) = turn.op(id).map(|op| op.repeated_since).filter(|since| since.is_some()) else { return true };
     if turn.cluster.options.has(Mistake::RepeatedBlindly) {
         return true;
     }
@@ -502,7 +503,7 @@ fn execute_command(turn: &mut Turn<'_>, id: OperationId, execute: &frame::Execut
         reply = Reply::Error(Error::OutOfMemory);
     }
     let absent = matches!((&command.verb, &reply), (Verb::Delete(delete), Reply::NotFound) if !delete.invalidate);
-    if matches!((&command.verb, &reply), (Verb::Delete(_), Reply::NotFound)) && op.repeated_since > 0 {
+    if matches!((&command.verb, &reply), (Verb::Delete(_), Reply::NotFound)) && op.repeated_since.is_some() {
         // Perhaps because it was executed before.
         reply = Reply::Error(Error::Interrupted);
     }

@@ -16,6 +16,7 @@ use crate::buffer::Buffer;
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// Flushes under way.
 #[derive(Default)]
@@ -30,7 +31,7 @@ struct Flush {
     number: u32,
     origin: Origin,
     /// The fence so far.
-    version: u64,
+    version: Version,
     round: u8,
     round_began_at: Monotonic,
     /// Cores of other nodes that have not answered in this round; `None` before they were asked.
@@ -43,7 +44,7 @@ impl Flushes {
         self.flushes.len()
     }
 
-    fn begin(&mut self, origin: Origin, version: u64, at: Monotonic) -> u32 {
+    fn begin(&mut self, origin: Origin, version: Version, at: Monotonic) -> u32 {
         self.begun = self.begun.wrapping_add(1);
         let number = self.begun;
         self.flushes.push(Flush { number, origin, version, round: 1, round_began_at: at, waiting: None });
@@ -63,8 +64,8 @@ impl Flushes {
 /// Flushes the whole ring: everything that was written before is gone on every node that can be reached, and on the others when
 /// they are back. In the first round each core says the greatest version that it knows, in the second the greatest of all is the fence.
 /// `least` is what the cores of this node have given so far. The answer is the fence, as eight bytes.
-pub(super) fn begin(turn: &mut Turn<'_>, origin: Origin, least: u64) {
-    let version = least.max(turn.engine.new_version(turn.now)) + 1;
+pub(super) fn begin(turn: &mut Turn<'_>, origin: Origin, least: Version) {
+    let version = least.max(turn.engine.new_version(turn.now)).next();
     let number = turn.cluster.flushes.begin(origin, version, turn.at);
     turn.engine.raise_fence(version);
     send_fences(turn, number, 1);
@@ -98,7 +99,7 @@ fn send_fences(turn: &mut Turn<'_>, number: u32, round: u8) {
 
 /// A core of another node has heard of a fence.
 pub(super) fn on_answer(turn: &mut Turn<'_>, number: u32, round: u8, frame: &Frame<'_>) -> Result<(), FrameError> {
-    let seen = if frame.head.kind == Kind::Done { frame::read_version(frame.meta, turn.horizon())? } else { 0 };
+    let seen = if frame.head.kind == Kind::Done { frame::read_version(frame.meta, turn.horizon())? } else { Version::NONE };
     // Only in the first round: the fence of the second is what every node has by now, and what is written since is above it.
     if let Some(flush) = turn.cluster.flushes.find(number, 1) {
         flush.version = flush.version.max(seen);
@@ -128,7 +129,7 @@ fn end_round(turn: &mut Turn<'_>, number: u32, round: u8) {
     }
     if let Some(Flush { origin, .. }) = turn.cluster.flushes.end(number) {
         let mut fence = Buffer::default();
-        fence.put(&version.to_le_bytes());
+        fence.put(&version.bits().to_le_bytes());
         turn.cluster.outbox.put(origin, &mut fence);
     }
 }

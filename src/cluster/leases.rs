@@ -22,6 +22,7 @@ use super::view::PeerId;
 use crate::limits;
 use crate::peer::frame::{self, Kind};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// What the core at the other end of a link has promised.
 #[derive(Default)]
@@ -29,7 +30,7 @@ struct Lease {
     /// Until when it is valid.
     until: Monotonic,
     /// Keys that are missing here and that core has for us: routing hash and version.
-    missing_keys: HashMap<u64, u64, ahash::RandomState>,
+    missing_keys: HashMap<u64, Version, ahash::RandomState>,
     /// When it last announced one.
     missing_at: Monotonic,
 }
@@ -170,7 +171,7 @@ impl Leases {
     }
 
     /// Over this link a core announces that this version of a hash is missing here. False if there are too many.
-    pub(super) fn add_missing(&mut self, link: LinkId, (hash, version): (u64, u64), at: Monotonic) -> bool {
+    pub(super) fn add_missing(&mut self, link: LinkId, (hash, version): (u64, Version), at: Monotonic) -> bool {
         let is_full = self.missing_count >= self.missing_max;
         let lease = self.lease_mut(link);
         lease.missing_at = at;
@@ -186,7 +187,7 @@ impl Leases {
     }
 
     /// This version of a hash has come from a node.
-    pub(super) fn forget_missing(&mut self, (node, links): (PeerId, &Links), (hash, version): (u64, u64), buckets: u32) {
+    pub(super) fn forget_missing(&mut self, (node, links): (PeerId, &Links), (hash, version): (u64, Version), buckets: u32) {
         if self.missing_count == 0 {
             return;
         }

@@ -15,11 +15,12 @@ use super::view::PeerId;
 use crate::command::{Command, Replica};
 use crate::engine::Merge;
 use crate::peer::frame::{self, Frame, FrameError, Kind};
+use crate::version::Version;
 
 /// What a node that was asked for a key has told.
 pub(super) enum Found {
     /// This version of it, which is here now or was already; 0 for nothing.
-    Here(u64),
+    Here(Version),
     /// Something newer, and there is no memory for it.
     Busy,
 }
@@ -30,7 +31,7 @@ pub(super) enum Found {
 /// It cannot be read.
 pub(super) fn take_over(turn: &mut Turn<'_>, node: PeerId, frame: &Frame<'_>) -> Result<Found, FrameError> {
     if frame.head.kind != Kind::Found || frame.meta.is_empty() {
-        return Ok(Found::Here(0));
+        return Ok(Found::Here(Version::NONE));
     }
     let put = frame::read_replica(frame.meta, frame.value, turn.horizon())?;
     let (version, key, buckets) = (put.replica.version, put.replica.key, turn.buckets());

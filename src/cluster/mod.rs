@@ -74,6 +74,7 @@ use crate::placement::OwnersCache;
 use crate::protocol::Head;
 use crate::routing::{Place, Routes, ShardId};
 use crate::time::{Monotonic, Timestamp};
+use crate::version::Version;
 
 pub use self::operations::{Moved, OperationId, StoredCommand};
 pub use self::origin::{Origin, PeerRequest};
@@ -369,7 +370,7 @@ impl Turn<'_> {
 
     /// Takes over a request of a client; its answer will be an output. False if too much is under way: ask again later.
     pub fn submit(&mut self, origin: Origin, command: &Command<'_>, framing: Head, words: &[u8]) -> bool {
-        self.submit_repeated(origin, 0, command, framing, words)
+        self.submit_repeated(origin, Version::NONE, command, framing, words)
     }
 
     /// As `submit`, for a request of another core of this node. Where a node that has gone away may have executed it, it is not executed
@@ -377,7 +378,7 @@ impl Turn<'_> {
     pub fn submit_repeated(
         &mut self,
         origin: Origin,
-        repeated_since: u64,
+        repeated_since: Version,
         command: &Command<'_>,
         framing: Head,
         words: &[u8],
@@ -388,7 +389,7 @@ impl Turn<'_> {
     }
 
     /// Flushes the whole ring. `least` is what the cores of this node have given so far; the answer is the fence, as eight bytes.
-    pub fn flush_ring(&mut self, origin: Origin, least: u64) {
+    pub fn flush_ring(&mut self, origin: Origin, least: Version) {
         flush::begin(self, origin, least);
     }
 
@@ -501,7 +502,7 @@ impl Turn<'_> {
         let (ticket, stored) = (id.ticket(op.origin.descriptor()), std::mem::take(&mut op.stored));
         let repeated_since = op.repeated_since;
         let is_forgotten = self.cluster.options.has(Mistake::RepeatForgotten);
-        Some(Moved { ticket, repeated_since: if is_forgotten { 0 } else { repeated_since }, stored })
+        Some(Moved { ticket, repeated_since: if is_forgotten { Version::NONE } else { repeated_since }, stored })
     }
 
     /// The other core has taken no command just now: it goes there later, and before all that come behind it.

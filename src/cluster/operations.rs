@@ -39,6 +39,7 @@ use crate::placement::REDUNDANCY_MAX;
 use crate::protocol::Head;
 use crate::routing::{ShardId, Ticket};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// Peers that are read for one key at most.
 pub(super) const READ_PEERS_MAX: usize = 32;
@@ -168,12 +169,12 @@ pub(super) struct Passage {
     /// See `Operation::follows`.
     pub follows: bool,
     /// See `Operation::repeated_since`.
-    pub repeated_since: u64,
+    pub repeated_since: Version,
 }
 
 impl Passage {
     /// From a client of this node.
-    pub const OWN: Self = Self { hops: 0, deadline: Monotonic::NEVER, follows: false, repeated_since: 0 };
+    pub const OWN: Self = Self { hops: 0, deadline: Monotonic::NEVER, follows: false, repeated_since: Version::NONE };
 }
 
 /// A command that outlives its connection's buffer: one vector, used again and again.
@@ -235,7 +236,7 @@ pub struct Moved {
     /// Where its answer goes.
     pub ticket: Ticket,
     /// Versions above this are of others, where a node that has gone away may have executed the command; 0 where none can have.
-    pub repeated_since: u64,
+    pub repeated_since: Version,
     /// The command.
     pub stored: StoredCommand,
 }
@@ -258,9 +259,9 @@ pub(super) struct Operation {
     /// Where it was sent to may execute it up to then.
     pub not_before: Monotonic,
     /// The greatest version that was known when it was last sent to another node.
-    pub sent_clock: u64,
+    pub sent_clock: Version,
     /// Where a node may have executed it that has gone away: the greatest version that was known when it was first sent; else 0.
-    pub repeated_since: u64,
+    pub repeated_since: Version,
     pub kind: Effect,
     /// Its sender had another one of its key under way when it sent this.
     pub follows: bool,
@@ -305,9 +306,9 @@ pub(super) enum Conflict {
 #[derive(Default)]
 pub(super) struct WriteState {
     /// Version of what the command wrote.
-    pub version: u64,
+    pub version: Version,
     /// Where copies of it go to more than one node: that version, tracked as uncommitted.
-    pub uncommitted_version: u64,
+    pub uncommitted_version: Version,
     /// The answer, once the command has been executed.
     pub reply: Buffer,
     /// Nodes that failed to take a copy.
@@ -317,17 +318,17 @@ pub(super) struct WriteState {
     /// Something newer was met: what becomes of the request is decided when all copies are answered.
     pub conflict: Option<Conflict>,
     /// Version of what was last sent of its key: perhaps that of a later request.
-    pub sent_version: u64,
+    pub sent_version: Version,
     /// Nodes that have the copy.
     pub placed: ArrayVec<PeerId, REDUNDANCY_MAX>,
     /// Owners that lack it.
     pub missing: ArrayVec<PeerId, REDUNDANCY_MAX>,
     /// Version of what was sent to those that own the key next.
-    pub sent_to_pending: u64,
+    pub sent_to_pending: Version,
     /// What it wrote lies on this node though it does not own the key: it is pinned there by `fallback_pins`.
     pub is_pinned: bool,
     /// What nodes had when they were asked.
-    pub found: ArrayVec<(PeerId, u64), READ_PEERS_MAX>,
+    pub found: ArrayVec<(PeerId, Version), READ_PEERS_MAX>,
 }
 
 impl Operation {
@@ -360,7 +361,7 @@ struct Chain {
     /// One of the forwarded ones has come back: none is sent until all have.
     is_broken: bool,
     /// What was written up to this version, others may have read.
-    seen_version: u64,
+    seen_version: Version,
 }
 
 /// What the nearest earlier request of the same connection on the same key does.
@@ -469,7 +470,7 @@ impl Operations {
             started_at: at,
             deadline,
             not_before: Monotonic::LONG_AGO,
-            sent_clock: 0,
+            sent_clock: Version::NONE,
             repeated_since,
             kind,
             follows,
@@ -494,7 +495,7 @@ impl Operations {
             writing: 0,
             link: LinkId(0),
             is_broken: false,
-            seen_version: 0,
+            seen_version: Version::NONE,
         };
         let chain = self.chains.entry(key_hash).or_insert(empty);
         if chain.last != index {
@@ -731,11 +732,11 @@ impl Operations {
     }
 
     /// A request that is executed again has written this version. For those behind it over the same connection it is not what others wrote.
-    pub fn note_repeated(&mut self, id: OperationId, version: u64) {
-        let Some(op) = self.ops.get(id.index as usize).filter(|op| op.repeated_since > 0) else { return };
+    pub fn note_repeated(&mut self, id: OperationId, version: Version) {
+        let Some(op) = self.ops.get(id.index as usize).filter(|op| op.repeated_since.is_some()) else { return };
         let (source, mut index) = (Source::of(&op.origin), op.next);
         while let Some(op) = self.ops.get_mut(index as usize) {
-            if Source::of(&op.origin) == source && op.repeated_since > 0 {
+            if Source::of(&op.origin) == source && op.repeated_since.is_some() {
                 op.repeated_since = version;
             }
             index = op.next;

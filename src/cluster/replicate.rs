@@ -21,6 +21,7 @@ use crate::command::{Command, Error};
 use crate::limits;
 use crate::peer::frame::{self, Along, Frame, FrameError, Kind, PutDone};
 use crate::placement::REDUNDANCY_MAX;
+use crate::version::Version;
 
 /// Sends what the command wrote to the nodes that are to have it and do not.
 pub(super) fn copy(turn: &mut Turn<'_>, id: OperationId) {
@@ -100,7 +101,7 @@ fn choose(
 }
 
 /// Keeps hints for owners that lack what was written.
-fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: u64, missing: &[PeerId]) {
+fn hint(turn: &mut Turn<'_>, command: &Command<'_>, version: Version, missing: &[PeerId]) {
     if turn.cluster.options.has(Mistake::NoHints) {
         return;
     }
@@ -117,7 +118,7 @@ fn put(turn: &mut Turn<'_>, id: OperationId, node: PeerId, link: LinkId, command
     let attempt = operations.attempt(id);
     let Some(op) = operations.get(id) else { return };
     let OpState::Writing { waiting } = op.state() else { return };
-    let committed_through = (op.write_state().uncommitted_version > 0).then_some(committed_through);
+    let committed_through = (op.write_state().uncommitted_version.is_some()).then_some(committed_through);
     let node_hashes: ArrayVec<u64, REDUNDANCY_MAX> = match options.has(Mistake::NoHints) {
         true => ArrayVec::new(),
         false => missing.iter().filter_map(|&node| Some(view.node(node)?.node_hash)).collect(),
@@ -216,15 +217,17 @@ pub(super) fn on_copy_failed(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId
 }
 
 /// A node has something newer of this key than what the command wrote.
-fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, other: u64) {
+fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, other: Version) {
     turn.engine.observe(other);
     let here = with_command(turn, attempt.id, |turn, execute| {
-        with_plain_key(&execute.command, |key| turn.engine.copy_of(key, turn.now).map_or(0, |replica| replica.version))
+        with_plain_key(&execute.command, |key| {
+            turn.engine.copy_of(key, turn.now).map_or(Version::NONE, |replica| replica.version)
+        })
     });
     let forgotten = turn.cluster.options.has(Mistake::ConflictForgotten);
     let Some(op) = turn.cluster.operations.at(attempt) else { return };
     // A later write of ours is there already.
-    if forgotten || here.unwrap_or(0) >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
+    if forgotten || here.unwrap_or_default() >= other || op.conflicts >= limits::PEER_CONFLICTS_MAX {
         return placed(turn, attempt, node);
     }
     op.write_state().conflict = Some(Conflict::Node(node));
@@ -258,7 +261,7 @@ pub(super) fn refetch(turn: &mut Turn<'_>, id: OperationId, node: PeerId) {
     let Some(hash) = turn.op(id).map(|op| op.hash) else { return };
     let attempt = turn.cluster.operations.attempt(id);
     let Reach::There(link) = turn.cluster.links.reach(node, hash, turn.buckets(), turn.at) else {
-        return begin_anew(turn, id, 0);
+        return begin_anew(turn, id, Version::NONE);
     };
     with_command(turn, id, |turn, execute| merge::fetch(turn, link, &execute.command, Purpose::Refetch(attempt, node)));
 }
@@ -278,7 +281,7 @@ pub(super) fn on_refetched(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, 
 
 /// A node has told the version that it has. If that is here now, the command is executed on it. If it is none, the command lost to a
 /// fence: what is here gets a newer version.
-pub(super) fn begin_anew(turn: &mut Turn<'_>, id: OperationId, found: u64) {
+pub(super) fn begin_anew(turn: &mut Turn<'_>, id: OperationId, found: Version) {
     let Some((version, hash)) = turn.op(id).map(|op| (op.write_state().version, op.key_hash)) else { return };
     let renewed = with_command(turn, id, |turn, execute| {
         with_plain_key(&execute.command, |plain| {

@@ -19,6 +19,7 @@ use crate::command::Value;
 use crate::limits;
 use crate::peer::frame::{self, Kind, OpenBatch, Stamp};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// What a request was sent for.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub struct SentItem {
     /// The key.
     pub key: Box<[u8]>,
     /// The version sent.
-    pub version: u64,
+    pub version: Version,
     /// Names what was under way to the node when it was sent: what was given up since does not count.
     pub generation: u32,
 }
@@ -125,7 +126,7 @@ pub(super) struct Forward<'a> {
     /// How long it may be executed.
     pub(super) life_ms: u64,
     /// See `Operation::repeated_since`.
-    pub(super) repeated_since: u64,
+    pub(super) repeated_since: Version,
     /// The node that it came from, if that is another one: the hash of its id.
     pub(super) passed_on: Option<u64>,
     /// The meta of its `Execute`.
@@ -185,7 +186,7 @@ impl Requests {
         moment: Moment,
     ) {
         let Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value } = command;
-        let is_plain = repeated_since == 0 && passed_on.is_none();
+        let is_plain = !repeated_since.is_some() && passed_on.is_none();
         let heard_ms = links.heard_clock(link);
         let (id, target) = self.expect(links, link, Purpose::Forward(id), moment.at);
         let life = (life_ms.min(limits::PEER_LEASE_MS) / frame::LIFE_UNIT_MS) as u8;
@@ -202,10 +203,10 @@ impl Requests {
             }
             _ => {
                 let follows = if follows { frame::FLAG_FOLLOWS } else { 0 };
-                let repeated = if repeated_since > 0 { frame::FLAG_REPEATED } else { 0 };
+                let repeated = if repeated_since.is_some() { frame::FLAG_REPEATED } else { 0 };
                 let passed = if passed_on.is_some() { frame::FLAG_PASSED_ON } else { 0 };
                 frame::write(output, (Kind::Execute, follows | repeated | passed, hops, id), stamp, value, |output| {
-                    if repeated_since > 0 {
+                    if repeated_since.is_some() {
                         frame::write_version(repeated_since, output);
                     }
                     if let Some(node) = passed_on {

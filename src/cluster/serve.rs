@@ -29,6 +29,7 @@ use crate::peer::frame::{self, Along, Element, Execute, Frame, FrameError, Kind,
 use crate::protocol::{self, Framing, Head};
 use crate::routing::Place;
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// Handles a request of a peer; what can be answered at once goes to `output`.
 ///
@@ -60,7 +61,7 @@ pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, o
         }
         Kind::Fence => {
             let version = frame::read_version(frame.meta, turn.horizon())?;
-            let seen = version.max(turn.engine.clock() + 1);
+            let seen = version.max(turn.engine.clock().next());
             if !turn.cluster.options.has(Mistake::FenceSkipped) {
                 turn.engine.raise_fence(version);
             }
@@ -140,7 +141,7 @@ fn serve_batch(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output
         }
         for &Element { id, follows, ref execute } in &some {
             let (hops, deadline) = (frame.head.hops, from.deadline);
-            let passage = Passage { hops, deadline, follows, repeated_since: 0 };
+            let passage = Passage { hops, deadline, follows, repeated_since: Version::NONE };
             serve_execute(turn, PeerRequest { id, ..from }, passage, execute, output)?;
         }
     }
@@ -168,7 +169,7 @@ fn serve_execute(
         return Ok(());
     }
     turn.cluster.figures.served += 1;
-    if passage.repeated_since == 0 && coordinate::place(turn, command) == Some(Place::Here) {
+    if !passage.repeated_since.is_some() && coordinate::place(turn, command) == Some(Place::Here) {
         let before = turn.engine.glance_for(turn.observer, command, turn.now);
         let reply = turn.engine.execute(command, turn.now);
         if !matches!(reply, Reply::Busy) {
@@ -275,12 +276,12 @@ fn authority_flag(turn: &mut Turn<'_>, key: &Key<'_>) -> u8 {
 }
 
 /// Version of this key that a node lacks, or may lack, as far as is known here.
-fn lacked_by(turn: &Turn<'_>, node: PeerId, key: &Key<'_>) -> Option<u64> {
+fn lacked_by(turn: &Turn<'_>, node: PeerId, key: &Key<'_>) -> Option<Version> {
     let hint = turn.cluster.hints.get(node, key.bytes).map(|hint| hint.version);
     let dirty = turn.cluster.hints.target(node).dirty_version(turn.partition_of(key.hash));
     let dirty = dirty.filter(|_| !turn.has_all_for(node));
     // That version itself is what is lacking, and no reason to drop it where it has arrived by another way.
-    hint.or(dirty).and_then(|version| version.checked_sub(1)).filter(|&version| version > 0)
+    hint.or(dirty).map(Version::previous).filter(|version| version.is_some())
 }
 
 /// What this core reports to a node, and the flags that grant it a lease, if it can be granted: nothing is held for it that it does not know of, and it is not
@@ -309,7 +310,7 @@ fn grant_lease(turn: &mut Turn<'_>, from: PeerRequest) -> u8 {
     flags | frame::FLAG_SYNCED | if clean { frame::FLAG_CLEAN } else { 0 }
 }
 
-fn done(turn: &mut Turn<'_>, from: PeerRequest, version: u64, output: &mut Buffer) {
+fn done(turn: &mut Turn<'_>, from: PeerRequest, version: Version, output: &mut Buffer) {
     let flags = grant_lease(turn, from);
     frame::write(output, (Kind::Done, flags, 0, from.id), turn.stamp(), Value::EMPTY, |meta| {
         frame::write_version(version, meta);

@@ -26,6 +26,7 @@ use crate::command::{Replica, Reply, Value};
 use crate::key::{self, Key};
 use crate::limits::KEY_BYTES_MAX;
 use crate::time::{Expiry, Seconds, Timestamp};
+use crate::version::Version;
 
 impl Engine {
     /// Takes an item from elsewhere (replication, hints, transfer, restart), if it is newer than what is here: the higher version
@@ -98,12 +99,12 @@ impl Engine {
 
     /// Deletes what this key has here up to `version`, and leaves a tombstone of that version: what a delete does whose item is
     /// elsewhere.
-    pub fn delete_as_of(&mut self, key: &Key<'_>, version: u64, now: Timestamp) -> Merge {
+    pub fn delete_as_of(&mut self, key: &Key<'_>, version: Version, now: Timestamp) -> Merge {
         self.merge_past(&self.tombstone(*key, version, now), now, true)
     }
 
     /// A tombstone that deletes everything up to `version`.
-    pub fn tombstone<'k>(&self, key: Key<'k>, version: u64, now: Timestamp) -> Replica<'k> {
+    pub fn tombstone<'k>(&self, key: Key<'k>, version: Version, now: Timestamp) -> Replica<'k> {
         Replica {
             key,
             value: Value::EMPTY,
@@ -126,7 +127,7 @@ impl Engine {
     }
 
     /// Gives the item or tombstone of a key a new version. `None` if there is none.
-    pub fn bump_version_of(&mut self, key: &Key<'_>, now: Timestamp) -> Option<u64> {
+    pub fn bump_version_of(&mut self, key: &Key<'_>, now: Timestamp) -> Option<Version> {
         let hash = self.index.hash(key);
         let (_, location) = self.locate(hash, key.bytes, now.seconds())?;
         self.bump_version(location, now);
@@ -141,7 +142,7 @@ impl Engine {
 
     /// Makes a miss of an item that may not be the newest, if it is not newer than `version`. What is left refuses older copies, and
     /// gives way to the same item from a node that is authoritative. Returns whether it did.
-    pub fn invalidate_through(&mut self, key: &Key<'_>, version: u64, now: Timestamp) -> bool {
+    pub fn invalidate_through(&mut self, key: &Key<'_>, version: Version, now: Timestamp) -> bool {
         let hash = self.index.hash(key);
         let Some((place, location)) = self.locate(hash, key.bytes, now.seconds()) else { return false };
         let record = self.log.record(location);
@@ -150,7 +151,7 @@ impl Engine {
             return false;
         }
         self.remove(Found { place, location }, hash);
-        self.merge_past(&self.tombstone(*key, own - 1, now), now, true);
+        self.merge_past(&self.tombstone(*key, own.previous(), now), now, true);
         true
     }
 
@@ -176,14 +177,15 @@ impl Engine {
         })
     }
 
-    /// The version of the last change since this was last asked, if there was one.
+    /// The version of the last change since this was last asked, if there was one. A command changes one key at most: who asks after each
+    /// misses nothing. Merges say themselves what came of them; what is evicted or has expired is no change.
     #[inline]
-    pub fn poll_change(&mut self) -> Option<u64> {
+    pub fn poll_change(&mut self) -> Option<Version> {
         self.changed.take()
     }
 
     /// A version that no write so far has, and that later ones exceed.
-    pub fn new_version(&mut self, now: Timestamp) -> u64 {
+    pub fn new_version(&mut self, now: Timestamp) -> Version {
         let version = self.next_version(now);
         self.changed = None;
         version
@@ -191,42 +193,42 @@ impl Engine {
 
     /// Greatest version seen: this core's clock.
     #[inline]
-    pub fn clock(&self) -> u64 {
+    pub fn clock(&self) -> Version {
         self.last_version
     }
 
     /// No other node has anything that a version up to `settled` has overwritten, and nothing of the kind is on its way. Up to `settling`,
     /// something may be on its way still.
-    pub fn settle(&mut self, settled: u64, settling: u64) {
+    pub fn settle(&mut self, settled: Version, settling: Version) {
         self.settled = self.settled.max(settled);
         self.settling = self.settling.max(settling);
     }
 
     /// Takes note of a version that another node has given: ours come behind it.
     #[inline]
-    pub fn observe(&mut self, version: u64) {
+    pub fn observe(&mut self, version: Version) {
         self.last_version = self.last_version.max(version);
     }
 
     /// Everything below `version` is flushed. Fences only rise.
-    pub fn raise_fence(&mut self, version: u64) {
+    pub fn raise_fence(&mut self, version: Version) {
         self.fence = self.fence.max(version);
         self.observe(version);
     }
 
     /// Everything below this version was flushed.
     #[inline]
-    pub fn fence(&self) -> u64 {
+    pub fn fence(&self) -> Version {
         self.fence
     }
 
     /// Greatest version of a tombstone of this partition that is no longer here; 0 for none.
-    pub fn partition_fence(&self, partition: u32) -> u64 {
-        self.fences.get(partition as usize).copied().unwrap_or(0)
+    pub fn partition_fence(&self, partition: u32) -> Version {
+        self.fences.get(partition as usize).copied().unwrap_or_default()
     }
 
     /// Raises the fence of a partition: what another node no longer remembers to be deleted is refused here too.
-    pub fn raise_partition_fence(&mut self, partition: u32, version: u64) {
+    pub fn raise_partition_fence(&mut self, partition: u32, version: Version) {
         if let Some(fence) = self.fences.get_mut(partition as usize) {
             *fence = (*fence).max(version);
         }
@@ -237,8 +239,8 @@ impl Engine {
         key::partition_of_hash(key.hash, buckets)
     }
 
-    fn fence_of(&self, key: &Key<'_>) -> u64 {
-        if self.fences.is_empty() { 0 } else { self.partition_fence(self.partition_of(key)) }
+    fn fence_of(&self, key: &Key<'_>) -> Version {
+        if self.fences.is_empty() { Version::NONE } else { self.partition_fence(self.partition_of(key)) }
     }
 
     fn tombstone_expiry(&self, now: Timestamp) -> Expiry {
@@ -385,7 +387,7 @@ impl Engine {
 }
 
 /// No clock gives versions from here on (the year 6429); were one taken, no later write here could be newer.
-const VERSION_END: u64 = 1 << 63;
+const VERSION_END: Version = Version::from_bits(1 << 63);
 
 /// How long an item that has expired leaves a trace where older ones can only be on their way, in seconds.
 const TRACE_S: u32 = 10;

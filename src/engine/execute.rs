@@ -23,6 +23,7 @@ use crate::command::{Arithmetic, Command, Delete, Error, Get, Item, Reply, Store
 use crate::key::Key;
 use crate::limits;
 use crate::time::{Expiry, Exptime, Seconds, Timestamp};
+use crate::version::Version;
 
 /// An item that is there and readable.
 #[derive(Clone, Copy)]
@@ -55,7 +56,7 @@ pub(super) struct Write<'a> {
     pub token_sent: bool,
     fetched: bool,
     /// The version to write with; `None` for the next one.
-    pub version: Option<u64>,
+    pub version: Option<Version>,
     /// The key is deleted, and this says so to older copies.
     pub tombstone: bool,
     source: Source<'a>,
@@ -339,7 +340,7 @@ impl Engine {
             let stored_bytes = self.source_bytes(&write) as u32;
             match self.put(&write, now) {
                 Ok(version) => {
-                    let cas = write.cas_override.unwrap_or(version);
+                    let cas = write.cas_override.unwrap_or(version.bits());
                     return Reply::Stored(Item { stored_bytes, created: found.is_none(), ..Item::with_cas(cas) });
                 }
                 Err(Refusal::Again) => {}
@@ -401,7 +402,7 @@ impl Engine {
     }
 
     /// `put` of an item that is not there: nothing needs to be looked at again.
-    pub(super) fn put_absent(&mut self, write: &Write<'_>, now: Timestamp) -> Result<u64, Refusal> {
+    pub(super) fn put_absent(&mut self, write: &Write<'_>, now: Timestamp) -> Result<Version, Refusal> {
         for _ in 0..TRIES_MAX {
             match self.put(write, now) {
                 Err(Refusal::Again) => {}
@@ -412,7 +413,7 @@ impl Engine {
     }
 
     /// Writes an item. On success its version; on a refusal nothing changed, but others may have been evicted.
-    pub(super) fn put(&mut self, write: &Write<'_>, now: Timestamp) -> Result<u64, Refusal> {
+    pub(super) fn put(&mut self, write: &Write<'_>, now: Timestamp) -> Result<Version, Refusal> {
         let value_bytes = self.source_bytes(write);
         let mut shape = Shape {
             key_bytes: write.key.len(),
@@ -515,7 +516,7 @@ impl Engine {
         }
     }
 
-    fn version_of(&mut self, write: &Write<'_>, now: Timestamp) -> u64 {
+    fn version_of(&mut self, write: &Write<'_>, now: Timestamp) -> Version {
         match write.version {
             Some(version) => {
                 // What is written here later must be newer.
@@ -566,7 +567,7 @@ impl Engine {
     }
 
     /// Writes over the old record.
-    fn put_over(&mut self, write: &Write<'_>, shape: &Shape, now: Timestamp) -> u64 {
+    fn put_over(&mut self, write: &Write<'_>, shape: &Shape, now: Timestamp) -> Version {
         let Some(found) = write.found else { unreachable!("written over nothing") };
         let version = self.version_of(write, now);
         let stamp = Stamp { version, expiry: write.expiry, stale: write.stale, token_sent: write.token_sent };
@@ -831,11 +832,11 @@ fn plan_absent<'a>(key: &'a [u8], hash: u64, store: &Store, value: Value<'a>, no
     Plan::Write(write)
 }
 
-fn numbered<'e>(write: &Write<'_>, number: u64, version: u64, before_s: Option<Option<u32>>, now: Seconds) -> Reply<'e> {
+fn numbered<'e>(write: &Write<'_>, number: u64, version: Version, before_s: Option<Option<u32>>, now: Seconds) -> Reply<'e> {
     let item = Item {
         expiry: write.expiry,
         remaining_s: before_s.unwrap_or(write.expiry.remaining(now)),
-        ..Item::with_cas(write.cas_override.unwrap_or(version))
+        ..Item::with_cas(write.cas_override.unwrap_or(version.bits()))
     };
     Reply::Number { number, item, created: false }
 }

@@ -16,7 +16,8 @@
 //!
 //! Lives here: the layout, reading and writing it. Not here: where records lie (`segment`), the index, what a command means.
 
-use crate::time::{Expiry, Seconds, Timestamp};
+use crate::time::{Expiry, Seconds};
+use crate::version::Version;
 
 /// What is fixed about a record before it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(super) struct Shape {
 /// What changes about a record while it lies there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp {
-    pub version: u64,
+    pub version: Version,
     pub expiry: Expiry,
     pub stale: bool,
     pub token_sent: bool,
@@ -68,7 +69,7 @@ impl Shape {
             | if self.tombstone { TOMBSTONE_BIT } else { 0 };
         record[8..12].copy_from_slice(&stamp.expiry.0.to_le_bytes());
         record[12..16].copy_from_slice(&word.to_le_bytes());
-        record[..8].copy_from_slice(&stamp.version.to_le_bytes());
+        record[..8].copy_from_slice(&stamp.version.bits().to_le_bytes());
         record[16..18].copy_from_slice(&marks(stamp, 0).to_le_bytes());
         let mut at = HEADER_BYTES;
         if self.client_flags != 0 {
@@ -114,8 +115,8 @@ impl<'a> Record<'a> {
     }
 
     #[inline]
-    pub fn version(&self) -> u64 {
-        u64_at(self.bytes, 0)
+    pub fn version(&self) -> Version {
+        Version::from_bits(u64_at(self.bytes, 0))
     }
 
     #[inline]
@@ -192,7 +193,7 @@ impl<'a> Record<'a> {
     /// What clients see as CAS.
     #[inline]
     pub fn cas(&self) -> u64 {
-        self.cas_override().unwrap_or(self.version())
+        self.cas_override().unwrap_or(self.version().bits())
     }
 
     /// The shape that this record has.
@@ -215,7 +216,7 @@ impl<'a> Record<'a> {
 
     /// Whether the item is out of its time, or from before a flush.
     #[inline]
-    pub fn unreadable(&self, now: Seconds, fence: u64) -> bool {
+    pub fn unreadable(&self, now: Seconds, fence: Version) -> bool {
         self.expiry().expired(now) || self.version() < fence
     }
 }
@@ -231,15 +232,17 @@ pub(super) fn size(bytes: &[u8]) -> usize {
 /// Writes a new stamp over a record; the last use becomes the time of `version`.
 #[inline]
 pub(super) fn restamp(record: &mut [u8], stamp: Stamp) {
-    record[..8].copy_from_slice(&stamp.version.to_le_bytes());
+    record[..8].copy_from_slice(&stamp.version.bits().to_le_bytes());
     record[8..12].copy_from_slice(&stamp.expiry.0.to_le_bytes());
     record[16..18].copy_from_slice(&marks(stamp, 0).to_le_bytes());
 }
 
 /// Whether a header tells of nothing that a client may see: out of its time, from before a flush, or a tombstone.
 #[inline]
-pub(super) fn hidden(header: &[u8], now: Seconds, fence: u64) -> bool {
-    Expiry(u32_at(header, 8)).expired(now) || u64_at(header, 0) < fence || u32_at(header, 12) & TOMBSTONE_BIT != 0
+pub(super) fn hidden(header: &[u8], now: Seconds, fence: Version) -> bool {
+    Expiry(u32_at(header, 8)).expired(now)
+        || Version::from_bits(u64_at(header, 0)) < fence
+        || u32_at(header, 12) & TOMBSTONE_BIT != 0
 }
 
 /// Whether a header has a mark that meta commands look at.
@@ -252,7 +255,7 @@ pub(super) fn is_marked(header: &[u8]) -> bool {
 #[inline]
 pub(super) fn idle_s(header: &[u8], now: Seconds) -> u32 {
     let code = u16::from_le_bytes([header[16], header[17]]) >> TIME_SHIFT;
-    now.0.saturating_sub(written(u64_at(header, 0)).0.saturating_add(seconds_of(code)))
+    now.0.saturating_sub(written(header).0.saturating_add(seconds_of(code)))
 }
 
 /// Sets the expiry and nothing else.
@@ -270,17 +273,17 @@ pub(super) fn set_token_sent(record: &mut [u8]) {
 #[inline]
 pub(super) fn used(record: &mut [u8], now: Seconds) {
     let before = u16::from_le_bytes([record[16], record[17]]);
-    let age_s = now.0.saturating_sub(written(u64_at(record, 0)).0);
+    let age_s = now.0.saturating_sub(written(record).0);
     let after = before & ((1 << TIME_SHIFT) - 1) | code_of(age_s) << TIME_SHIFT;
     if before != after {
         record[16..18].copy_from_slice(&after.to_le_bytes());
     }
 }
 
-/// The second that a version was given in.
+/// The second in which a record was written.
 #[inline]
-fn written(version: u64) -> Seconds {
-    Timestamp { unix_ms: version >> 16 }.seconds()
+fn written(header: &[u8]) -> Seconds {
+    Version::from_bits(u64_at(header, 0)).given_at().seconds()
 }
 
 fn marks(stamp: Stamp, code: u16) -> u16 {
@@ -362,6 +365,7 @@ const _: () = assert!(crate::limits::SEGMENT_BYTES_MAX / 2 <= VALUE_BYTES_MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
 
     #[test]
     fn what_is_written_is_read_again_whatever_fields_are_set() {
@@ -370,7 +374,8 @@ mod tests {
                 for value in [&b""[..], b"v", b"value of some length"] {
                     let shape =
                         Shape { key_bytes: 3, value_bytes: value.len(), client_flags, cas_override, ..Shape::default() };
-                    let stamp = Stamp { version: 5 << 40, expiry: Expiry(77), stale: true, token_sent: false };
+                    let stamp =
+                        Stamp { version: Version::from_bits(5 << 40), expiry: Expiry(77), stale: true, token_sent: false };
                     let mut bytes = vec![0xee; shape.record_bytes()];
                     shape.write(&mut bytes, b"key", stamp);
                     bytes[shape.value_offset()..][..value.len()].copy_from_slice(value);
@@ -390,7 +395,11 @@ mod tests {
         let borders = [(4095, 1), (4096, 4), (20_479, 4), (20_480, 16), (86_015, 16), (86_016, 128), (610_303, 128)];
         for (age_s, step_s) in [(0, 1), (1, 1), (59, 1)].into_iter().chain(borders) {
             let mut bytes = vec![0; shape.record_bytes()];
-            shape.write(&mut bytes, b"k", Stamp { version: (u64::from(written) * 1000) << 16, ..Stamp::default() });
+            shape.write(
+                &mut bytes,
+                b"k",
+                Stamp { version: Version::first_at(Timestamp::from_seconds(written)), ..Stamp::default() },
+            );
             used(&mut bytes, Seconds(written + age_s));
             let idle_s = Record::new(&bytes).idle_s(Seconds(written + age_s));
             assert!(idle_s < step_s, "used {age_s} s after writing, told as {idle_s} s ago");

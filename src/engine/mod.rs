@@ -50,6 +50,7 @@ use crate::key::{self, Encoding, Key};
 use crate::limits;
 use crate::observe::events::Events;
 use crate::time::Timestamp;
+use crate::version::Version;
 
 mod compaction;
 mod copies;
@@ -103,15 +104,15 @@ pub struct Engine {
     index: Index,
     log: Log,
     /// Highest version given so far.
-    last_version: u64,
+    last_version: Version,
     /// Low bits of every version of this core, and how many versions lie between two of them.
     version_slot: u64,
     version_step: u64,
     /// Items below this version were flushed.
-    fence: u64,
+    fence: Version,
     /// See `Engine::settle`.
-    settled: u64,
-    settling: u64,
+    settled: Version,
+    settling: Version,
     /// When the planned flush takes effect.
     planned: Option<Timestamp>,
     /// The moment of the latest call.
@@ -126,12 +127,12 @@ pub struct Engine {
     /// Hash of an evicted key whose new item is being written, in case the write must look again.
     returning: Option<u64>,
     /// Version that the last change was given, until it is taken.
-    changed: Option<u64>,
+    changed: Option<Version>,
     /// Tombstones among the records, and their bytes.
     tombstones: u64,
     tombstone_bytes: usize,
     /// By partition, the greatest version of a tombstone that is no longer here. Empty on a lone node.
-    fences: Box<[u64]>,
+    fences: Box<[Version]>,
     /// Evictions, while somebody watches them.
     evictions: Option<Box<Events>>,
     /// The totals; what is now is put together when asked.
@@ -160,7 +161,7 @@ pub enum Merge {
     /// clock.
     Kept {
         /// The version that the incoming item lost to: what is written to win must be newer.
-        version: u64,
+        version: Version,
     },
     /// No memory now: try again after a `tick`.
     Busy,
@@ -225,10 +226,10 @@ impl Engine {
             arena,
             index,
             log,
-            last_version: 0,
-            fence: 0,
-            settled: 0,
-            settling: 0,
+            last_version: Version::NONE,
+            fence: Version::NONE,
+            settled: Version::NONE,
+            settling: Version::NONE,
             planned: None,
             now: Timestamp::default(),
             drain: None,
@@ -240,7 +241,7 @@ impl Engine {
             changed: None,
             tombstones: 0,
             tombstone_bytes: 0,
-            fences: vec![0; if options.replication.is_some() { key::PARTITIONS_COUNT as usize } else { 0 }].into(),
+            fences: vec![Version::NONE; if options.replication.is_some() { key::PARTITIONS_COUNT as usize } else { 0 }].into(),
             evictions: None,
             statistics: Statistics::default(),
         }
@@ -357,15 +358,15 @@ impl Engine {
         self.now = now;
         if self.planned.is_some_and(|at| at <= now) {
             self.planned = None;
-            self.fence = self.last_version + 1;
+            self.fence = self.last_version.next();
         }
     }
 
     /// The version of a write: the hybrid logical clock, 48 bits of milliseconds and a counter of 16, never the same twice: the lowest bits
     /// are the core, those above them the node. Past 65,536 / cores / 16 writes in a millisecond, the clock runs ahead.
-    fn next_version(&mut self, now: Timestamp) -> u64 {
-        let least = (now.unix_ms << 16).max(self.last_version + 1).max(self.fence);
-        self.last_version = least + (self.version_slot.wrapping_sub(least) & (self.version_step - 1));
+    fn next_version(&mut self, now: Timestamp) -> Version {
+        let least = Version::first_at(now).max(self.last_version.next()).max(self.fence).bits();
+        self.last_version = Version::from_bits(least + (self.version_slot.wrapping_sub(least) & (self.version_step - 1)));
         self.changed = Some(self.last_version);
         self.last_version
     }

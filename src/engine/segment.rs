@@ -33,6 +33,7 @@ use crate::arena::{self, Arena, Body, PAGE_BYTES, PAGE_NUMBER_BYTES, PAGES_HEAD_
 use crate::command::Value;
 use crate::limits;
 use crate::time::{Expiry, Seconds};
+use crate::version::Version;
 
 /// Where a record starts: in units of 2 bytes behind the arena's base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ pub(super) struct Extent {
     /// No record expires later; `NEVER_S` if one never does.
     pub expiry_max_s: u32,
     /// No record has a higher version.
-    pub version_max: u64,
+    pub version_max: Version,
     previous: u32,
     next: u32,
 }
@@ -370,7 +371,7 @@ impl Log {
     }
 
     /// Room for a record behind the last one of its queue and group. `has_room` must hold. The caller writes it at once.
-    pub fn append(&mut self, queue: Queue, group: u8, bytes: usize, expiry: Expiry, version: u64) -> Location {
+    pub fn append(&mut self, queue: Queue, group: u8, bytes: usize, expiry: Expiry, version: Version) -> Location {
         debug_assert_eq!(bytes % UNIT_BYTES, 0);
         if !self.fits_open(queue, group, bytes) {
             self.seal(queue, group);
@@ -426,7 +427,7 @@ impl Log {
             live_items: 0,
             heads_bytes: 0,
             expiry_max_s: 0,
-            version_max: 0,
+            version_max: Version::NONE,
             previous: NONE,
             next: NONE,
         }) as u32;

@@ -89,7 +89,7 @@ impl Engine {
             return self.log.free_count() > self.spare();
         }
         // What was stored a moment ago would be the first to go, where it is all that this shard has: others give before it.
-        let age_ms = now.unix_ms.saturating_sub(self.last_version >> 16);
+        let age_ms = now.unix_ms.saturating_sub(self.last_version.given_at().unix_ms);
         if self.options.cores > 1 && self.index.live <= 1 && age_ms < LONE_ITEM_MS {
             return false;
         }

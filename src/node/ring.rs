@@ -27,6 +27,7 @@ use crate::peer::handshake::{Identity, key_of};
 use crate::placement::{NodeId, OwnersCache};
 use crate::runtime::core::Core;
 use crate::runtime::peer_socket::{KnownAddresses, PeerSetup, value_bytes_max};
+use crate::version::Version;
 
 /// What every core of a ring node is given.
 #[derive(Clone)]
@@ -195,7 +196,7 @@ fn own_address(options: &Options) -> Result<String, StartError> {
 /// Flushes the whole ring, and this node's cores with it. False if not every core of this node has said that it is flushed.
 pub fn flush(cores: &Cores) -> bool {
     let clocks = cores.ask(|core| core.context.shard.engine.clock());
-    let least = clocks.into_iter().max().unwrap_or(0);
+    let least = clocks.into_iter().max().unwrap_or_default();
     let (sender, receiver) = bounded(1);
     let _ = cores.ask_one(0, move |core| {
         let origin = core.bridge.expect(sender);
@@ -204,7 +205,9 @@ pub fn flush(cores: &Cores) -> bool {
         }
     });
     let bytes: Vec<u8> = patiently(&receiver).unwrap_or_default();
-    let Some(fence) = bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else { return false };
+    let Some(fence) = bytes.first_chunk::<8>().map(|bytes| Version::from_bits(u64::from_le_bytes(*bytes))) else {
+        return false;
+    };
     cores.tell_all(move |core| core.context.shard.engine.raise_fence(fence))
 }
 

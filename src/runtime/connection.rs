@@ -39,6 +39,7 @@ use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
 use crate::shard::Shard;
 use crate::time::{Monotonic, Timestamp};
+use crate::version::Version;
 
 /// The state of one client's conversation.
 pub struct Connection {
@@ -699,7 +700,7 @@ impl Connection {
             }
             Place::Core(core) => {
                 let ticket = self.next_ticket(id);
-                if !context.mesh.request(core, ticket, 0, command, framing) {
+                if !context.mesh.request(core, ticket, Version::NONE, command, framing) {
                     return Outcome::Blocked;
                 }
                 context.shard.counters.requests_crossed += 1;

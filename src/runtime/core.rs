@@ -312,7 +312,7 @@ impl Core {
     ) -> bool {
         let Request { ticket, repeated_since, command, framing } = request;
         let context = &mut self.context;
-        let is_repeated = *repeated_since > 0;
+        let is_repeated = repeated_since.is_some();
         if context.shard.cluster.is_some() && (is_repeated || context.place(command) != Some(Place::Here)) {
             let Some(mut turn) = context.turn() else { return false };
             return turn.submit_repeated(Origin::Core(core, *ticket), *repeated_since, command, framing.head, framing.words);

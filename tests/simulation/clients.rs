@@ -409,7 +409,7 @@ fn greatest_tombstone(world: &mut World, key: &str) -> u64 {
         let now = world.clock(node);
         for core in &mut world.nodes[node].cores {
             let copy = core.engine.copy_of(&pbcache::key::Key::new(key.as_bytes()), now);
-            greatest = greatest.max(copy.filter(|copy| copy.tombstone).map_or(0, |copy| copy.version));
+            greatest = greatest.max(copy.filter(|copy| copy.tombstone).map_or(0, |copy| copy.version.bits()));
         }
     }
     greatest

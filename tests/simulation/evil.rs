@@ -17,7 +17,8 @@ use pbcache::command::{Replica, Value};
 use pbcache::key::{Key, PARTITIONS_COUNT};
 use pbcache::limits;
 use pbcache::peer::frame::{self, Along, FLAG_CLEAN, FLAG_SYNCED, Frame, Kind, Partition, Stamp};
-use pbcache::time::Expiry;
+use pbcache::time::{Expiry, Timestamp};
+use pbcache::version::Version;
 
 use super::world::{Connection, VALUE_BYTES_MAX, World};
 
@@ -100,12 +101,14 @@ impl World {
 
     /// A clock that is near, or none that can be.
     fn evil_stamp(&mut self, is_possible: bool) -> Stamp {
-        let near = (super::world::EPOCH_MS + self.now) << 16;
-        let far = [u64::MAX, 1 << 63, near + (3_600_000 << 16), near + ((2 * limits::PEER_CLOCK_SKEW_MS_MAX + 20_000) << 16)];
+        let now = Timestamp { unix_ms: super::world::EPOCH_MS + self.now };
+        let (near, ahead) = (Version::first_at(now), |ms| Version::first_at(now.plus_ms(ms)));
+        let far =
+            [Version::MAX, Version::from_bits(1 << 63), ahead(3_600_000), ahead(2 * limits::PEER_CLOCK_SKEW_MS_MAX + 20_000)];
         let far = far[self.random.below(4) as usize];
         let (clock, fence) = match (is_possible, self.random.below(2)) {
-            (true, _) => (near, 0),
-            (false, 0) => (far, 0),
+            (true, _) => (near, Version::NONE),
+            (false, 0) => (far, Version::NONE),
             (false, _) => (near, far),
         };
         let view = self.evil.as_ref().map_or(0, |evil| self.nodes[evil.node].view.stamp());
@@ -113,7 +116,7 @@ impl World {
     }
 
     /// A version that no clock can have given.
-    fn evil_version(&mut self) -> u64 {
+    fn evil_version(&mut self) -> Version {
         let Stamp { clock, fence, .. } = self.evil_stamp(false);
         clock.max(fence)
     }
@@ -143,7 +146,9 @@ impl World {
             }
             3 => {
                 let (stamp, kind) = (self.evil_stamp(false), [Kind::Sync, Kind::Fence][self.random.below(2) as usize]);
-                frame::write(&mut output, (kind, 0, 0, id), stamp, Value::EMPTY, |meta| frame::write_version(0, meta));
+                frame::write(&mut output, (kind, 0, 0, id), stamp, Value::EMPTY, |meta| {
+                    frame::write_version(Version::NONE, meta)
+                });
             }
             4 => {
                 let (version, kind) = (self.evil_version(), [Kind::Sync, Kind::Fence][self.random.below(2) as usize]);
@@ -188,9 +193,12 @@ impl World {
     /// A frame that can be read, of a kind that an honest node may send too.
     fn evil_frame(&mut self, kind: u64, id: u32) -> Vec<u8> {
         let (mut output, stamp, bytes) = (Buffer::default(), self.evil_stamp(true), self.evil_key());
-        let (version, key, number) =
-            (stamp.clock - self.random.below(1 << 30), Key::new(&bytes), self.random.below(4096) as u32);
-        let some = self.evil_bytes(400);
+        let (version, key, number) = (
+            Version::from_bits(stamp.clock.bits() - self.random.below(1 << 30)),
+            Key::new(&bytes),
+            self.random.below(4096) as u32,
+        );
+        let (some, old) = (self.evil_bytes(400), Version::from_bits(7));
         match kind {
             0 => frame::write(&mut output, (Kind::Fetch, 0, 0, id), stamp, Value::EMPTY, |meta| frame::write_key(&key, meta)),
             1 => frame::write(&mut output, (Kind::Sync, 0, 0, id), stamp, Value::EMPTY, |meta| {
@@ -210,12 +218,22 @@ impl World {
                 });
             }
             // Nothing that anybody has is as old as this.
-            3 => self.evil_partitions(&mut output, (Kind::Begin, id), stamp, Partition { number, stale_through: 7, fence: 7 }),
-            4 => self.evil_partitions(&mut output, (Kind::Purged, id), stamp, Partition { number, stale_through: 0, fence: 0 }),
+            3 => self.evil_partitions(
+                &mut output,
+                (Kind::Begin, id),
+                stamp,
+                Partition { number, stale_through: old, fence: old },
+            ),
+            4 => self.evil_partitions(
+                &mut output,
+                (Kind::Purged, id),
+                stamp,
+                Partition { number, stale_through: Version::NONE, fence: Version::NONE },
+            ),
             5 => {
                 let mut list = Vec::new();
                 for _ in 0..self.random.below(300) {
-                    frame::write_lacking((self.random.draw(), 1 + self.random.below(9)), &mut list);
+                    frame::write_lacking((self.random.draw(), Version::from_bits(1 + self.random.below(9))), &mut list);
                 }
                 frame::write(&mut output, (Kind::Missing, 0, 0, id), stamp, Value::Bytes(&list), |_| {});
             }
@@ -273,12 +291,14 @@ impl World {
         let head = |kind: Kind| (kind, 0, 0, id);
         match wildness {
             0 => return (self.evil_bytes(100), true),
-            1 => {
-                frame::write(&mut output, (Kind::Done, 0, 0, id ^ 1), stamp, Value::EMPTY, |meta| frame::write_version(0, meta))
-            }
+            1 => frame::write(&mut output, (Kind::Done, 0, 0, id ^ 1), stamp, Value::EMPTY, |meta| {
+                frame::write_version(Version::NONE, meta)
+            }),
             2 => {
                 let stamp = self.evil_stamp(false);
-                frame::write(&mut output, head(Kind::Done), stamp, Value::EMPTY, |meta| frame::write_version(0, meta));
+                frame::write(&mut output, head(Kind::Done), stamp, Value::EMPTY, |meta| {
+                    frame::write_version(Version::NONE, meta)
+                });
             }
             3 => frame::write(&mut output, head(Kind::Done), stamp, Value::EMPTY, |meta| frame::write_version(far, meta)),
             4 => frame::write(&mut output, head(Kind::PutDone), stamp, Value::EMPTY, |meta| {
@@ -355,7 +375,7 @@ impl World {
     }
 }
 
-fn evil_replica<'a>(key: Key<'a>, value: &'a [u8], version: u64, tombstone: bool) -> Replica<'a> {
+fn evil_replica<'a>(key: Key<'a>, value: &'a [u8], version: Version, tombstone: bool) -> Replica<'a> {
     Replica {
         key,
         value: Value::Bytes(value),
@@ -385,6 +405,8 @@ fn tame_answer(output: &mut Buffer, kind: Kind, id: u32, stamp: Stamp) {
             frame::write(output, (Kind::PutDone, 0, 0, id), stamp, Value::EMPTY, taken);
         }
         Kind::Fetch => frame::write(output, (Kind::Found, clean, 0, id), stamp, Value::EMPTY, |_| {}),
-        _ => frame::write(output, (Kind::Done, clean, 0, id), stamp, Value::EMPTY, |meta| frame::write_version(0, meta)),
+        _ => frame::write(output, (Kind::Done, clean, 0, id), stamp, Value::EMPTY, |meta| {
+            frame::write_version(Version::NONE, meta)
+        }),
     }
 }

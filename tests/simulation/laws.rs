@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pbcache::key::{self, Key, PARTITIONS_COUNT};
 use pbcache::limits;
+use pbcache::version::Version;
 
 use super::clients::{Asked, Clients, Record, Told};
 use super::histories;
@@ -51,12 +52,13 @@ pub fn check(world: &mut World, clients: &Clients, evicts: bool) -> Vec<String> 
 /// `clocks-near`: no number that a node was sent has moved its clock or a fence beyond what clocks may differ by.
 fn clocks_are_near(world: &World, broken: &mut Vec<String>) {
     for (index, node) in world.nodes.iter().enumerate() {
-        let latest = (world.clock(index).unix_ms + 2 * limits::PEER_CLOCK_SKEW_MS_MAX) << 16;
+        let latest = Version::first_at(world.clock(index).plus_ms(2 * limits::PEER_CLOCK_SKEW_MS_MAX));
         for core in &node.cores {
-            let partition = (0..PARTITIONS_COUNT).map(|partition| core.engine.partition_fence(partition)).max().unwrap_or(0);
+            let partition =
+                (0..PARTITIONS_COUNT).map(|partition| core.engine.partition_fence(partition)).max().unwrap_or_default();
             let greatest = core.engine.clock().max(core.engine.fence()).max(partition);
             if greatest > latest {
-                broken.push(format!("clocks-near: node {index} has come to {greatest:x}, from no clock"));
+                broken.push(format!("clocks-near: node {index} has come to {greatest:?}, from no clock"));
             }
         }
     }
@@ -69,7 +71,7 @@ fn copy_at(world: &mut World, node: usize, key: &str) -> Option<Copy> {
     let core = world.nodes[node].cores.iter().position(|core| core.routes.core_of(key.hash) == core.id)?;
     let copy = world.nodes[node].cores[core].engine.copy_of(&key, now)?;
     Some(Copy {
-        version: copy.version,
+        version: copy.version.bits(),
         tombstone: copy.tombstone,
         value: copy.value.to_vec(),
         flags: copy.client_flags,
@@ -143,17 +145,17 @@ fn fences_at(world: &World, node: usize, key: &str) -> u64 {
     let hash = key::routing_hash(key.as_bytes());
     let partition = key::partition_of(key::bucket_of(hash, world.plan.buckets), world.plan.buckets);
     let engines = world.nodes[node].cores.iter().map(|core| &core.engine);
-    engines.map(|engine| engine.fence().max(engine.partition_fence(partition))).max().unwrap_or(0)
+    engines.map(|engine| engine.fence().max(engine.partition_fence(partition))).max().unwrap_or_default().bits()
 }
 
 /// `flush-stays`: nothing from before an acknowledged flush is on any node.
 fn nothing_flushed_returns(world: &mut World, clients: &Clients, broken: &mut Vec<String>) {
     for &node in &world.members {
         for core in &world.nodes[node].cores {
-            if core.engine.fence() < clients.flushed {
+            if core.engine.fence().bits() < clients.flushed {
                 broken.push(format!(
                     "flush-stays: node {node} has the fence {}, acknowledged {}",
-                    core.engine.fence(),
+                    core.engine.fence().bits(),
                     clients.flushed
                 ));
             }

@@ -76,7 +76,7 @@ impl Story {
     fn plant(&mut self, node: usize, key: &str, value: &str) {
         let now = self.world.clock(node);
         let engine = &mut self.world.nodes[node].cores[0].engine;
-        let version = engine.new_version(now) + (50 << 16);
+        let version = engine.new_version(now.plus_ms(50));
         let replica = Replica {
             key: Key::new(key.as_bytes()),
             value: Value::Bytes(value.as_bytes()),

@@ -34,6 +34,7 @@ use pbcache::protocol::{self, Framing};
 use pbcache::routing::{Place, Routes, ShardId, Ticket};
 use pbcache::shard::Shard;
 use pbcache::time::{Monotonic, Timestamp};
+use pbcache::version::Version;
 
 use super::Random;
 use super::evil::Evil;
@@ -327,7 +328,7 @@ impl World {
             self.with_turn(node, core, |turn| {
                 turn.tick();
                 if expires_without_trace {
-                    turn.engine.settle(u64::MAX, u64::MAX);
+                    turn.engine.settle(Version::MAX, Version::MAX);
                 }
                 turn.engine.tick(turn.now, 64);
             });
@@ -436,7 +437,7 @@ impl World {
         let execute = stored.execute().unwrap();
         let head = protocol::Head::from_bytes(&execute.framing).unwrap();
         let (origin, target) = (Origin::Core(ShardId(core as u16), ticket), usize::from(target.0));
-        if repeated_since == 0 {
+        if !repeated_since.is_some() {
             return self.execute(node, target, origin, &execute.command, &Framing { head, words: execute.words });
         }
         let taken = self.with_turn(node, target, |turn| {
@@ -499,14 +500,14 @@ impl World {
 
     /// `flush_all` at a node, as its control plane does it. The answer is the fence.
     pub fn flush(&mut self, node: usize, (client, generation): (usize, u32), number: u32) {
-        let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or(0);
+        let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or_default();
         let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
         self.with_turn(node, 0, |turn| turn.flush_ring(Origin::Connection(ticket), least));
     }
 
     /// The second half of a flush: all cores of the node hear of the fence.
     pub fn raise_fences(&mut self, node: usize, fence: u64) {
-        self.nodes[node].cores.iter_mut().for_each(|core| core.engine.raise_fence(fence));
+        self.nodes[node].cores.iter_mut().for_each(|core| core.engine.raise_fence(Version::from_bits(fence)));
     }
 
     fn identity(&self, node: usize) -> Identity {
@@ -756,7 +757,7 @@ impl World {
             let (kind, id) = (frame.head.kind, frame.head.id);
             let done = if kind == frame::Kind::PutDone { frame::PutDone::read(frame.meta, horizon).ok() } else { None };
             println!(
-                "{} {}.{} -> {}.{} {kind:?} {id} fence {} {copy:?} {done:?}",
+                "{} {}.{} -> {}.{} {kind:?} {id} fence {:?} {copy:?} {done:?}",
                 self.now, source.0, source.1, target.0, target.1, frame.head.fence
             );
         }

@@ -19,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::cluster::view::PeerId;
 use crate::key::PARTITIONS_COUNT;
 use crate::time::Timestamp;
+use crate::version::Version;
 
 /// Bytes that a hint takes beside its key: entry, queue, allocation.
 pub const HINT_BYTES: usize = 112;
@@ -80,7 +81,7 @@ pub enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint {
     /// Version that the owner lacks, at least.
-    pub version: u64,
+    pub version: Version,
     /// When the owner first lacked something of this key.
     pub since: Timestamp,
     /// Under way to the owner.
@@ -96,7 +97,7 @@ pub struct Target {
     /// How many of them, from the front, the owner has been told of.
     announced: usize,
     /// By partition: 0 for clean, else 1 + the greatest version that was not kept as a hint.
-    dirty: Box<[u64]>,
+    dirty: Box<[Version]>,
     dirty_count: u32,
     /// Items evicted here before the first of its dirty partitions was marked: if no more were since, all of them is still here.
     pub evicted_before: u64,
@@ -149,7 +150,7 @@ impl Hints {
     }
 
     /// Notes that `node` lacks `version` of a key.
-    pub fn add(&mut self, node: PeerId, key: &[u8], version: u64, partition: u32, now: Timestamp) {
+    pub fn add(&mut self, node: PeerId, key: &[u8], version: Version, partition: u32, now: Timestamp) {
         let target = &mut self.targets[node.index()];
         target.account.created += 1;
         if let Some(hint) = target.hints.get_mut(key) {
@@ -199,7 +200,7 @@ impl Hints {
 
     /// Gives the keys, at most `count` of them, that the owner was not told of yet, with their versions: it lacks them. They count
     /// as told.
-    pub fn missing_keys(&mut self, node: PeerId, count: usize, mut give: impl FnMut(&[u8], u64)) {
+    pub fn missing_keys(&mut self, node: PeerId, count: usize, mut give: impl FnMut(&[u8], Version)) {
         let target = &mut self.targets[node.index()];
         let end = target.queue.len().min(target.announced + count);
         for key in target.queue.range(target.announced..end) {
@@ -216,9 +217,9 @@ impl Hints {
     }
 
     /// The greatest version of a key that somebody lacks; 0 for none. The item itself may have been evicted here.
-    pub fn newest(&self, key: &[u8]) -> u64 {
-        let of_target = |target: &Target| target.hints.get(key).map_or(0, |hint| hint.version);
-        if self.bytes == 0 { 0 } else { self.targets.iter().map(of_target).max().unwrap_or(0) }
+    pub fn newest(&self, key: &[u8]) -> Version {
+        let of_target = |target: &Target| target.hints.get(key).map_or(Version::NONE, |hint| hint.version);
+        if self.bytes == 0 { Version::NONE } else { self.targets.iter().map(of_target).max().unwrap_or_default() }
     }
 
     /// The hint of a key, if it has one.
@@ -237,7 +238,7 @@ impl Hints {
     }
 
     /// A hint that was sent with `version` has ended. False if a newer write has taken its place meanwhile, which waits.
-    pub fn end(&mut self, node: PeerId, key: &[u8], version: u64, end: End) -> bool {
+    pub fn end(&mut self, node: PeerId, key: &[u8], version: Version, end: End) -> bool {
         let target = &mut self.targets[node.index()];
         let Some(hint) = target.hints.get(key) else { return false };
         if hint.version > version {
@@ -255,12 +256,12 @@ impl Hints {
     }
 
     /// Everything that this core has of these partitions must be sent to `node`: it has lost its memory.
-    pub fn mark_all(&mut self, node: PeerId, version: u64) {
+    pub fn mark_all(&mut self, node: PeerId, version: Version) {
         (0..PARTITIONS_COUNT).for_each(|partition| self.targets[node.index()].mark(partition, version));
     }
 
     /// Marks one partition.
-    pub fn mark(&mut self, node: PeerId, partition: u32, version: u64) {
+    pub fn mark(&mut self, node: PeerId, partition: u32, version: Version) {
         self.targets[node.index()].mark(partition, version);
     }
 
@@ -270,19 +271,19 @@ impl Hints {
     }
 
     /// What was marked of a partition has been sent, as it stood at `version`.
-    pub fn clean(&mut self, node: PeerId, partition: u32, version: u64) {
+    pub fn clean(&mut self, node: PeerId, partition: u32, version: Version) {
         let target = &mut self.targets[node.index()];
         if let Some(mark) = target.dirty.get_mut(partition as usize)
-            && *mark != 0
-            && *mark <= version.saturating_add(1)
+            && mark.is_some()
+            && *mark <= version.next()
         {
-            *mark = 0;
+            *mark = Version::NONE;
             target.dirty_count -= 1;
         }
     }
 
     /// As `clean`, but the partition must be sent again: it stays marked with `version`.
-    pub fn lower(&mut self, node: PeerId, partition: u32, through: u64, version: u64) {
+    pub fn lower(&mut self, node: PeerId, partition: u32, through: Version, version: Version) {
         self.clean(node, partition, through);
         self.mark(node, partition, version);
     }
@@ -296,18 +297,18 @@ impl Hints {
 }
 
 impl Target {
-    fn mark(&mut self, partition: u32, version: u64) {
+    fn mark(&mut self, partition: u32, version: Version) {
         if self.dirty.is_empty() {
-            self.dirty = vec![0; PARTITIONS_COUNT as usize].into();
+            self.dirty = vec![Version::NONE; PARTITIONS_COUNT as usize].into();
         }
         let mark = &mut self.dirty[partition as usize];
-        self.dirty_count += u32::from(*mark == 0);
-        *mark = (*mark).max(version.saturating_add(1));
+        self.dirty_count += u32::from(!mark.is_some());
+        *mark = (*mark).max(version.next());
     }
 
     /// The greatest version of a partition that is not kept as a hint; `None` if the partition is clean.
-    pub fn dirty_version(&self, partition: u32) -> Option<u64> {
-        self.dirty.get(partition as usize).and_then(|mark| mark.checked_sub(1))
+    pub fn dirty_version(&self, partition: u32) -> Option<Version> {
+        self.dirty.get(partition as usize).filter(|mark| mark.is_some()).map(|mark| mark.previous())
     }
 
     /// Whether the owner was told of every key that waits.
@@ -337,6 +338,11 @@ mod tests {
 
     const NOW: Timestamp = Timestamp { unix_ms: 1_000_000 };
 
+    /// The version that is written as this number.
+    const fn v(bits: u64) -> Version {
+        Version::from_bits(bits)
+    }
+
     fn hints(bytes_max: usize) -> Hints {
         Hints::new(2, bytes_max, 1000)
     }
@@ -344,16 +350,16 @@ mod tests {
     #[test]
     fn a_hint_is_replayed_once_and_accounted_for() {
         let mut hints = hints(1 << 20);
-        hints.add(PeerId(1), b"a", 5, 0, NOW);
-        hints.add(PeerId(1), b"b", 6, 0, NOW);
+        hints.add(PeerId(1), b"a", v(5), 0, NOW);
+        hints.add(PeerId(1), b"b", v(6), 0, NOW);
         let (key, hint) = hints.next(PeerId(1), NOW, |_| 0).unwrap();
-        assert_eq!((&key[..], hint.version), (&b"a"[..], 5));
-        assert!(hints.end(PeerId(1), b"a", 5, End::Replayed));
+        assert_eq!((&key[..], hint.version), (&b"a"[..], v(5)));
+        assert!(hints.end(PeerId(1), b"a", v(5), End::Replayed));
         assert!(hints.next(PeerId(1), NOW, |_| 0).is_some() && hints.next(PeerId(1), NOW, |_| 0).is_none());
         hints.requeue(PeerId(1), b"b");
         assert!(hints.next(PeerId(1), NOW, |_| 0).is_some());
         assert!(!hints.is_clean(PeerId(1)) && hints.is_clean(PeerId(0)));
-        assert!(hints.end(PeerId(1), b"b", 6, End::Superseded));
+        assert!(hints.end(PeerId(1), b"b", v(6), End::Superseded));
         let account = hints.target(PeerId(1)).account();
         assert!(account.balances() && hints.is_clean(PeerId(1)) && hints.bytes() == 0, "{account:?}");
         assert_eq!((account.created, account.replayed, account.superseded), (2, 1, 1));
@@ -362,13 +368,13 @@ mod tests {
     #[test]
     fn a_newer_write_while_one_is_under_way_is_sent_again() {
         let mut hints = hints(1 << 20);
-        hints.add(PeerId(0), b"k", 5, 0, NOW);
+        hints.add(PeerId(0), b"k", v(5), 0, NOW);
         hints.next(PeerId(0), NOW, |_| 0).unwrap();
-        hints.add(PeerId(0), b"k", 9, 0, NOW);
-        assert!(!hints.end(PeerId(0), b"k", 5, End::Replayed), "the owner has 5, and lacks 9");
+        hints.add(PeerId(0), b"k", v(9), 0, NOW);
+        assert!(!hints.end(PeerId(0), b"k", v(5), End::Replayed), "the owner has 5, and lacks 9");
         let (_, hint) = hints.next(PeerId(0), NOW, |_| 0).unwrap();
-        assert_eq!(hint.version, 9);
-        assert!(hints.end(PeerId(0), b"k", 9, End::Replayed) && hints.target(PeerId(0)).account().balances());
+        assert_eq!(hint.version, v(9));
+        assert!(hints.end(PeerId(0), b"k", v(9), End::Replayed) && hints.target(PeerId(0)).account().balances());
     }
 
     #[test]
@@ -380,17 +386,17 @@ mod tests {
             keys
         };
         assert!(hints.target(PeerId(0)).all_announced());
-        [b"a", b"b", b"c"].into_iter().zip(5..).for_each(|(key, version)| hints.add(PeerId(0), key, version, 0, NOW));
-        assert_eq!(announced(&mut hints, 2), [(b"a".to_vec(), 5), (b"b".to_vec(), 6)]);
+        [b"a", b"b", b"c"].into_iter().zip(5..).for_each(|(key, version)| hints.add(PeerId(0), key, v(version), 0, NOW));
+        assert_eq!(announced(&mut hints, 2), [(b"a".to_vec(), v(5)), (b"b".to_vec(), v(6))]);
         assert!(!hints.target(PeerId(0)).all_announced());
-        assert_eq!(announced(&mut hints, 2), [(b"c".to_vec(), 7)]);
+        assert_eq!(announced(&mut hints, 2), [(b"c".to_vec(), v(7))]);
         assert!(hints.target(PeerId(0)).all_announced());
         hints.next(PeerId(0), NOW, |_| 0).unwrap();
         assert!(hints.target(PeerId(0)).all_announced(), "what is under way is announced");
-        hints.add(PeerId(0), b"b", 8, 0, NOW);
+        hints.add(PeerId(0), b"b", v(8), 0, NOW);
         assert!(hints.target(PeerId(0)).all_announced(), "it still waits");
-        hints.add(PeerId(0), b"a", 9, 0, NOW);
-        assert_eq!(announced(&mut hints, 9), [(b"a".to_vec(), 9)]);
+        hints.add(PeerId(0), b"a", v(9), 0, NOW);
+        assert_eq!(announced(&mut hints, 9), [(b"a".to_vec(), v(9))]);
         hints.forget_missing(PeerId(0));
         assert_eq!(announced(&mut hints, 9).len(), 3);
     }
@@ -398,18 +404,18 @@ mod tests {
     #[test]
     fn beyond_the_memory_and_past_the_window_a_hint_becomes_a_dirty_bit() {
         let mut hints = hints(HINT_BYTES + 10);
-        hints.add(PeerId(0), b"a", 5, 7, NOW);
-        hints.add(PeerId(0), b"b", 6, 8, NOW);
-        assert_eq!((hints.target(PeerId(0)).dirty_version(8), hints.target(PeerId(0)).dirty_version(7)), (Some(6), None));
+        hints.add(PeerId(0), b"a", v(5), 7, NOW);
+        hints.add(PeerId(0), b"b", v(6), 8, NOW);
+        assert_eq!((hints.target(PeerId(0)).dirty_version(8), hints.target(PeerId(0)).dirty_version(7)), (Some(v(6)), None));
         assert!(hints.next(PeerId(0), NOW.plus_ms(1001), |_| 7).is_none());
-        assert_eq!(hints.target(PeerId(0)).dirty_version(7), Some(5));
+        assert_eq!(hints.target(PeerId(0)).dirty_version(7), Some(v(5)));
         let account = hints.target(PeerId(0)).account();
         assert!(account.balances() && account.pending == 0 && account.expired == 1 && account.degraded == 1, "{account:?}");
-        hints.mark(PeerId(0), 8, 10);
-        hints.clean(PeerId(0), 8, 6);
-        assert_eq!(hints.target(PeerId(0)).dirty_version(8), Some(10), "what came meanwhile stays");
-        hints.clean(PeerId(0), 8, 10);
-        hints.clean(PeerId(0), 7, 10);
+        hints.mark(PeerId(0), 8, v(10));
+        hints.clean(PeerId(0), 8, v(6));
+        assert_eq!(hints.target(PeerId(0)).dirty_version(8), Some(v(10)), "what came meanwhile stays");
+        hints.clean(PeerId(0), 8, v(10));
+        hints.clean(PeerId(0), 7, v(10));
         assert!(hints.is_clean(PeerId(0)));
     }
 }

@@ -37,6 +37,7 @@ use crate::key::{PARTITIONS_COUNT, routing_hash};
 use crate::limits;
 use crate::peer::frame::{Frame, FrameError, PutDone};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// Milliseconds between two ticks.
 pub const TICK_MS: u64 = 10;
@@ -64,7 +65,7 @@ pub(super) struct Pace {
     /// Something is to be sent that waits for the next millisecond only.
     is_waiting: bool,
     /// When nobody held anything for anybody, and this core's clock then.
-    settling: (Monotonic, u64),
+    settling: (Monotonic, Version),
 }
 
 impl Pace {
@@ -133,7 +134,7 @@ pub(super) fn on_gain(turn: &mut Turn<'_>, node: PeerId) {
 }
 
 /// All that is here for a node is sent again. False if that is nothing.
-fn mark_all(turn: &mut Turn<'_>, node: PeerId, version: u64) -> bool {
+fn mark_all(turn: &mut Turn<'_>, node: PeerId, version: Version) -> bool {
     let has_items = turn.engine.statistics().items_count > 0;
     if has_items {
         turn.cluster.hints.mark_all(node, version);
@@ -145,7 +146,7 @@ fn mark_all(turn: &mut Turn<'_>, node: PeerId, version: u64) -> bool {
 
 /// Another view counts: this node may hold what it does not own any more. That nobody has anything older must be found out anew.
 pub(super) fn on_view(turn: &mut Turn<'_>) {
-    turn.cluster.pace.settling = (Monotonic::LONG_AGO, 0);
+    turn.cluster.pace.settling = (Monotonic::LONG_AGO, Version::NONE);
     turn.cluster.purges.look_for_unowned(0..PARTITIONS_COUNT);
 }
 
@@ -187,9 +188,9 @@ pub(super) fn settle(turn: &mut Turn<'_>) {
         return;
     }
     let (clock, (marked_at, marked)) = (turn.engine.clock(), turn.cluster.pace.settling);
-    let settled = if turn.at >= marked_at + SETTLE_MS { marked } else { 0 };
+    let settled = if turn.at >= marked_at + SETTLE_MS { marked } else { Version::NONE };
     turn.engine.settle(settled, clock);
-    if settled > 0 || marked == 0 {
+    if settled.is_some() || !marked.is_some() {
         turn.cluster.pace.settling = (turn.at, clock);
     }
 }

@@ -20,6 +20,7 @@ use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of, partition_of_hash};
 use crate::peer::frame::{self, Kind};
+use crate::version::Version;
 
 /// Lines of the index that one step of a walk looks at.
 pub(super) const WALK_BUDGET: u32 = 32;
@@ -46,7 +47,7 @@ pub struct Purges {
 #[derive(Debug, Default)]
 struct Purge {
     /// By partition: 0 for nothing to purge, else 1 + the version up to which its items are stale. Empty for no partition at all.
-    stale: Box<[u64]>,
+    stale: Box<[Version]>,
     /// Partitions in which something was purged.
     purged: BTreeSet<u32>,
     waiting: Vec<PeerRequest>,
@@ -54,8 +55,8 @@ struct Purge {
 
 impl Purge {
     /// The version up to which items of this partition are purged.
-    fn stale_through(&self, partition: u32) -> Option<u64> {
-        self.stale.get(partition as usize).and_then(|stale| stale.checked_sub(1))
+    fn stale_through(&self, partition: u32) -> Option<Version> {
+        self.stale.get(partition as usize).filter(|stale| stale.is_some()).map(|stale| stale.previous())
     }
 }
 
@@ -66,12 +67,12 @@ impl Purges {
     }
 
     /// Notes an announcement of a partition.
-    pub fn add(&mut self, partition: u32, stale_through: u64) {
+    pub fn add(&mut self, partition: u32, stale_through: Version) {
         if self.queued.stale.is_empty() {
-            self.queued.stale = vec![0; PARTITIONS_COUNT as usize].into();
+            self.queued.stale = vec![Version::NONE; PARTITIONS_COUNT as usize].into();
         }
         let stale = &mut self.queued.stale[partition as usize];
-        *stale = (*stale).max(stale_through + 1);
+        *stale = (*stale).max(stale_through.next());
     }
 
     /// Notes who waits for what was announced.
@@ -141,7 +142,7 @@ pub(super) fn announce(turn: &mut Turn<'_>, node: PeerId) {
         if links.is_empty() {
             turn.cluster.handoffs[index].purged.insert(number);
         }
-        let partition = frame::Partition { number, stale_through: 0, fence: 0 };
+        let partition = frame::Partition { number, stale_through: Version::NONE, fence: Version::NONE };
         links.into_iter().for_each(|link| lists.add(link, partition));
     }
     let (moment, generation, horizon) = (turn.moment(), turn.cluster.handoffs[index].window.generation(), turn.horizon());
@@ -198,7 +199,7 @@ pub(in crate::cluster) fn purge_slice(turn: &mut Turn<'_>) {
     while let Some(cursor) = turn.cluster.purges.cursor.filter(|_| budget > 0) {
         budget -= 1;
         let (buckets, current) = (turn.buckets(), &turn.cluster.purges.current);
-        let mut keys: Vec<(Box<[u8]>, u64)> = Vec::new();
+        let mut keys: Vec<(Box<[u8]>, Version)> = Vec::new();
         let next = turn.engine.walk_copies(cursor, turn.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
             let partition = partition_of_hash(replica.key.hash, buckets);
             if let Some(through) = current.stale_through(partition)

@@ -20,6 +20,7 @@ use crate::command::Value;
 use crate::key::{Key, partition_of_hash, routing_hash};
 use crate::peer::frame::{self, Along, Kind};
 use crate::placement::REDUNDANCY_MAX;
+use crate::version::Version;
 
 /// What a node was told of the keys that it lacks.
 #[derive(Debug, Default)]
@@ -82,7 +83,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
         let missing = also_lacking(turn, node, &plain);
         let (moment, now) = (turn.moment(), turn.now);
         // What was here and has gone is a miss everywhere, not what the owner had before.
-        let gone = turn.engine.tombstone(plain, hint.version.saturating_sub(1), now);
+        let gone = turn.engine.tombstone(plain, hint.version.previous(), now);
         let replica = turn.engine.copy_of(&plain, now).unwrap_or(gone);
         let generation = turn.cluster.handoffs[index].window.generation();
         let version = replica.version.max(hint.version);
@@ -98,7 +99,7 @@ pub(in crate::cluster) fn send(turn: &mut Turn<'_>, node: PeerId) {
 }
 
 /// A hint's node does not own its key any more. If this node does not either, what it holds is for those who do.
-fn reroute(turn: &mut Turn<'_>, key: &Key<'_>, version: u64) {
+fn reroute(turn: &mut Turn<'_>, key: &Key<'_>, version: Version) {
     let (bucket, partition, me) = (turn.bucket_of(key.hash), turn.partition_of(key.hash), turn.me());
     let owners = turn.owners(bucket);
     if !turn.keeps(me, key.hash) {

@@ -21,14 +21,15 @@ use crate::command::{Replica, Value};
 use crate::engine::Cursor;
 use crate::key::{Key, PARTITIONS_COUNT, bucket_of, partition_of};
 use crate::peer::frame::{self, Along, Kind};
+use crate::version::Version;
 
 /// Dirty partitions on their way.
 #[derive(Debug)]
 pub(super) struct Transfer {
     /// Partitions and the versions up to which they were dirty when this began.
-    marks: BTreeMap<u32, u64>,
+    marks: BTreeMap<u32, Version>,
     /// Their fences then, where there were any.
-    fences: BTreeMap<u32, u64>,
+    fences: BTreeMap<u32, Version>,
     /// Announcements that were not confirmed yet.
     announced: u32,
     cursor: Option<Cursor>,
@@ -77,7 +78,7 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
         return false;
     }
     let target = turn.cluster.hints.target(node);
-    let marks: BTreeMap<u32, u64> =
+    let marks: BTreeMap<u32, Version> =
         (0..PARTITIONS_COUNT).filter_map(|partition| Some((partition, target.dirty_version(partition)?))).collect();
     // With nothing evicted, all that is newer than what the node has is still here, and follows.
     let keeps_all = turn.has_all_for(node);
@@ -85,18 +86,18 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
     let mut fences = BTreeMap::new();
     for (&number, &version) in &marks {
         let fence = turn.engine.partition_fence(number);
-        if fence > 0 {
+        if fence.is_some() {
             fences.insert(number, fence);
         }
         // A node that has lost its memory has lost its fences, too: what lies below may have come back to it meanwhile.
         let stale_through = match version {
-            PURGED => 0,
+            PURGED => Version::NONE,
             _ if keeps_all => fence,
-            version => (version - 1).max(fence),
+            version => version.previous().max(fence),
         };
         // Whoever gets something new gets what is known of deletes along with it.
-        let is_new = turn.cluster.handoffs[index].is_filling() && fence > 0;
-        if stale_through > 0 || is_new {
+        let is_new = turn.cluster.handoffs[index].is_filling() && fence.is_some();
+        if stale_through.is_some() || is_new {
             let partition = frame::Partition { number, stale_through, fence };
             links_of(turn, node, number).into_iter().for_each(|link| lists.add(link, partition));
         }
@@ -114,7 +115,7 @@ fn begin(turn: &mut Turn<'_>, node: PeerId) -> bool {
 }
 
 /// One step of the walk: sends the items that the node owns in these partitions.
-fn walk(turn: &mut Turn<'_>, node: PeerId, cursor: Cursor, marks: &BTreeMap<u32, u64>) -> Option<Cursor> {
+fn walk(turn: &mut Turn<'_>, node: PeerId, cursor: Cursor, marks: &BTreeMap<u32, Version>) -> Option<Cursor> {
     let mut keys: Vec<Box<[u8]>> = Vec::new();
     let (cluster, buckets) = (&*turn.cluster, turn.buckets());
     let next = turn.engine.walk_copies(cursor, turn.now, WALK_BUDGET, &mut |replica: Replica<'_>| {
@@ -192,7 +193,7 @@ fn end(turn: &mut Turn<'_>, node: PeerId) {
     }
     for (&partition, &version) in &transfer.marks {
         // What has expired on the way, and left no more than a fence, is announced next.
-        if turn.engine.partition_fence(partition) == transfer.fences.get(&partition).copied().unwrap_or(0) {
+        if turn.engine.partition_fence(partition) == transfer.fences.get(&partition).copied().unwrap_or_default() {
             turn.cluster.hints.clean(node, partition, version);
         }
     }
@@ -201,5 +202,5 @@ fn end(turn: &mut Turn<'_>, node: PeerId) {
 }
 
 /// Marks of partitions that stand for no write: a node has purged what was old there or owns more than before, or has lost its memory.
-pub(super) const PURGED: u64 = 0;
-pub(super) const ALL: u64 = 1;
+pub(super) const PURGED: Version = Version::NONE;
+pub(super) const ALL: Version = Version::from_bits(1);

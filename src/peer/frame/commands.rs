@@ -81,8 +81,8 @@ impl OpenBatch {
         let head = &mut bytes[self.start..self.start + HEAD_BYTES];
         head[4..8].copy_from_slice(&(value_bytes as u32).to_le_bytes());
         // What the sender has seen before the last of the commands, it has seen before the batch arrives.
-        head[20..28].copy_from_slice(&stamp.clock.to_le_bytes());
-        head[28..36].copy_from_slice(&stamp.fence.to_le_bytes());
+        head[20..28].copy_from_slice(&stamp.clock.bits().to_le_bytes());
+        head[28..36].copy_from_slice(&stamp.fence.bits().to_le_bytes());
     }
 }
 
@@ -270,8 +270,14 @@ fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, FrameError> {
 mod tests {
     use super::*;
     use crate::peer::frame::{Head, Horizon};
+    use crate::version::Version;
 
-    const NOW: Horizon = Horizon(1 << 40);
+    /// The version that is written as this number.
+    const fn v(bits: u64) -> Version {
+        Version::from_bits(bits)
+    }
+
+    const NOW: Horizon = Horizon(v(1 << 40));
 
     fn verbs() -> Vec<Verb> {
         let exptime = Some(Exptime(-1));
@@ -339,7 +345,7 @@ mod tests {
         let (mut meta, mut output) = (Vec::new(), Buffer::default());
         let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::EMPTY };
         write_execute(&command, [1; FRAMING_BYTES], b"words", &mut meta);
-        let stamp = |clock| Stamp { clock, fence: 2, sent_ms: 3, ..Stamp::default() };
+        let stamp = |clock| Stamp { clock: v(clock), fence: v(2), sent_ms: 3, ..Stamp::default() };
         let mut batch = OpenBatch::begin(&mut output, 1, stamp(4));
         for id in 0..BATCH_COUNT_MAX as u32 {
             assert!(batch.takes(&output, 1, stamp(5), element_bytes(&meta, b"value")));
@@ -348,7 +354,10 @@ mod tests {
         }
         assert!(!batch.takes(&output, 1, stamp(5), 10), "full");
         let head = Head::read(output.bytes.first_chunk().unwrap(), 1 << 20, NOW).unwrap();
-        assert_eq!((head.kind, head.clock, head.frame_bytes()), (Kind::Batch, 4 + BATCH_COUNT_MAX as u64, output.bytes.len()));
+        assert_eq!(
+            (head.kind, head.clock, head.frame_bytes()),
+            (Kind::Batch, v(4 + BATCH_COUNT_MAX as u64), output.bytes.len())
+        );
         let mut rest = &output.bytes[HEAD_BYTES..];
         for wanted in 0..BATCH_COUNT_MAX as u32 {
             let Element { id, follows, execute } = read_element(&mut rest).unwrap().unwrap();

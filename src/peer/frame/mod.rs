@@ -28,6 +28,7 @@ use crate::limits::{
 };
 use crate::placement::REDUNDANCY_MAX;
 use crate::time::{Expiry, Exptime, Monotonic, Timestamp};
+use crate::version::Version;
 
 pub use commands::{
     BATCH_COUNT_MAX, Element, Execute, FRAMING_BYTES, OpenBatch, element_bytes, read_element, read_execute, write_execute,
@@ -135,9 +136,9 @@ pub struct Head {
     /// When it was sent: milliseconds of a clock of the sender's own, which wrap.
     pub sent_ms: u32,
     /// Greatest version that the sender has seen.
-    pub clock: u64,
+    pub clock: Version,
     /// Version below which the sender has flushed everything.
-    pub fence: u64,
+    pub fence: Version,
     /// Of an `Execute`: the last `sent_ms` of the receiver that its sender had heard.
     pub heard_ms: u32,
     /// Stands for the sender's view of the ring: what it says of ownership and leases means something under the same view only.
@@ -148,15 +149,16 @@ pub struct Head {
 ///
 /// One such number, taken for a version, would put every later write of the ring in the past.
 #[derive(Clone, Copy, Debug)]
-pub struct Horizon(u64);
+pub struct Horizon(Version);
 
 impl Horizon {
     /// At this moment. Two clocks may differ by `PEER_CLOCK_SKEW_MS_MAX`, and each may have taken over the time of a third one.
     pub fn at(now: Timestamp) -> Self {
-        Self((now.unix_ms.saturating_add(2 * PEER_CLOCK_SKEW_MS_MAX) << 16) | 0xffff)
+        Self(Version::last_at(now.plus_ms(2 * PEER_CLOCK_SKEW_MS_MAX)))
     }
 
-    fn check(self, version: u64) -> Result<u64, FrameError> {
+    fn check(self, bits: u64) -> Result<Version, FrameError> {
+        let version = Version::from_bits(bits);
         if version <= self.0 { Ok(version) } else { Err(FrameError("a version that no clock can have given")) }
     }
 }
@@ -186,7 +188,7 @@ pub struct Put<'a> {
     /// Hashes of the ids of the owners that lack this copy: who takes it keeps a hint for them.
     pub missing: arrayvec::ArrayVec<u64, REDUNDANCY_MAX>,
     /// Version through which all writes of this sender are on every owner; `None` if no other copy of this write is in flight.
-    pub committed_through: Option<u64>,
+    pub committed_through: Option<Version>,
 }
 
 /// What goes along with a copy.
@@ -197,7 +199,7 @@ pub struct Along<'a> {
     /// See `Put::missing`.
     pub missing: &'a [u64],
     /// See `Put::committed_through`.
-    pub committed_through: Option<u64>,
+    pub committed_through: Option<Version>,
 }
 
 /// What a `Put` came to.
@@ -206,7 +208,7 @@ pub enum PutDone {
     /// It is what the key has there.
     Taken,
     /// Something of this version is there, or keeps it out.
-    Kept(u64),
+    Kept(Version),
     /// No memory now.
     Busy,
 }
@@ -235,8 +237,8 @@ impl Head {
         output.extend_from_slice(&[self.kind as u8, self.flags, self.hops, self.life]);
         output.extend_from_slice(&self.id.to_le_bytes());
         output.extend_from_slice(&self.sent_ms.to_le_bytes());
-        output.extend_from_slice(&self.clock.to_le_bytes());
-        output.extend_from_slice(&self.fence.to_le_bytes());
+        output.extend_from_slice(&self.clock.bits().to_le_bytes());
+        output.extend_from_slice(&self.fence.bits().to_le_bytes());
         output.extend_from_slice(&self.heard_ms.to_le_bytes());
         output.extend_from_slice(&self.view.to_le_bytes());
     }
@@ -264,9 +266,9 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stamp {
     /// Greatest version seen.
-    pub clock: u64,
+    pub clock: Version,
     /// Everything below was flushed.
-    pub fence: u64,
+    pub fence: Version,
     /// The sender's milliseconds.
     pub sent_ms: u32,
     /// See `Head::heard_ms`.
@@ -296,11 +298,11 @@ pub fn write(
     output.put_value(value);
 }
 
-/// Splits the meta of an `Execute` with these flags: the version of `FLAG_REPEATED`, 0 for none, the node of `FLAG_PASSED_ON`, and the
+/// Splits the meta of an `Execute` with these flags: the version of `FLAG_REPEATED`, if any, the node of `FLAG_PASSED_ON`, and the
 /// command.
-pub fn read_history(flags: u8, meta: &[u8], horizon: Horizon) -> Result<(u64, Option<u64>, &[u8]), FrameError> {
+pub fn read_history(flags: u8, meta: &[u8], horizon: Horizon) -> Result<(Version, Option<u64>, &[u8]), FrameError> {
     let mut reader = Reader(meta);
-    let since = if flags & FLAG_REPEATED != 0 { reader.version(horizon)? } else { 0 };
+    let since = if flags & FLAG_REPEATED != 0 { reader.version(horizon)? } else { Version::NONE };
     let passed_on = if flags & FLAG_PASSED_ON != 0 { Some(reader.u64()?) } else { None };
     Ok((since, passed_on, reader.0))
 }
@@ -324,14 +326,15 @@ pub fn write_replica(replica: &Replica<'_>, along: Along<'_>, output: &mut Vec<u
         | u8::from(along.exempt) << 4
         | u8::from(along.committed_through.is_some()) << 5;
     output.push(bits);
-    output.extend_from_slice(&replica.version.to_le_bytes());
+    output.extend_from_slice(&replica.version.bits().to_le_bytes());
     output.extend_from_slice(&replica.expiry.0.to_le_bytes());
     output.extend_from_slice(&replica.client_flags.to_le_bytes());
     output.extend_from_slice(&replica.cas_override.unwrap_or(0).to_le_bytes());
     output.push(replica.key.bytes.len() as u8);
     output.extend_from_slice(replica.key.bytes);
     output.push(along.missing.len() as u8);
-    along.missing.iter().chain(&along.committed_through).for_each(|number| output.extend_from_slice(&number.to_le_bytes()));
+    let committed_through = along.committed_through.map(Version::bits);
+    along.missing.iter().chain(&committed_through).for_each(|number| output.extend_from_slice(&number.to_le_bytes()));
 }
 
 /// Reads the meta of a `Put` or a `Found`.
@@ -388,9 +391,9 @@ pub struct Partition {
     /// Its number.
     pub number: u32,
     /// Items up to this version may be stale where the sender does not send them again.
-    pub stale_through: u64,
+    pub stale_through: Version,
     /// Copies of absent keys up to this version are refused: the sender has forgotten which of them were deleted.
-    pub fence: u64,
+    pub fence: Version,
 }
 
 /// Partitions that one frame tells of, at most: the value stays below what is received in one piece.
@@ -402,8 +405,8 @@ pub const PARTITION_BYTES: usize = 20;
 /// Writes an entry of the value of a `Begin` or a `Lost`.
 pub fn write_partition(partition: Partition, output: &mut Vec<u8>) {
     output.extend_from_slice(&partition.number.to_le_bytes());
-    output.extend_from_slice(&partition.stale_through.to_le_bytes());
-    output.extend_from_slice(&partition.fence.to_le_bytes());
+    output.extend_from_slice(&partition.stale_through.bits().to_le_bytes());
+    output.extend_from_slice(&partition.fence.bits().to_le_bytes());
 }
 
 /// Takes the next entry out of the value of a `Begin` or a `Lost`; `None` at the end.
@@ -419,13 +422,13 @@ pub fn read_partition(list: &mut &[u8], horizon: Horizon) -> Result<Option<Parti
 }
 
 /// Writes an entry of the value of a `List`: the routing hash of a key, and the version that is lacking.
-pub fn write_lacking((hash, version): (u64, u64), output: &mut Vec<u8>) {
+pub fn write_lacking((hash, version): (u64, Version), output: &mut Vec<u8>) {
     output.extend_from_slice(&hash.to_le_bytes());
-    output.extend_from_slice(&version.to_le_bytes());
+    output.extend_from_slice(&version.bits().to_le_bytes());
 }
 
 /// Takes the next entry out of the value of a `List`; `None` at the end.
-pub fn read_lacking(list: &mut &[u8], horizon: Horizon) -> Result<Option<(u64, u64)>, FrameError> {
+pub fn read_lacking(list: &mut &[u8], horizon: Horizon) -> Result<Option<(u64, Version)>, FrameError> {
     if list.is_empty() {
         return Ok(None);
     }
@@ -436,12 +439,12 @@ pub fn read_lacking(list: &mut &[u8], horizon: Horizon) -> Result<Option<(u64, u
 }
 
 /// Writes one number: the meta of a `Fence`, a `Sync` and a `Done`.
-pub fn write_version(version: u64, output: &mut Vec<u8>) {
-    output.extend_from_slice(&version.to_le_bytes());
+pub fn write_version(version: Version, output: &mut Vec<u8>) {
+    output.extend_from_slice(&version.bits().to_le_bytes());
 }
 
 /// Reads what `write_version` wrote.
-pub fn read_version(meta: &[u8], horizon: Horizon) -> Result<u64, FrameError> {
+pub fn read_version(meta: &[u8], horizon: Horizon) -> Result<Version, FrameError> {
     let mut reader = Reader(meta);
     let version = reader.version(horizon)?;
     reader.end()?;
@@ -452,12 +455,12 @@ impl PutDone {
     /// Writes the meta of the response.
     pub fn write(self, output: &mut Vec<u8>) {
         let (code, version) = match self {
-            PutDone::Taken => (0, 0),
+            PutDone::Taken => (0, Version::NONE),
             PutDone::Kept(version) => (1, version),
-            PutDone::Busy => (2, 0u64),
+            PutDone::Busy => (2, Version::NONE),
         };
         output.push(code);
-        output.extend_from_slice(&version.to_le_bytes());
+        output.extend_from_slice(&version.bits().to_le_bytes());
     }
 
     /// What the response to a `Put` says; one that was refused may come again.
@@ -511,7 +514,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn version(&mut self, horizon: Horizon) -> Result<u64, FrameError> {
+    fn version(&mut self, horizon: Horizon) -> Result<Version, FrameError> {
         horizon.check(self.u64()?)
     }
 
@@ -538,7 +541,12 @@ const _: () = assert!(KEY_BYTES_MAX + crate::limits::LINE_BYTES_MAX + META_OPAQU
 mod tests {
     use super::*;
 
-    const NOW: Horizon = Horizon(1 << 40);
+    const NOW: Horizon = Horizon(v(1 << 40));
+
+    /// The version that is written as this number.
+    const fn v(bits: u64) -> Version {
+        Version::from_bits(bits)
+    }
 
     #[test]
     fn replicas_arrive_as_they_were_sent_and_cut_ones_are_refused() {
@@ -546,7 +554,7 @@ mod tests {
             key: Key::new(b"k"),
             value: Value::EMPTY,
             client_flags: 3,
-            version: 99,
+            version: v(99),
             cas_override: Some(5),
             expiry: Expiry(8),
             stale: true,
@@ -554,10 +562,10 @@ mod tests {
             tombstone: true,
         };
         let mut meta = Vec::new();
-        write_replica(&replica, Along { exempt: true, missing: &[11, 12], committed_through: Some(13) }, &mut meta);
+        write_replica(&replica, Along { exempt: true, missing: &[11, 12], committed_through: Some(v(13)) }, &mut meta);
         let put = read_replica(&meta, Value::EMPTY, NOW).unwrap();
-        assert_eq!((put.replica.version, put.replica.cas_override, put.replica.expiry), (99, Some(5), Expiry(8)));
-        assert_eq!((put.exempt, &put.missing[..], put.committed_through), (true, &[11, 12][..], Some(13)));
+        assert_eq!((put.replica.version, put.replica.cas_override, put.replica.expiry), (v(99), Some(5), Expiry(8)));
+        assert_eq!((put.exempt, &put.missing[..], put.committed_through), (true, &[11, 12][..], Some(v(13))));
         assert!(put.replica.tombstone && put.replica.stale && !put.replica.token_sent);
         assert!(read_replica(&meta, Value::Bytes(b"x"), NOW).is_err(), "a tombstone has no value");
         for end in 0..meta.len() {
@@ -571,13 +579,13 @@ mod tests {
         write(
             &mut buffer,
             (Kind::Sync, 0, 0, 7),
-            Stamp { clock: 1, fence: 2, sent_ms: 3, ..Stamp::default() },
+            Stamp { clock: v(1), fence: v(2), sent_ms: 3, ..Stamp::default() },
             Value::EMPTY,
             |_| {},
         );
         let bytes: [u8; HEAD_BYTES] = buffer.bytes[..].try_into().unwrap();
         let head = Head::read(&bytes, 100, NOW).unwrap();
-        assert_eq!((head.kind, head.id, head.clock, head.fence, head.frame_bytes()), (Kind::Sync, 7, 1, 2, HEAD_BYTES));
+        assert_eq!((head.kind, head.id, head.clock, head.fence, head.frame_bytes()), (Kind::Sync, 7, v(1), v(2), HEAD_BYTES));
         for (at, value) in [(0usize, 0xff), (2, 0xff), (6, 0xff), (7, 0x7f), (8, 0), (8, 0x7f), (11, 1), (27, 1), (35, 1)] {
             let mut broken = bytes;
             broken[at] = value;
@@ -591,6 +599,7 @@ mod tests {
         let horizon = Horizon::at(Timestamp { unix_ms: 1_800_000_000_000 });
         let latest = ((1_800_000_000_000u64 + 2 * PEER_CLOCK_SKEW_MS_MAX) << 16) | 0xffff;
         for (version, passes) in [(0, true), (latest, true), (latest + 1, false), (u64::MAX >> 1, false), (u64::MAX, false)] {
+            let version = v(version);
             let number = |write: &dyn Fn(&mut Vec<u8>)| {
                 let mut meta = Vec::new();
                 write(&mut meta);
@@ -600,7 +609,7 @@ mod tests {
             assert_eq!(read_version(&meta, horizon).is_ok(), passes);
             let meta = number(&|meta| PutDone::Kept(version).write(meta));
             assert_eq!(PutDone::read(&meta, horizon).is_ok(), passes);
-            for (stale_through, fence) in [(version, 0), (0, version)] {
+            for (stale_through, fence) in [(version, v(0)), (v(0), version)] {
                 let list = number(&|list| write_partition(Partition { number: 1, stale_through, fence }, list));
                 assert_eq!(read_partition(&mut &list[..], horizon).is_ok(), passes);
             }
@@ -620,7 +629,7 @@ mod tests {
             let meta = number(&|meta| write_replica(&replica, Along::default(), meta));
             assert_eq!(read_replica(&meta, Value::EMPTY, horizon).is_ok(), passes);
             let committed_through = Along { committed_through: Some(version), ..Along::default() };
-            let meta = number(&|meta| write_replica(&Replica { version: 1, ..replica }, committed_through, meta));
+            let meta = number(&|meta| write_replica(&Replica { version: v(1), ..replica }, committed_through, meta));
             assert_eq!(read_replica(&meta, Value::EMPTY, horizon).is_ok(), passes);
             for stamp in [Stamp { clock: version, ..Stamp::default() }, Stamp { fence: version, ..Stamp::default() }] {
                 let mut frame = Buffer::default();

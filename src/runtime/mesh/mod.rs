@@ -29,6 +29,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::service::Services;
 use crate::sync::{self, fence};
 use crate::time::Monotonic;
+use crate::version::Version;
 
 /// What the cores of a node share. Plain atomics; nothing here is touched per request.
 pub struct Shared {
@@ -169,7 +170,7 @@ impl Mesh {
         &mut self,
         core: ShardId,
         ticket: Ticket,
-        repeated_since: u64,
+        repeated_since: Version,
         command: &Command<'_>,
         framing: &Framing<'_>,
     ) -> bool {

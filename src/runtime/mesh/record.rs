@@ -31,6 +31,7 @@ use crate::protocol::{Framing, Head, Session};
 use crate::routing::Ticket;
 use crate::runtime::peer_socket::Peer;
 use crate::runtime::service::ServiceId;
+use crate::version::Version;
 
 /// The end of a queue that messages are written to.
 pub struct Writer(Producer);
@@ -59,7 +60,7 @@ const HANDOVER: u32 = 3;
 /// What a command's record begins with.
 pub struct RequestHead {
     ticket: Ticket,
-    repeated_since: u64,
+    repeated_since: Version,
     hash: u64,
     verb: Verb,
     framing: Head,
@@ -126,7 +127,7 @@ pub struct Request<'a> {
     /// Where the reply goes.
     pub ticket: Ticket,
     /// Versions above this are of others, where a node that has gone away may have executed the command; 0 where none can have.
-    pub repeated_since: u64,
+    pub repeated_since: Version,
     /// What to do.
     pub command: Command<'a>,
     /// How to encode the reply.
@@ -146,9 +147,9 @@ const _: () = assert!(align_of::<RequestHead>() <= 8 && align_of::<ReplyHead>() 
 const _: () = assert!(size_of::<RequestHead>() + KEY_BYTES_MAX + 64 <= QUEUE_BYTES_MIN / 4 - RECORD_HEAD_BYTES);
 
 impl Writer {
-    /// Writes a command for another core, which a node may have executed that has gone away, if `repeated_since` is not 0. False, and
+    /// Writes a command for another core, which a node may have executed that has gone away, if `repeated_since` is one. False, and
     /// nothing written, when the queue is full.
-    pub fn request(&mut self, ticket: Ticket, repeated_since: u64, command: &Command<'_>, framing: &Framing<'_>) -> bool {
+    pub fn request(&mut self, ticket: Ticket, repeated_since: Version, command: &Command<'_>, framing: &Framing<'_>) -> bool {
         let (key, words) = (command.key.bytes, framing.words);
         let room = self.0.payload_bytes_max() - size_of::<RequestHead>();
         let names: &[&[u8]] = if key.len() + words.len() <= room { &[key, words] } else { &[] };
@@ -369,14 +370,14 @@ mod tests {
         for (value_bytes, words) in sizes.into_iter().flat_map(|bytes| words.iter().map(move |words| (bytes, words))) {
             let value = vec![7u8; value_bytes];
             let command = store(Value::Bytes(&value));
-            assert!(writer.request(TICKET, 5, &command, &framing(words)));
+            assert!(writer.request(TICKET, Version::from_bits(5), &command, &framing(words)));
             writer.publish();
             assert_eq!(reader.requests_ahead().map(|request| request.command.key.hash).collect::<Vec<_>>(), [command.key.hash]);
             // Left once, and then taken.
             oldest_request(&mut reader).leave();
             let mut record = oldest_request(&mut reader);
             let request = record.request();
-            assert_eq!((request.ticket, request.repeated_since), (TICKET, 5));
+            assert_eq!((request.ticket, request.repeated_since), (TICKET, Version::from_bits(5)));
             assert_eq!(request.command.key.bytes, b"{a}key");
             assert_eq!(request.command.key.hash, command.key.hash);
             assert_eq!(request.command.value.to_vec(), value);
@@ -393,7 +394,7 @@ mod tests {
         let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
         let (mut writer, mut reader) = queue(4096);
         let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::Body(&body) };
-        assert!(writer.request(TICKET, 5, &command, &framing(b"")));
+        assert!(writer.request(TICKET, Version::from_bits(5), &command, &framing(b"")));
         writer.publish();
         let record = oldest_request(&mut reader);
         assert_eq!(Arc::strong_count(&body), 2);
@@ -438,7 +439,7 @@ mod tests {
             let body = Arc::new(Body::lease(&arena, 100_000).unwrap());
             let (mut writer, mut reader) = queue(4096);
             for round in 0..2 {
-                assert!(writer.request(TICKET, 5, &store(Value::Body(&body)), &framing(b"")));
+                assert!(writer.request(TICKET, Version::from_bits(5), &store(Value::Body(&body)), &framing(b"")));
                 let mut reply = Buffer::default();
                 reply.put_body(body.clone());
                 assert!(writer.reply(TICKET, &mut reply));
