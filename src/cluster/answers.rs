@@ -10,15 +10,15 @@
 
 use super::links::LinkId;
 use super::operations::OpState;
-use super::requests::Purpose;
+use super::requests::{InFlight, Purpose};
 use super::{Mistake, Turn, conclude, coordinate, flush, handoff, replicate};
-use crate::command::Error;
+use crate::command::{Error, Value};
 use crate::limits;
 use crate::peer::frame::{self, Frame, FrameError, Kind, PutDone};
 use crate::time::Monotonic;
 use crate::version::Version;
 
-/// A response to a request of this core.
+/// A response to a request of this core, or to several.
 ///
 /// # Errors
 /// It is no response to anything, or cannot be read.
@@ -26,35 +26,64 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
     turn.observe_head(&frame.head);
     let waited_for_clock = !turn.cluster.links.may_execute(link, turn.at);
     turn.cluster.links.heard(link, frame.head.sent_ms, turn.at);
-    if !turn.shares_view(&frame.head) {
+    let shares_view = turn.shares_view(&frame.head);
+    if !shares_view {
         turn.cluster.leases.end(link);
     }
-    let was_full = turn.cluster.requests.is_full();
-    check_answer(turn, link, frame)?;
-    let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.at) else {
-        return Err(FrameError("an answer that nobody waits for"));
-    };
-    let has_room_again = was_full && !turn.cluster.requests.is_full();
-    // A lease under another view is none: its holder may own other keys than who granted it knows of.
-    let synced = frame.head.flags & frame::FLAG_SYNCED != 0 && turn.shares_view(&frame.head);
-    let mut may_coordinate = false;
-    if matches!(frame.head.kind, Kind::Found | Kind::Done) {
-        if turn.shares_view(&frame.head) {
-            turn.cluster.progress.note(link, frame.head.flags);
-            may_coordinate = turn.cluster.progress.end_former(&turn.cluster.links, turn.at);
-        }
-        match synced {
-            true => {
-                turn.cluster.leases.granted(link, &turn.cluster.links, in_flight.sent_at, turn.at);
-                let is_clean = frame.head.flags & frame::FLAG_CLEAN != 0;
-                if is_clean && !turn.cluster.options.has(Mistake::MissingKept) {
-                    turn.cluster.leases.forget_all_missing(link, in_flight.sent_at);
-                }
+    let (was_full, mut may_coordinate) = (turn.cluster.requests.is_full(), false);
+    if frame.head.kind == Kind::Replies {
+        reply_all(turn, link, frame)?;
+    } else {
+        check_answer(turn, link, frame)?;
+        let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.at) else {
+            return Err(FrameError("an answer that nobody waits for"));
+        };
+        if matches!(frame.head.kind, Kind::Found | Kind::Done) {
+            if shares_view {
+                turn.cluster.progress.note(link, frame.head.flags);
+                may_coordinate = turn.cluster.progress.end_former(&turn.cluster.links, turn.at);
             }
-            false if matches!(in_flight.purpose, Purpose::Read(..) | Purpose::Sync) => turn.cluster.leases.end(link),
-            false => {}
+            hear_of_lease(turn, link, frame, (&in_flight, shares_view));
         }
+        pass_on(turn, in_flight, frame, waited_for_clock)?;
     }
+    if may_coordinate || (was_full && !turn.cluster.requests.is_full()) {
+        retry(turn);
+    }
+    Ok(())
+}
+
+/// The replies to several commands.
+fn reply_all(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
+    let Value::Bytes(mut replies) = frame.value else { return Err(FrameError("replies beyond their bounds")) };
+    while let Some((id, bytes)) = frame::read_reply(&mut replies)? {
+        // Before it counts as answered: else its request is lost with the link.
+        let Some(Purpose::Forward(operation)) = turn.cluster.requests.purpose(link, id) else {
+            return Err(FrameError("a reply to what is no command"));
+        };
+        let operation = *operation;
+        turn.cluster.answered(link, id, turn.at);
+        coordinate::on_short_reply(turn, operation, bytes);
+    }
+    Ok(())
+}
+
+/// What an answer says of the lease of its core.
+fn hear_of_lease(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>, (in_flight, shares_view): (&InFlight, bool)) {
+    // A lease under another view is none: its holder may own other keys than who granted it knows of.
+    if frame.head.flags & frame::FLAG_SYNCED != 0 && shares_view {
+        turn.cluster.leases.granted(link, &turn.cluster.links, in_flight.sent_at, turn.at);
+        let is_clean = frame.head.flags & frame::FLAG_CLEAN != 0;
+        if is_clean && !turn.cluster.options.has(Mistake::MissingKept) {
+            turn.cluster.leases.forget_all_missing(link, in_flight.sent_at);
+        }
+    } else if matches!(in_flight.purpose, Purpose::Read(..) | Purpose::Sync) {
+        turn.cluster.leases.end(link);
+    }
+}
+
+/// Gives an answer to who waits for it.
+fn pass_on(turn: &mut Turn<'_>, in_flight: InFlight, frame: &Frame<'_>, waited_for_clock: bool) -> Result<(), FrameError> {
     match in_flight.purpose {
         Purpose::Forward(id) => coordinate::on_reply(turn, id, frame),
         Purpose::Read(attempt, node) => return coordinate::on_found(turn, attempt, node, frame),
@@ -72,9 +101,6 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
         Purpose::Purged(node, generation, partitions) => {
             handoff::on_purged_answer(turn, node, generation, &partitions, frame.head.kind == Kind::Done)
         }
-    }
-    if has_room_again || may_coordinate {
-        retry(turn);
     }
     Ok(())
 }

@@ -267,6 +267,14 @@ pub(super) fn on_reply(turn: &mut Turn<'_>, id: OperationId, frame: &Frame<'_>) 
     conclude::finish(turn, id);
 }
 
+/// As `on_reply`, for one of several replies.
+pub(super) fn on_short_reply(turn: &mut Turn<'_>, id: OperationId, reply: &[u8]) {
+    let Some(op) = turn.op(id).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
+    let origin = op.origin;
+    turn.cluster.outbox.put_bytes(origin, reply);
+    conclude::end(turn, id);
+}
+
 /// The link that a command was sent over is lost.
 pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, until: Monotonic) {
     let overtaken = sent && turn.cluster.operations.is_read_before_writes(id);

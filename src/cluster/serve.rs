@@ -25,7 +25,7 @@ use crate::engine::Merge;
 use crate::key::Key;
 use crate::limits;
 use crate::observe::Client;
-use crate::peer::frame::{self, Along, Element, Execute, Frame, FrameError, Kind, PutDone};
+use crate::peer::frame::{self, Along, Element, Execute, Frame, FrameError, Kind, OpenReplies, PutDone};
 use crate::protocol::{self, Framing, Head};
 use crate::routing::Place;
 use crate::time::Monotonic;
@@ -48,7 +48,7 @@ pub(super) fn serve(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, o
             let execute = frame::read_execute(meta, frame.value)?;
             let follows = frame.head.flags & frame::FLAG_FOLLOWS != 0;
             let passage = Passage { hops: frame.head.hops, deadline: from.deadline, follows, repeated_since };
-            serve_execute(turn, from, passage, &execute, output)
+            serve_execute(turn, from, passage, &execute, (output, None))
         }
         Kind::Batch => serve_batch(turn, from, frame, output),
         Kind::Put => serve_put(turn, from, frame, output),
@@ -126,6 +126,7 @@ fn serve_missing(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, outp
 /// Several commands: what they need is fetched for some of them at once, before the first is executed.
 fn serve_batch(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output: &mut Buffer) -> Result<(), FrameError> {
     let Value::Bytes(mut batch) = frame.value else { return Err(FrameError("a batch beyond its bounds")) };
+    let mut replies = OpenReplies::default();
     for _ in 0..=frame::BATCH_COUNT_MAX / limits::BATCH_COMMANDS_MAX {
         let mut some = ArrayVec::<Element<'_>, { limits::BATCH_COMMANDS_MAX }>::new();
         while !some.is_full()
@@ -142,7 +143,7 @@ fn serve_batch(turn: &mut Turn<'_>, from: PeerRequest, frame: &Frame<'_>, output
         for &Element { id, follows, ref execute } in &some {
             let (hops, deadline) = (frame.head.hops, from.deadline);
             let passage = Passage { hops, deadline, follows, repeated_since: Version::NONE };
-            serve_execute(turn, PeerRequest { id, ..from }, passage, execute, output)?;
+            serve_execute(turn, PeerRequest { id, ..from }, passage, execute, (output, Some(&mut replies)))?;
         }
     }
     Err(FrameError("a batch beyond its bounds"))
@@ -153,7 +154,7 @@ fn serve_execute(
     from: PeerRequest,
     passage: Passage,
     execute: &Execute<'_>,
-    output: &mut Buffer,
+    (output, replies): (&mut Buffer, Option<&mut OpenReplies>),
 ) -> Result<(), FrameError> {
     let head = Head::from_bytes(&execute.framing).ok_or(FrameError("a framing of no protocol"))?;
     let command = &execute.command;
@@ -181,7 +182,10 @@ fn serve_execute(
                 let client = Client { descriptor: 0, meta: head.is_meta() };
                 turn.observer.record(command, client, before, &reply, turn.now);
             }
-            frame::write_reply(output, from.id, turn.stamp(), &mut scratch);
+            let stamp = turn.stamp();
+            if !replies.is_some_and(|replies| replies.push(output, from.id, stamp, &scratch)) {
+                frame::write_reply(output, from.id, stamp, &mut scratch);
+            }
             scratch.clear();
             turn.cluster.scratch = scratch;
             return Ok(());

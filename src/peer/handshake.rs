@@ -22,7 +22,7 @@ use crate::limits::{PEER_CLOCK_SKEW_MS_MAX, PEER_HANDSHAKE_BYTES_MAX};
 /// What a peer sends first. No memcached client begins like this: its first byte is neither text nor binary.
 pub const MAGIC: [u8; 8] = [0xb5, b'p', b'b', b'c', b'a', b'c', b'h', b'e'];
 /// Version of everything between two nodes.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 16;
 

@@ -1,33 +1,19 @@
-//! Commands as they travel to the node that executes them, alone or several in one frame.
+//! Commands as they travel to the node that executes them.
 //!
 //! ```text
 //!   meta of an EXECUTE: verb | framing of the reply | key | words;  value: what to store
-//!   value of a BATCH:   | id | meta bytes | follows, value bytes | meta of an EXECUTE | value |  again and again
-//!                        0    4            6                      8
 //! ```
 //!
-//! Lives here: verbs, `Execute`, batches. Not here: the frame around them (`frame`), what is done with them (`cluster`).
+//! Lives here: verbs, `Execute`. Not here: the frame around them (`frame`), several in one (`batch`), what is done with them (`cluster`).
 
-use super::{FrameError, HEAD_BYTES, Kind, Reader, Stamp, write};
-use crate::buffer::Buffer;
+use super::{FrameError, Reader};
 use crate::command::{Arithmetic, Command, Delete, Get, Store, StoreMode, Value, Verb};
 use crate::key::{Encoding, Key};
-use crate::limits::{INLINE_VALUE_BYTES_MAX, KEY_BYTES_MAX};
+use crate::limits::KEY_BYTES_MAX;
 use crate::time::Exptime;
 
 /// Bytes of a framing that travels: see `protocol::Head::to_bytes`.
 pub const FRAMING_BYTES: usize = 8;
-/// Bytes in front of each command of a batch.
-const ELEMENT_HEAD_BYTES: usize = 8;
-/// Longest value of a batch: it is received into the buffer that it is parsed from.
-const BATCH_BYTES_MAX: usize = INLINE_VALUE_BYTES_MAX;
-/// Commands of one batch: their answers wait together where they cannot be sent.
-pub const BATCH_COUNT_MAX: usize = 64;
-/// `FLAG_FOLLOWS` of a command in a batch: the highest bit of the length of its value.
-const ELEMENT_FOLLOWS: u16 = 1 << 15;
-
-const _: () = assert!(BATCH_BYTES_MAX < ELEMENT_FOLLOWS as usize);
-
 /// What an `Execute` says.
 #[derive(Clone, Copy, Debug)]
 pub struct Execute<'a> {
@@ -37,83 +23,6 @@ pub struct Execute<'a> {
     pub framing: [u8; FRAMING_BYTES],
     /// Words that the reply repeats.
     pub words: &'a [u8],
-}
-
-/// The batch at the end of what waits to be sent, while commands may be added to it.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenBatch {
-    start: usize,
-    count: usize,
-    hops: u8,
-    life: u8,
-    sent_ms: u32,
-}
-
-impl OpenBatch {
-    /// Begins a batch without commands behind what is there.
-    pub fn begin(output: &mut Buffer, hops: u8, stamp: Stamp) -> Self {
-        let start = output.bytes.len();
-        write(output, (Kind::Batch, 0, hops, 0), stamp, Value::EMPTY, |_| {});
-        Self { start, count: 0, hops, life: stamp.life, sent_ms: stamp.sent_ms }
-    }
-
-    /// Whether a command of this length may be added: nothing else was written since, and the batch is not full.
-    pub fn takes(&self, output: &Buffer, hops: u8, stamp: Stamp, element_bytes: usize) -> bool {
-        let value_bytes = output.bytes.get(self.start + 4..self.start + 8).and_then(|bytes| bytes.try_into().ok());
-        let value_bytes = value_bytes.map_or(usize::MAX, |bytes| u32::from_le_bytes(bytes) as usize);
-        value_bytes.checked_add(self.start + HEAD_BYTES) == Some(output.bytes.len())
-            && value_bytes + element_bytes <= BATCH_BYTES_MAX
-            && self.count < BATCH_COUNT_MAX
-            && (self.hops, self.life, self.sent_ms) == (hops, stamp.life, stamp.sent_ms)
-    }
-
-    /// Adds a command: the meta of its `Execute`, and its value.
-    pub fn push(&mut self, output: &mut Buffer, (id, follows): (u32, bool), stamp: Stamp, meta: &[u8], value: &[u8]) {
-        self.count += 1;
-        let bytes = &mut output.bytes;
-        bytes.extend_from_slice(&id.to_le_bytes());
-        bytes.extend_from_slice(&(meta.len() as u16).to_le_bytes());
-        let mark = if follows { ELEMENT_FOLLOWS } else { 0 };
-        bytes.extend_from_slice(&(value.len() as u16 | mark).to_le_bytes());
-        bytes.extend_from_slice(meta);
-        bytes.extend_from_slice(value);
-        let value_bytes = bytes.len() - self.start - HEAD_BYTES;
-        let head = &mut bytes[self.start..self.start + HEAD_BYTES];
-        head[4..8].copy_from_slice(&(value_bytes as u32).to_le_bytes());
-        // What the sender has seen before the last of the commands, it has seen before the batch arrives.
-        head[20..28].copy_from_slice(&stamp.clock.bits().to_le_bytes());
-        head[28..36].copy_from_slice(&stamp.fence.bits().to_le_bytes());
-    }
-}
-
-/// Bytes of a command in a batch.
-pub fn element_bytes(meta: &[u8], value: &[u8]) -> usize {
-    ELEMENT_HEAD_BYTES + meta.len() + value.len()
-}
-
-/// A command of a `Batch`.
-#[derive(Clone, Copy, Debug)]
-pub struct Element<'a> {
-    /// Chosen by the asking side.
-    pub id: u32,
-    /// See `FLAG_FOLLOWS`.
-    pub follows: bool,
-    /// The command.
-    pub execute: Execute<'a>,
-}
-
-/// Takes the next command out of the value of a `Batch`; `None` at the end.
-pub fn read_element<'a>(batch: &mut &'a [u8]) -> Result<Option<Element<'a>>, FrameError> {
-    if batch.is_empty() {
-        return Ok(None);
-    }
-    let mut reader = Reader(batch);
-    let (id, meta_bytes, length) = (reader.u32()?, usize::from(reader.u16()?), reader.u16()?);
-    let value_bytes = usize::from(length & !ELEMENT_FOLLOWS);
-    let (meta, value) = (reader.take(meta_bytes)?, reader.take(value_bytes)?);
-    *batch = reader.0;
-    let (follows, execute) = (length & ELEMENT_FOLLOWS != 0, read_execute(meta, Value::Bytes(value))?);
-    Ok(Some(Element { id, follows, execute }))
 }
 
 /// Writes the meta of an `Execute`.
@@ -269,15 +178,6 @@ fn read_verb(reader: &mut Reader<'_>) -> Result<Verb, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::frame::{Head, Horizon};
-    use crate::version::Version;
-
-    /// The version that is written as this number.
-    const fn v(bits: u64) -> Version {
-        Version::from_bits(bits)
-    }
-
-    const NOW: Horizon = Horizon(v(1 << 40));
 
     fn verbs() -> Vec<Verb> {
         let exptime = Some(Exptime(-1));
@@ -338,41 +238,5 @@ mod tests {
                 assert!(read_execute(&meta[..end], Value::EMPTY).is_err(), "{verb:?} cut at {end}");
             }
         }
-    }
-
-    #[test]
-    fn a_batch_takes_commands_until_it_is_full_or_something_else_is_written() {
-        let (mut meta, mut output) = (Vec::new(), Buffer::default());
-        let command = Command { key: Key::new(b"k"), verb: Verb::Get(Get::default()), value: Value::EMPTY };
-        write_execute(&command, [1; FRAMING_BYTES], b"words", &mut meta);
-        let stamp = |clock| Stamp { clock: v(clock), fence: v(2), sent_ms: 3, ..Stamp::default() };
-        let mut batch = OpenBatch::begin(&mut output, 1, stamp(4));
-        for id in 0..BATCH_COUNT_MAX as u32 {
-            assert!(batch.takes(&output, 1, stamp(5), element_bytes(&meta, b"value")));
-            assert!(!batch.takes(&output, 2, stamp(5), 10) && !batch.takes(&output, 1, stamp(5), BATCH_BYTES_MAX + 1));
-            batch.push(&mut output, (id, id % 3 == 0), stamp(5 + u64::from(id)), &meta, b"value");
-        }
-        assert!(!batch.takes(&output, 1, stamp(5), 10), "full");
-        let head = Head::read(output.bytes.first_chunk().unwrap(), 1 << 20, NOW).unwrap();
-        assert_eq!(
-            (head.kind, head.clock, head.frame_bytes()),
-            (Kind::Batch, v(4 + BATCH_COUNT_MAX as u64), output.bytes.len())
-        );
-        let mut rest = &output.bytes[HEAD_BYTES..];
-        for wanted in 0..BATCH_COUNT_MAX as u32 {
-            let Element { id, follows, execute } = read_element(&mut rest).unwrap().unwrap();
-            assert_eq!((id, follows, execute.command.key.bytes), (wanted, wanted % 3 == 0, &b"k"[..]));
-            assert_eq!(execute.words, b"words");
-            assert_eq!(execute.command.value.to_vec(), b"value");
-        }
-        assert!(read_element(&mut rest).unwrap().is_none());
-        for end in HEAD_BYTES + 1..HEAD_BYTES + element_bytes(&meta, b"value") {
-            assert!(read_element(&mut &output.bytes[HEAD_BYTES..end]).is_err(), "cut at {end}");
-        }
-        let batch = OpenBatch::begin(&mut output, 1, stamp(4));
-        write(&mut output, (Kind::Sync, 0, 0, 7), stamp(4), Value::EMPTY, |_| {});
-        assert!(!batch.takes(&output, 1, stamp(4), 10), "something else was written");
-        output.clear();
-        assert!(!batch.takes(&output, 1, stamp(4), 10), "it was sent");
     }
 }

@@ -7,7 +7,7 @@
 //!   meta of a PUT:      replica (without value) | count of owners that lack it | hashes of their ids | committed through
 //!   meta of a SYNC:     committed through                            value of a MISSING:  | hash | version | again and again
 //!   value of a BEGIN and of a PURGED:  | partition | version up to which its items may be stale | its fence | again and again
-//!   value of a REPLY:   bytes of the client's protocol               EXECUTE and BATCH: see `commands`
+//!   value of a REPLY:   bytes of the client's protocol               EXECUTE: see `commands`; BATCH, REPLIES: `batch`
 //! ```
 //!
 //! Every frame carries its sender's clock (greatest version seen) and fence (everything below was flushed), so that both spread with
@@ -15,9 +15,10 @@
 //! afterwards its sender may have given it up and had it executed elsewhere. Every version that leaves this file is one that a clock can
 //! have given by now (`Horizon`). Values above `limits::INLINE_VALUE_BYTES_MAX` are received into memory of their own.
 //!
-//! Lives here: layout, bounds, encoding, decoding. Not here: commands (`commands`), what a frame leads to (`cluster`), how a link begins
+//! Lives here: layout, bounds, encoding, decoding. Not here: commands (`commands`), several in one frame (`batch`), what a frame leads to (`cluster`), how a link begins
 //! (`handshake`), sockets. No byte of a peer panics or takes memory beyond the bounds.
 
+mod batch;
 mod commands;
 
 use crate::buffer::Buffer;
@@ -30,9 +31,8 @@ use crate::placement::REDUNDANCY_MAX;
 use crate::time::{Expiry, Exptime, Monotonic, Timestamp};
 use crate::version::Version;
 
-pub use commands::{
-    BATCH_COUNT_MAX, Element, Execute, FRAMING_BYTES, OpenBatch, element_bytes, read_element, read_execute, write_execute,
-};
+pub use batch::{BATCH_COUNT_MAX, Element, OpenBatch, OpenReplies, element_bytes, read_element, read_reply};
+pub use commands::{Execute, FRAMING_BYTES, read_execute, write_execute};
 
 /// Bytes of the head of a frame.
 pub const HEAD_BYTES: usize = 44;
@@ -87,6 +87,8 @@ kinds! {
     Found = 0x83,
     /// To `Fence`, `Sync`, `Begin`, `Purged` and `Missing`.
     Done = 0x85,
+    /// To several `Execute`s: the replies of each.
+    Replies = 0x86,
     /// To any: not here, not now.
     Refused = 0xff,
 }
@@ -667,6 +669,7 @@ mod tests {
         for length in 0..3000usize {
             let bytes: Vec<u8> = (0..length % 90).map(|_| next() % if length % 3 == 0 { 8 } else { 255 }).collect();
             let _ = (read_execute(&bytes, Value::EMPTY), read_element(&mut &bytes[..]), read_lacking(&mut &bytes[..], NOW));
+            let _ = read_reply(&mut &bytes[..]);
             let _ = read_replica(&bytes, Value::EMPTY, NOW);
             let _ =
                 (read_partition(&mut &bytes[..], NOW), read_version(&bytes, NOW), read_key(&bytes), PutDone::read(&bytes, NOW));
