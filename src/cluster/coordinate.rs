@@ -253,6 +253,9 @@ pub(super) fn on_reply(turn: &mut Turn<'_>, id: OperationId, frame: &Frame<'_>) 
     let Some(op) = turn.op(id).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
     let origin = op.origin;
     if frame.head.kind != Kind::Reply {
+        if frame.head.flags & frame::FLAG_OVERTAKEN != 0 && turn.cluster.operations.is_read_before_writes(id) {
+            return end_overtaken(turn, id);
+        }
         turn.cluster.operations.enter(id, OpState::Waiting);
         return turn.cluster.operations.park(id);
     }
@@ -282,8 +285,7 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
     let until = if turn.cluster.options.has(Mistake::GivenUpEarly) { Monotonic::LONG_AGO } else { until };
     let Some(op) = turn.op(id).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
     if overtaken {
-        // The writes behind it may have been executed there: nobody knows any more what was there in front of them.
-        return conclude::fail(turn, id, Error::Interrupted);
+        return end_overtaken(turn, id);
     }
     if sent && op.kind != Effect::Pure {
         (op.may_be_executed, op.not_before) = (true, until);
@@ -296,6 +298,17 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
     }
     turn.cluster.operations.enter(id, OpState::Waiting);
     try_again(turn, id);
+}
+
+/// Ends a read whose answer is lost, while the writes behind it may have been executed: nobody knows any more what was there in front of
+/// them. For another node that asked, those may be of other clients than the read: it knows.
+fn end_overtaken(turn: &mut Turn<'_>, id: OperationId) {
+    let Some(op) = turn.op(id) else { return };
+    let Origin::Peer(from) = op.origin else { return conclude::fail(turn, id, Error::Interrupted) };
+    let (mut frame, stamp) = (Buffer::default(), turn.stamp());
+    frame::write(&mut frame, (Kind::Refused, frame::FLAG_OVERTAKEN, 0, from.id), stamp, Value::EMPTY, |_| {});
+    turn.cluster.outbox.put_frame(from, frame);
+    conclude::end(turn, id);
 }
 
 /// This node answers for the key.

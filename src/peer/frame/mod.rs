@@ -107,6 +107,8 @@ pub const FLAG_FOLLOWS: u8 = 8;
 pub const FLAG_REPEATED: u8 = 16;
 /// Of an `Execute`: it is passed on for another node. Its meta begins with the hash of that node's id, behind the version if there is one.
 pub const FLAG_PASSED_ON: u8 = 32;
+/// Of a `Refused`: the answer to a read was lost on its way here, and writes that came behind it over the same link may have been executed.
+pub const FLAG_OVERTAKEN: u8 = 64;
 
 /// Of a `Done` or a `Found`: nothing is under way at the core that answers which was begun under another view.
 pub const FLAG_SETTLED: u8 = 8;
