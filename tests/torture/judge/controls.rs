@@ -145,6 +145,12 @@ fn what_was_acknowledged_is_there() {
     passes("c1.1 0..? set k a -> ? reset\n c2.1 2..3 get k -> MISS");
     passes("c1.1 0..1 set k a ttl=1 -> STORED\n c1.2 2..3 get k -> VALUE a\n c2.1 900..901 get k -> MISS");
     breaks("linear", "c1.1 0..1 set k a ttl=3 -> STORED\n c1.2 2..3 get k -> VALUE a\n c2.1 900..901 get k -> MISS");
+    // An uncertain store with a short life may explain a miss, once that life is over.
+    let short = |ttl_s: u32| {
+        format!("c1.1 0..1 set k a -> STORED\n c2.1 0..? set k b ttl={ttl_s} -> ? closed\n c3.1 2500..2501 get k -> MISS")
+    };
+    passes(&short(1));
+    breaks("linear", &short(9));
 }
 
 #[test]

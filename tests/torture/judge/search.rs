@@ -336,8 +336,13 @@ impl<'a> Search<'a> {
         let (mut others, _) = self.candidates();
         others.extend(self.optional.iter().filter(|&&other| !self.done[other] && is_seen(self, other)));
         let appended = others.iter().any(|&other| matches!(self.calls[other].ask, Ask::Append { .. }) && other != index);
+        // What it leaves may be gone by then.
+        let is_timed = matches!(next, State::Present { keeps, .. } if keeps < NEVER);
         (appended && is_seen(self, index))
-            || others.iter().any(|&other| self.apply(other, state).is_none() && self.apply(other, next).is_some())
+            || others.iter().any(|&other| {
+                let fits = self.apply(other, next).is_some() || (is_timed && self.apply(other, State::Absent).is_some());
+                fits && self.apply(other, state).is_none()
+            })
     }
 
     /// What the key has after a call; `None` if the call cannot have been answered as it was.
