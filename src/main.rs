@@ -1,8 +1,9 @@
 //! The program: options, a node, a signal, an exit code.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use pbcache::node::log_lines::{self, LogLines};
 use pbcache::node::options::{Options, Refusal};
 use pbcache::node::{self, Node, StartError, log_level, preflight, process, signals};
 use sd_notify::NotifyState;
@@ -20,7 +21,9 @@ fn main() -> ExitCode {
             return ExitCode::from(node::NOT_STARTED);
         }
     };
-    match serve(options) {
+    let served = serve(options);
+    log_lines::flush();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(StartError(sentence)) => {
             eprintln!("pbcache: {sentence}");
@@ -36,9 +39,11 @@ fn serve(options: Options) -> Result<(), StartError> {
         // Its warnings are about what this program checks and says itself.
         logger.filter_module("glommio", log::LevelFilter::Error);
     }
-    logger.parse_default_env().init();
+    let style = if std::io::stderr().is_terminal() { env_logger::WriteStyle::Always } else { env_logger::WriteStyle::Never };
+    logger.write_style(style).parse_default_env().target(env_logger::Target::Pipe(Box::new(LogLines))).init();
     let parent = process::prepare(&options)?;
     signals::block();
+    log_lines::start();
     if !options.notices.is_empty() {
         log::warn!("accepted without effect: {}", options.notices.join(", "));
     }

@@ -12,6 +12,7 @@ pub mod admin;
 pub mod budget;
 pub mod control;
 pub mod host;
+pub mod log_lines;
 pub mod memcached_compat;
 pub mod names;
 pub mod options;

@@ -2,12 +2,13 @@
 //!
 //! Lives here: bad input and load over real sockets. Not here: the same bytes in memory (`transcripts`, fuzz).
 
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::random::Random;
-use crate::server::{Client, Server};
+use crate::server::{Client, Server, command, free_port};
 
 /// A value of this length whose bytes tell where they belong.
 fn value(length: usize) -> Vec<u8> {
@@ -41,6 +42,41 @@ fn requests_cut_at_every_byte_are_answered_as_whole_ones() {
         client.send(&request[cut..]);
         client.expect(reply);
     }
+}
+
+/// Symptom: a node whose standard error nobody read stopped answering. Cause: cores wrote log lines themselves. Cure: a thread does, and
+/// what it cannot write is lost.
+#[test]
+fn log_lines_that_nobody_reads_stop_no_core() {
+    let port = free_port();
+    let list = format!("127.0.0.1:{port}");
+    let mut command = command(port, &["--cores", "1", "--ringnode", &list, "--ringnode", "127.0.0.1:1/id=away"]);
+    let mut child = command.spawn().unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let errors = child.stderr.take().unwrap();
+    let mut server = Server { child, port };
+    // Each is a line, and more than a pipe takes.
+    for _ in 0..1500 {
+        let mut stranger = TcpStream::connect(server.address()).unwrap();
+        stranger
+            .write_all(b"\xb5 is how nodes begin, but they do not go on like this. Anybody can send it, and each is a line")
+            .unwrap();
+        stranger.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let ended = stranger.read_to_end(&mut Vec::new());
+        assert!(!ended.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "the core stands still");
+    }
+    let mut client = server.connect();
+    client.send(set("k", b"hello"));
+    client.expect("STORED\r\n");
+    client.send("version\r\n");
+    assert!(client.line().starts_with("VERSION"));
+    assert!(server.is_running());
+    // Read at last, they are there, and how many are not.
+    let lines = thread::spawn(move || BufReader::new(errors).lines().map_while(Result::ok).collect::<Vec<String>>());
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait(Duration::from_secs(10)), Some(0));
+    let lines = lines.join().unwrap();
+    assert!(lines.iter().filter(|line| line.contains("a node was refused")).count() > 200, "{} lines", lines.len());
 }
 
 #[test]
