@@ -16,7 +16,7 @@ use pbcache::cluster::links::LinkId;
 use pbcache::command::{Replica, Value};
 use pbcache::key::{Key, PARTITIONS_COUNT};
 use pbcache::limits;
-use pbcache::peer::frame::{self, Along, FLAG_CLEAN, FLAG_SYNCED, Frame, Kind, Partition, Stamp};
+use pbcache::peer::frame::{self, Along, FLAG_CLEAN, FLAG_SYNCED, Frame, Kind, OpenReplies, Partition, Stamp};
 use pbcache::time::{Expiry, Timestamp};
 use pbcache::version::Version;
 
@@ -333,6 +333,17 @@ impl World {
                 half.truncate(self.random.below(half.len() as u64) as usize);
                 return (half, true);
             }
+            // Replies to what was asked, to what was not, and none where one was begun.
+            13 | 14 => {
+                let reply = |text: &[u8]| Buffer { bytes: text.to_vec(), bodies: Vec::new() };
+                let mut replies = OpenReplies::default();
+                replies.push(&mut output, id, stamp, &reply(b"END\r\n"));
+                replies.push(&mut output, if wildness == 13 { id } else { id ^ 1 }, stamp, &reply(b"END\r\n"));
+            }
+            15 => {
+                let half = &[&id.to_le_bytes()[..], &[200, 0], &key].concat();
+                frame::write(&mut output, (Kind::Replies, 0, 0, 0), stamp, Value::Bytes(half), |_| {});
+            }
             _ => tame_answer(&mut output, kind, id, stamp),
         }
         (output.flatten(), false)
@@ -397,6 +408,10 @@ fn text_of(key: &[u8]) -> &str {
 fn tame_answer(output: &mut Buffer, kind: Kind, id: u32, stamp: Stamp) {
     let clean = FLAG_SYNCED | FLAG_CLEAN;
     match kind {
+        Kind::Batch if id.is_multiple_of(2) => {
+            let reply = Buffer { bytes: b"SERVER_ERROR none\r\n".to_vec(), bodies: Vec::new() };
+            OpenReplies::default().push(output, id, stamp, &reply);
+        }
         Kind::Execute | Kind::Batch => {
             frame::write(output, (Kind::Reply, 0, 0, id), stamp, Value::Bytes(b"SERVER_ERROR none\r\n"), |_| {});
         }
