@@ -15,7 +15,21 @@ const FILE_LINES_MAX: usize = 900;
 
 /// Modules by floor. A module imports only from lower floors; `SIBLINGS` also may not import each other.
 const FLOORS: &[&[&str]] = &[
-    &["command", "key", "time", "version", "limits", "metrics", "latency", "observe", "arena", "buffer", "routing", "placement", "sync"],
+    &[
+        "command",
+        "key",
+        "time",
+        "version",
+        "limits",
+        "metrics",
+        "latency",
+        "observe",
+        "arena",
+        "buffer",
+        "routing",
+        "placement",
+        "sync",
+    ],
     &["protocol", "engine", "peer", "membership", "storage"],
     &["cluster"],
     &["shard"],

@@ -553,12 +553,12 @@ impl Links {
         std::mem::swap(&mut self.outputs, outputs);
     }
 
-    /// Counts the silence of all links from now on.
-    pub(super) fn restart_timeouts(&mut self, at: Monotonic) {
+    /// Does not count so many milliseconds of the silence of all links.
+    pub(super) fn forgive_silence(&mut self, ms: u64, at: Monotonic) {
         for link in &mut self.links {
-            link.heard_at = at;
+            link.heard_at = at.min(link.heard_at + ms);
             if let State::Connecting(since) | State::Probing(since) = &mut link.state {
-                *since = at;
+                *since = at.min(*since + ms);
             }
         }
     }

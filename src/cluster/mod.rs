@@ -529,10 +529,11 @@ impl Turn<'_> {
             return;
         }
         self.cluster.hints.note_evicted(self.engine.evicted_count());
-        let passed_ms = (self.at - self.cluster.ticked_at).min(100);
+        let passed_ms = self.at - self.cluster.ticked_at;
         if passed_ms >= STOOD_STILL_MS {
-            // This node did not listen: that others were silent meanwhile means nothing.
-            self.cluster.links.restart_timeouts(self.at);
+            // This node did not listen: that others were silent meanwhile means little. A node that hardly ever runs gives up others all the
+            // same, only later.
+            self.cluster.links.forgive_silence(passed_ms - STOOD_STILL_MS / 2, self.at);
         }
         self.cluster.ticked_at = self.at;
         for link in self.cluster.links.timed_out(self.at) {

@@ -277,7 +277,8 @@ fn where_the_default_port_is_taken_the_node_goes_on_with_a_line() {
     let mut child = line.spawn().unwrap();
     let mut first = [0; 7];
     assert_eq!(child.stdout.take().unwrap().read(&mut first).unwrap(), 7);
-    child.kill().unwrap();
+    // SAFETY: a signal to a process that this test started and has not waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let sentence = "127.0.0.1:11280 is taken: this node has no admin page and no metrics; --admin_port gives it another port";

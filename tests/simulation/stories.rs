@@ -158,6 +158,28 @@ fn what_is_written_reaches_an_owner_by_way_of_another() {
     assert_eq!(values, vec![Some("new".to_string()); 3]);
 }
 
+/// Symptom: on a machine with too little CPU a node waited 6 s for one that did not answer. Cause: after each pause of its own it began to
+/// count the other's silence anew, and it had one pause after the other. Cure: a pause counts as a part of the silence.
+#[test]
+fn a_node_that_hardly_runs_gives_up_a_silent_one_all_the_same() {
+    let mut story = Story::begin(2, None);
+    let first = story.world.owners_of("k")[0];
+    let other = (0..3).find(|node| !story.world.owners_of("k").contains(node)).unwrap();
+    story.ask(other, "set k 0 0 1\r\n1\r\n");
+    story.pause(500);
+    (0..3).for_each(|node| (story.world.cut[first][node], story.world.cut[node][first]) = (true, true));
+    let begun = story.world.now;
+    story.world.request(other, 0, (0, 0), 9, b"get k\r\n");
+    while story.world.answers.is_empty() && story.world.now < begun + 5000 {
+        let resumed = story.world.now + 125;
+        story.world.nodes[other].paused_until = resumed;
+        while story.world.answers.is_empty() && story.world.step(resumed + 25) {}
+    }
+    let (_, _, answer) = story.world.answers.pop().expect("an answer within 5 s");
+    assert_eq!(String::from_utf8_lossy(&answer), "VALUE k 0 1\r\n1\r\nEND\r\n");
+    assert!(story.world.now < begun + 3000, "after {} ms", story.world.now - begun);
+}
+
 /// A copy has gone from one owner that nobody holds a hint for: a read that asks it gives it back.
 #[test]
 fn a_read_renews_the_older_copies_that_it_finds() {

@@ -711,8 +711,8 @@ impl World {
             return;
         }
         if KINDS.contains(&kind) && self.random.below(50) == 0 {
-            let delay = [10, 900][self.random.below(2) as usize];
-            let at = self.now + self.random.below(delay);
+            let soon = self.random.below(2) == 0;
+            let at = self.now + self.random.below(if soon { 10 } else { 900 });
             let (mut bytes, stamp) = (Buffer::default(), Stamp { clock, fence, sent_ms, heard_ms, life, view });
             frame::write(&mut bytes, (kind, flags, hops, id), stamp, frame.value, |meta| meta.extend_from_slice(frame.meta));
             self.at(at, Event::Again { connection, bytes: bytes.flatten() });
@@ -725,8 +725,7 @@ impl World {
             return;
         }
         let horizon = Horizon::at(self.clock(to.0));
-        let head = bytes.first_chunk::<HEAD_BYTES>().expect("a whole frame");
-        let Ok(head) = Head::read(head, VALUE_BYTES_MAX, horizon) else { return };
+        let Ok(head) = Head::read(bytes.first_chunk().expect("a whole frame"), VALUE_BYTES_MAX, horizon) else { return };
         let (meta, value) = bytes[HEAD_BYTES..].split_at(head.meta_bytes);
         let is_long = value.len() > limits::INLINE_VALUE_BYTES_MAX;
         let body = if is_long { lease(&self.nodes[to.0].arena, value) } else { None };
@@ -888,9 +887,8 @@ impl World {
     /// Keeps everybody asking for words, as `stats handoff wait` does.
     pub fn stir(&mut self) {
         let at = self.moment();
-        for node in &mut self.nodes {
-            node.cores.iter_mut().for_each(|core| core.cluster.as_mut().unwrap().active_now(at));
-        }
+        let cores = self.nodes.iter_mut().flat_map(|node| &mut node.cores);
+        cores.for_each(|core| core.cluster.as_mut().unwrap().active_now(at));
     }
 }
 
