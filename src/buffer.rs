@@ -107,14 +107,20 @@ impl Buffer {
     pub fn put_number(&mut self, mut number: u64) {
         let mut digits = [0u8; 20];
         let mut at = digits.len();
-        loop {
+        // A CAS has 19 digits: two at a time.
+        while number >= 100 {
+            at -= 2;
+            let pair = (number % 100) as u8;
+            (digits[at], digits[at + 1]) = (b'0' + pair / 10, b'0' + pair % 10);
+            number /= 100;
+        }
+        if number >= 10 {
             at -= 1;
             digits[at] = b'0' + (number % 10) as u8;
             number /= 10;
-            if number == 0 {
-                break;
-            }
         }
+        at -= 1;
+        digits[at] = b'0' + number as u8;
         self.bytes.extend_from_slice(&digits[at..]);
     }
 

@@ -55,14 +55,9 @@ impl Server {
         }
     }
 
-    /// CPU time of all its threads so far, in nanoseconds.
+    /// CPU time of all its threads so far, and of the processes that it has started and that still run, in nanoseconds.
     pub fn cpu_ns(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let times = tasks.into_iter().flatten().flatten().map(|task| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0)
-        });
-        times.sum()
+        process_cpu_ns(self.child.id())
     }
 
     /// Resident memory, in bytes.
@@ -93,6 +88,19 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time of a process and its children. Some servers are a process that watches over another one.
+fn process_cpu_ns(process: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    let times = tasks.into_iter().flatten().flatten().map(|task| {
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let own = read("schedstat").split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        let children =
+            read("children").split_whitespace().filter_map(|child| child.parse().ok()).map(process_cpu_ns).sum::<u64>();
+        own + children
+    });
+    times.sum()
 }
 
 /// Lets the kernel end the server if this process is killed.
@@ -154,6 +162,15 @@ mod tests {
     fn quotes_keep_words_together() {
         assert_eq!(words("a  'b c' d\"e f\"").expect("closed"), ["a", "b c", "de f"]);
         assert!(words("a 'b").is_err());
+    }
+
+    #[test]
+    fn the_time_of_a_child_is_counted() {
+        // `timeout` passes the signal on, by which the server is ended.
+        let server = Server::start("timeout 30 python3 -m http.server --bind 127.0.0.1 {port}", &[]);
+        let Ok(server) = server else { panic!("python3 listens") };
+        // Its start alone takes tens of milliseconds; that of `timeout`, one or two.
+        assert!(server.cpu_ns() > 20_000_000, "{}", server.cpu_ns());
     }
 
     #[test]

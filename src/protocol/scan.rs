@@ -57,6 +57,42 @@ pub(super) fn blank(bytes: &[u8], mut from: usize) -> Option<usize> {
     (from..bytes.len()).find(|&at| bytes[at] <= b' ')
 }
 
+/// Index of the first byte at or behind `from` that is no printable ASCII, or has a meaning in a URI that a key may not have as it is (`#`,
+/// `%`, `?`), or the length.
+#[inline]
+pub(super) fn word_of_path_end(bytes: &[u8], mut from: usize) -> usize {
+    let ends = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'#' | b'%' | b'?');
+    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
+        let eight = u64::from_le_bytes(*eight);
+        let is = |byte: u8| zero_bytes(eight ^ (ONES * u64::from(byte)));
+        // As in `blank`: the first hit is right. Bytes from 0x80 have their own top bit.
+        let hits = ((eight.wrapping_sub(ONES * 0x21) | eight) & TOPS) | is(0x7f) | is(b'#') | is(b'%') | is(b'?');
+        if hits != 0 {
+            return from + (hits.trailing_zeros() / 8) as usize;
+        }
+        from += 8;
+    }
+    while from < bytes.len() && !ends(bytes[from]) {
+        from += 1;
+    }
+    from
+}
+
+/// Index of the first control character (below 0x20, or 0x7f) at or behind `from`, or `None`.
+#[inline]
+pub(super) fn control(bytes: &[u8], mut from: usize) -> Option<usize> {
+    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
+        let eight = u64::from_le_bytes(*eight);
+        // As in `blank`: the first hit is right.
+        let hits = (eight.wrapping_sub(SPACES) & !eight & TOPS) | zero_bytes(eight ^ (ONES * 0x7f));
+        if hits != 0 {
+            return Some(from + (hits.trailing_zeros() / 8) as usize);
+        }
+        from += 8;
+    }
+    (from..bytes.len()).find(|&at| bytes[at].is_ascii_control())
+}
+
 /// Index of the first byte at or behind `from` that is no space, or the length.
 #[inline]
 pub(super) fn word_start(bytes: &[u8], mut from: usize) -> usize {
@@ -198,6 +234,14 @@ mod tests {
             assert_eq!(word_end(&bytes, from), space, "{bytes:?} from {from}");
             let control = (from..length).find(|&at| bytes[at] <= b' ');
             assert_eq!(blank(&bytes, from), control, "{bytes:?} from {from}");
+            let ends = |byte: u8| byte <= b' ' || byte >= 0x7f || b"#%?".contains(&byte);
+            for bytes in [&bytes, &bytes.iter().map(|byte| byte & 0x3f | 0x20).collect()] {
+                let end = (from..length).find(|&at| ends(bytes[at])).unwrap_or(length);
+                assert_eq!(word_of_path_end(bytes, from), end, "{bytes:?} from {from}");
+            }
+            let bytes: Vec<u8> = bytes.iter().map(|byte| if byte % 11 == 0 { 0x7f } else { byte | 0x10 }).collect();
+            let control = (from..length).find(|&at| bytes[at] < b' ' || bytes[at] == 0x7f);
+            assert_eq!(super::control(&bytes, from), control, "{bytes:?} from {from}");
         }
     }
 

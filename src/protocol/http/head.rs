@@ -22,7 +22,7 @@ use std::mem::MaybeUninit;
 
 use super::answer::{Form, Head, Status};
 use super::target::{self, Path, Target};
-use super::{Miss, Mode, Refusal, host};
+use super::{Mode, Refusal, host};
 use crate::command::{Delete, Get, Store, StoreMode, Verb};
 use crate::key::Key;
 use crate::limits::{HTTP_FIELDS_MAX, HTTP_WORDS_BYTES_MAX};
@@ -116,13 +116,10 @@ impl<'a> Request<'a> {
         let keeps = !fields.closes && (!fields.is_old || fields.keeps_alive);
         let conditional = fields.if_match.is_some() || fields.if_none_match.is_some();
         let (deed, form) = fields.deed(method, &target)?;
-        let mut answer = Head::new(form);
+        let mut answer = Head::of(options, form);
         answer.set_closing(!keeps);
         answer.set_keeping(keeps && fields.is_old);
-        answer.set_not_found(options.http.miss == Miss::NotFound);
-        answer.set_cas_disabled(options.cas_disabled);
         answer.set_conditional(conditional);
-        answer.set_read_only(options.http.mode == Mode::ReadOnly);
         if method == Method::Head {
             answer = answer.without_body();
         }

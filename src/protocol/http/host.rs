@@ -25,18 +25,27 @@ pub fn parse(host: &[u8]) -> Option<&[u8]> {
                 address.contains(&b':') && address.iter().all(|byte| matches!(byte, b':' | b'.') || byte.is_ascii_hexdigit());
             valid.then_some(end + 2)?
         }
-        _ => host.iter().position(|&byte| byte == b':').unwrap_or(host.len()),
+        _ => host.iter().position(|&byte| !OF_NAME[usize::from(byte)]).unwrap_or(host.len()),
     };
-    let (name, port) = host.split_at(end);
-    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let named = name.starts_with(b"[") || (!name.is_empty() && name.iter().all(is_of_name));
+    let (name, port) = host.split_at_checked(end)?;
     let ported = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
         _ => false,
     };
-    (named && ported).then_some(name)
+    (!name.is_empty() && ported).then_some(name)
 }
+
+/// Which bytes a name has.
+const OF_NAME: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        bytes[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        byte += 1;
+    }
+    bytes
+};
 
 /// Whether a request for this host (empty in HTTP/1.0 without one) from a page of this origin is looked at.
 ///
@@ -70,7 +79,7 @@ fn is_ours(rules: &Rules, name: &[u8]) -> bool {
     let name = name.strip_suffix(b".").unwrap_or(name);
     let ends_with = |suffix: &[u8]| name.len() > suffix.len() && name[name.len() - suffix.len()..].eq_ignore_ascii_case(suffix);
     name.starts_with(b"[")
-        || !name.contains(&b'.')
+        || name.iter().all(|&byte| byte != b'.')
         || is_ipv4(name)
         || SUFFIXES.iter().any(|suffix| ends_with(suffix))
         || rules.hosts.iter().any(|host| name.eq_ignore_ascii_case(host.as_bytes()))
@@ -78,12 +87,15 @@ fn is_ours(rules: &Rules, name: &[u8]) -> bool {
 
 /// Whether this is an address of IPv4 as browsers send it: four numbers up to 255.
 fn is_ipv4(name: &[u8]) -> bool {
-    let is_part = |part: &[u8]| {
-        let number =
-            part.iter().try_fold(0u32, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0')));
-        (1..=3).contains(&part.len()) && number.is_some_and(|number| number <= 255)
-    };
-    name.split(|&byte| byte == b'.').count() == 4 && name.split(|&byte| byte == b'.').all(is_part)
+    let (mut parts, mut digits, mut number) = (1, 0, 0u32);
+    for &byte in name {
+        match byte {
+            b'0'..=b'9' if digits < 3 => (digits, number) = (digits + 1, number * 10 + u32::from(byte - b'0')),
+            b'.' if digits > 0 && number <= 255 => (parts, digits, number) = (parts + 1, 0, 0),
+            _ => return false,
+        }
+    }
+    parts == 4 && digits > 0 && number <= 255
 }
 
 /// Names below these are nobody's.

@@ -10,6 +10,7 @@
 //! ```text
 //!   end of the head found, line by line -> httparse, once -> rules of framing -> Host and Origin -> method and target -> Command
 //!          (here)                              (head)            (head)            (host)               (target)
+//!   a GET of a key and nothing else: in one pass (plain) --------------------------------------------------------> Command
 //! ```
 //!
 //! Rules easily missed: what two parsers could read differently is refused, and a refusal closes the connection. Keys are decoded once
@@ -24,6 +25,7 @@ mod answer;
 mod chunks;
 mod head;
 mod host;
+mod plain;
 mod target;
 
 pub use self::answer::Head;
@@ -34,7 +36,7 @@ use self::answer::Status;
 use self::head::{Length, Request};
 use super::{Door, Framing, Session, State, Step, scan, text};
 use crate::buffer::Buffer;
-use crate::command::{Command, Reply, Value};
+use crate::command::{Command, Get, Reply, Value, Verb};
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_LINE_BYTES_MAX, HTTP_LINGER_BYTES_MAX, INLINE_VALUE_BYTES_MAX};
 
 /// What the door is told of the node.
@@ -146,6 +148,14 @@ enum Front {
 
 /// One step from the front of the input, which may be empty if `between` is over.
 pub(super) fn step<'a>(session: &mut Session, between: Between, input: &'a [u8]) -> Step<'a> {
+    if matches!((between.stage, between.scanned), (Stage::Undecided | Stage::Line, 0))
+        && let Some(request) = plain::read(session.options, input)
+    {
+        session.state = State::Http(Between::START);
+        let command = Command { key: request.key, verb: Verb::Get(Get::default()), value: Value::EMPTY };
+        let framing = Framing { head: super::Head::Http(request.answer.at(session.second)), words: &[] };
+        return Step::Command { command, framing, consumed: request.head_bytes };
+    }
     if between.is_over() {
         return Step::Reply { reply: Reply::Bye, framing: note(session, Status::NoContent), consumed: 0, close: true };
     }
