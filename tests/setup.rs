@@ -30,6 +30,8 @@ const TOOLS: &[(&str, &str)] = &[
     ("memccapable", "libmemcached-tools"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
 ];
 const STEPS: &[&str] = &["format", "lint", "test", "torture", "debugtime", "miri", "loom", "docs", "clients"];
 

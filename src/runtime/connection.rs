@@ -404,7 +404,13 @@ impl Connection {
     /// A request that is long and not complete, on a core that holds too much already: it ends here, as on memcached.
     fn refuse_long_request(&mut self, context: &Context, output: &mut Buffer) {
         self.count_held(context);
-        if self.held > limits::INPUT_SHORT_BYTES && context.held_bytes.get() > limits::HELD_BYTES_MAX {
+        if context.held_bytes.get() <= limits::HELD_BYTES_MAX {
+            return;
+        }
+        // A head that is long and not whole carries no value: it is not waited for while others are.
+        let is_head = self.session.is_http() && self.receiving.is_none() && !self.session.awaits_value(&self.input);
+        let short_bytes = if is_head { limits::LINE_BYTES_MAX } else { limits::INPUT_SHORT_BYTES };
+        if self.held > short_bytes {
             if self.session.is_http() && self.replies.is_empty() {
                 self.session.give_up(GivenUp::Crowded, output);
                 self.lingers = true;

@@ -26,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ORIGINAL = os.environ.get("MEMCACHED", "memcached")
-COMMANDS = ["cargo", "curl", ORIGINAL, "memccapable", "node", "npm"]
+COMMANDS = ["cargo", "curl", "h2load", ORIGINAL, "memccapable", "node", "npm", "wrk"]
 PORT = 11211
 SUITE_SECONDS_MAX = 240
 # Some cases of the suites depend on time: what is worse is asked again before it counts.
@@ -252,9 +252,9 @@ def memjs(_):
     return lines(run(["node", str(HERE / "node" / "memjs.js"), str(PORT)], extra={"NODE_PATH": str(WORK / "npm" / "node_modules")}))
 
 
-def http(client):
+def http(client, script="http_clients.py"):
     def suite(_):
-        return lines(run([str(VENV / "bin" / "python"), str(HERE / "http_clients.py"), client, str(PORT)]))
+        return lines(run([str(VENV / "bin" / "python"), str(HERE / script), client, str(PORT)]))
     return suite
 
 
@@ -263,12 +263,13 @@ def fetch(_):
 
 
 # Suites of what memcached does not speak, and how many cases each has.
-ALONE = {"curl": 11, "requests": 11, "httpx": 11, "fetch": 9}
+ALONE = {"curl": 11, "requests": 11, "httpx": 11, "fetch": 9, "wrk": 4, "h2load": 4}
 
 SUITES = {
     "memccapable": memccapable, "pymemcache": pymemcache, "pylibmc": pylibmc, "python-memcached": python_memcached,
     "bmemcached": bmemcached, "rust": rust, "npm-memcached": npm_memcached, "memjs": memjs,
     "curl": http("curl"), "requests": http("requests"), "httpx": http("httpx"), "fetch": fetch,
+    "wrk": http("wrk", "http_load.py"), "h2load": http("h2load", "http_load.py"),
 }
 
 
