@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 
 use super::memcached_compat::{self, Crawl};
 use super::options::Options;
@@ -97,7 +97,7 @@ impl Cores {
 
 /// The answer, once it comes; `None` if it does not in `ANSWER_WAIT`. Waited for in pieces: where the whole process stands still for
 /// longer than that, it is one piece.
-pub(super) fn patiently<T>(answer: &Receiver<T>) -> Option<T> {
+pub(in crate::node) fn patiently<T>(answer: &Receiver<T>) -> Option<T> {
     for _ in 0..ANSWER_WAIT.as_millis() / ANSWER_LOOK.as_millis() {
         match answer.recv_timeout(ANSWER_LOOK) {
             Ok(answer) => return Some(answer),
@@ -122,6 +122,14 @@ impl Memory {
     pub fn limit_bytes(&self) -> usize {
         self.arena.limit_bytes() + self.reserve_bytes
     }
+}
+
+/// Something that the admin listener was asked to do.
+pub struct Action {
+    /// What: as a client would ask for it.
+    pub control: OwnedControl,
+    /// Told when it is done, or why not.
+    pub done: Sender<Result<(), String>>,
 }
 
 /// The actor.
@@ -180,8 +188,22 @@ impl Control {
     }
 
     /// Answers requests until every core has ended.
-    pub fn run(&mut self, requests: &Receiver<ControlRequest>) {
-        for request in requests {
+    pub fn run(&mut self, requests: &Receiver<ControlRequest>, actions: &Receiver<Action>) {
+        loop {
+            let request = select! {
+                recv(requests) -> request => match request {
+                    Ok(request) => request,
+                    Err(_) => return,
+                },
+                recv(actions) -> action => {
+                    match action {
+                        Ok(action) => self.act(action),
+                        // There is no admin listener: nobody else sends any.
+                        Err(_) => return self.run(requests, &never()),
+                    }
+                    continue;
+                }
+            };
             let answer = self.answer(&request);
             let close = matches!(answer, Answer::Close);
             let reply = match &answer {
@@ -193,6 +215,20 @@ impl Control {
             };
             reply_to(&self.cores, request.core, request.ticket, request.framing, &reply, close);
         }
+    }
+
+    /// Does what the admin listener was asked to do. Only what is answered at once.
+    fn act(&mut self, action: Action) {
+        let ticket = Ticket { connection: u32::MAX, generation: 0, slot: 0, descriptor: -1 };
+        let framing = Head::Text(protocol::text::Head::default());
+        let answer = self.answer(&ControlRequest { core: ShardId(0), ticket, control: action.control, framing });
+        let text = match answer {
+            Answer::Reply(Reply::Ok | Reply::Reset) | Answer::Close => Ok(()),
+            Answer::Reply(Reply::Error(Error::Line(line))) => Err(line.to_string()),
+            Answer::Text(text) => Err(String::from_utf8_lossy(&text).trim_end().to_string()),
+            _ => Err("this cannot be done".into()),
+        };
+        let _ = action.done.send(text);
     }
 
     fn answer(&mut self, request: &ControlRequest) -> Answer {

@@ -35,9 +35,10 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use self::admin::Admin;
+use self::admin::actions::Ways;
 use self::admin::facts::Facts;
 use self::budget::Budget;
-use self::control::{Control, Cores, Memory};
+use self::control::{Action, Control, Cores, Memory};
 use self::host::Finding;
 use self::options::Options;
 use self::ring::RingPlan;
@@ -150,8 +151,11 @@ impl Node {
             started: cores.shared.clock.now(),
             leaving: AtomicBool::new(false),
         };
-        let admin = admin.map(|admin| admin.start(Arc::new(facts()))).transpose()?;
-        let control = start_control(requests, Control::new(cores.clone(), memory, options, view, wanting))?;
+        let (actions_sender, actions) = unbounded();
+        let ways = Ways { cores: cores.clone(), actions: actions_sender };
+        let admin = admin.map(|admin| admin.start(Arc::new(facts()), ways)).transpose()?;
+        let control = Control::new(cores.clone(), memory, options, view, wanting);
+        let control = start_control((requests, actions), control)?;
         Ok(Self { cores, threads, control: Some(control), admin, listening, tuning_hint })
     }
 
@@ -201,10 +205,13 @@ fn look_at_machine(options: &Options) -> (Option<String>, Vec<Finding>) {
     (host::hint(&findings, needs).filter(|_| !options.tuning_hint_disabled), findings)
 }
 
-fn start_control(requests: Receiver<ControlRequest>, mut control: Control) -> Result<JoinHandle<()>, StartError> {
+fn start_control(
+    (requests, actions): (Receiver<ControlRequest>, Receiver<Action>),
+    mut control: Control,
+) -> Result<JoinHandle<()>, StartError> {
     std::thread::Builder::new()
         .name("pbcache-control".into())
-        .spawn(move || control.run(&requests))
+        .spawn(move || control.run(&requests, &actions))
         .map_err(|error| StartError(format!("a thread cannot be started: {error}.")))
 }
 

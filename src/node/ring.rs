@@ -372,35 +372,75 @@ pub fn is_settled(cores: &Cores) -> bool {
     settled.iter().all(|settled| *settled)
 }
 
-/// `stats where KEY`: where a key lives, and who would answer for it now.
-pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) -> Lines {
+/// Where a key lives, and who would answer for it now.
+pub struct Whereabouts {
+    /// Its routing hash.
+    pub hash: u64,
+    /// Its bucket.
+    pub bucket: u32,
+    /// Its partition.
+    pub partition: u32,
+    /// The core of this node that has it, if this node does.
+    pub core_here: u16,
+    /// Its owners, best first, and whether they are `here`, `there` or `away`.
+    pub owners: Vec<(String, &'static str)>,
+    /// Who answers for it.
+    pub served_by: Option<String>,
+}
+
+/// Looks a key up. Asks the core of this node that speaks to its owners.
+pub fn whereabouts(view: &View, cores: &Cores, options: &Options, key: &[u8]) -> Whereabouts {
     let hash = key::routing_hash(key);
     let (bucket, buckets) = (view.ring.bucket(hash), view.ring.buckets());
-    let own_core = key::core_of(bucket, buckets, options.cores);
+    let core_here = key::core_of(bucket, buckets, options.cores);
     let owners = view.owners(&mut OwnersCache::default(), bucket);
-    let away = cores.ask_one(usize::from(own_core), move |core| {
+    let away = cores.ask_one(usize::from(core_here), move |core| {
         let Some(cluster) = &core.context.shard.cluster else { return Vec::new() };
         let others: Vec<PeerId> = cluster.links.others().collect();
         others.into_iter().filter(|&node| cluster.links.is_away(node, hash, buckets)).collect::<Vec<_>>()
     });
     let away = away.unwrap_or_default();
     let id = |node: PeerId| view.id_of(node).as_str().to_string();
-    let mut lines = Lines::new();
-    lines.push(("hash".into(), format!("{hash:016x}")));
-    lines.push(("bucket".into(), bucket.to_string()));
-    lines.push(("partition".into(), view.ring.partition(bucket).to_string()));
-    lines.push(("core_here".into(), own_core.to_string()));
-    for (rank, &owner) in owners.iter().enumerate() {
-        let state = if owner == view.me {
-            "here"
-        } else if away.contains(&owner) {
-            "away"
-        } else {
-            "there"
-        };
-        lines.push((format!("owner_{rank}"), format!("{} ({state})", id(owner))));
-    }
+    let state = |owner: PeerId| match owner {
+        _ if owner == view.me => "here",
+        _ if away.contains(&owner) => "away",
+        _ => "there",
+    };
     let server = view.ranking(bucket).find(|node| *node == view.me || !away.contains(node));
-    lines.push(("served_by".into(), server.map_or("nobody".into(), id)));
+    Whereabouts {
+        hash,
+        bucket,
+        partition: view.ring.partition(bucket),
+        core_here,
+        owners: owners.iter().map(|&owner| (id(owner), state(owner))).collect(),
+        served_by: server.map(id),
+    }
+}
+
+/// `stats where KEY`.
+pub fn stats_where(view: &View, cores: &Cores, options: &Options, key: &[u8]) -> Lines {
+    let place = whereabouts(view, cores, options, key);
+    let mut lines: Lines = vec![
+        ("hash".into(), format!("{:016x}", place.hash)),
+        ("bucket".into(), place.bucket.to_string()),
+        ("partition".into(), place.partition.to_string()),
+        ("core_here".into(), place.core_here.to_string()),
+    ];
+    let owners = place.owners.iter().enumerate();
+    lines.extend(owners.map(|(rank, (id, state))| (format!("owner_{rank}"), format!("{id} ({state})"))));
+    lines.push(("served_by".into(), place.served_by.unwrap_or_else(|| "nobody".into())));
     lines
+}
+
+/// Partitions that are to be sent to a node whole, in order, by what all cores know.
+pub fn dirty_partitions(cores: &Cores, node: PeerId) -> Vec<u32> {
+    let of_cores = cores.ask(move |core| {
+        let Some(cluster) = &core.context.shard.cluster else { return Vec::new() };
+        let target = cluster.hints.target(node);
+        (0..key::PARTITIONS_COUNT).filter(|&partition| target.dirty_version(partition).is_some()).collect::<Vec<_>>()
+    });
+    let mut all = of_cores.concat();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

@@ -7,6 +7,7 @@
 
 mod abuse;
 mod admin;
+mod api;
 mod asking;
 mod exporter;
 mod http;

@@ -7,15 +7,20 @@
 //!
 //! The thread has no timer while nobody is connected: an idle node stays idle. Data cores know nothing of tokio.
 //!
-//! Reading order: [`facts`] (what is known), [`guard`] (who may ask), [`metrics`] and [`exporter`] (names), [`families`] (texts).
+//! Reading order: [`facts`] (what is known), [`guard`] (who may ask), [`metrics`] and [`exporter`] (names), [`families`] (texts),
+//! [`overview`] and [`api`] (JSON), [`events`] (once a second), [`actions`] (what changes something).
 //!
 //! Lives here: the socket, limits on connections, bodies and time, the routes. Not here: the protocol on the data port (`protocol`).
 
+pub mod actions;
+pub mod api;
+pub mod events;
 pub mod exporter;
 pub mod facts;
 pub mod families;
 pub mod guard;
 pub mod metrics;
+pub mod overview;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -23,13 +28,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -37,6 +42,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 
+use self::actions::Ways;
 use self::facts::Facts;
 use self::families::Families;
 use self::guard::Guard;
@@ -68,7 +74,15 @@ pub struct App {
     pub facts: Arc<Facts>,
     /// Who may ask for what.
     pub guard: Guard,
+    /// To the cores and the control thread, for what no board tells.
+    pub ways: Ways,
+    /// Places for those who watch events.
+    pub watchers: Arc<Semaphore>,
 }
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller(pub SocketAddr);
 
 /// Binds the socket; `None` where there is to be no listener, or the default port is taken: that is a log line.
 ///
@@ -113,8 +127,9 @@ impl Prepared {
     ///
     /// # Errors
     /// No thread.
-    pub fn start(self, facts: Arc<Facts>) -> Result<Admin, StartError> {
-        let app = Arc::new(App { facts: facts.clone(), guard: self.guard });
+    pub fn start(self, facts: Arc<Facts>, ways: Ways) -> Result<Admin, StartError> {
+        let watchers = Arc::new(Semaphore::new(limits::ADMIN_WATCHERS_MAX));
+        let app = Arc::new(App { facts: facts.clone(), guard: self.guard, ways, watchers });
         let (stop, stopped) = oneshot::channel();
         let listener = self.listener;
         log::info!("admin page at http://{}/", facts.options.admin.address);
@@ -173,7 +188,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Arc<App>) {
             tokio::spawn(refuse(stream));
             continue;
         };
-        let router = router.clone();
+        let router = router.clone().layer(Extension(Caller(address)));
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let service = TowerToHyperService::new(router);
@@ -206,8 +221,11 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .merge(api::routes())
+        .merge(actions::routes())
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_so)
+        .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(app.clone(), admit))
         .with_state(app)
 }
