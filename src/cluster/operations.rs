@@ -143,7 +143,8 @@ impl OpState {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Connection(u32),
-    Core(ShardId, u32),
+    /// By the descriptor of its socket: also where that core gives a request on that it had taken itself.
+    Core(ShardId, i32),
     Peer(u32),
     Nobody,
 }
@@ -152,7 +153,7 @@ impl Source {
     fn of(origin: &Origin) -> Self {
         match origin {
             Origin::Connection(ticket) => Self::Connection(ticket.connection),
-            Origin::Core(core, ticket) => Self::Core(*core, ticket.connection),
+            Origin::Core(core, ticket) => Self::Core(*core, ticket.descriptor),
             Origin::Peer(request) => Self::Peer(request.connection),
             Origin::Control(_) => Self::Nobody,
         }

@@ -479,7 +479,7 @@ impl World {
         let mut session = protocol::Session::new(protocol::Options::default());
         match session.step(text) {
             protocol::Step::Command { command, framing, .. } => {
-                let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
+                let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: client as i32 };
                 self.execute(node, core, Origin::Connection(ticket), &command, &framing);
             }
             protocol::Step::Body { head, body, tail } => {
@@ -491,7 +491,7 @@ impl World {
                 else {
                     panic!("not a command")
                 };
-                let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
+                let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: client as i32 };
                 self.execute(node, core, Origin::Connection(ticket), &command, &framing);
             }
             step => panic!("not a command: {step:?}"),
@@ -501,7 +501,7 @@ impl World {
     /// `flush_all` at a node, as its control plane does it. The answer is the fence.
     pub fn flush(&mut self, node: usize, (client, generation): (usize, u32), number: u32) {
         let least = self.nodes[node].cores.iter().map(|core| core.engine.clock()).max().unwrap_or_default();
-        let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: 7 };
+        let ticket = Ticket { connection: client as u32, generation, slot: number, descriptor: client as i32 };
         self.with_turn(node, 0, |turn| turn.flush_ring(Origin::Connection(ticket), least));
     }
 
