@@ -11,7 +11,7 @@
 //! | 2 cluster | [`cluster`] | which nodes hold a key, and what to do while they do not; still pure |
 //! | 3 shard | [`shard`] | what one core owns: items, counters, its part of the cluster; still pure |
 //! | 4 runtime | [`runtime`] | glommio and io_uring: sockets, queues between the cores, clocks |
-//! | 5 node | [`node`] | the control plane: options, start and stop, statistics, the admin listener |
+//! | 5 node | [`node`] | the control plane: options, start and stop, statistics, the member table, the admin listener |
 //!
 //! # The way of a GET
 //!
@@ -36,6 +36,9 @@
 //! it, [`cluster::Turn::submit`] takes it over: it goes on to the first node of the key's ranking ([`placement`]) that is there, or is
 //! coordinated here, and what it wrote is copied ([`peer::frame`]) or kept as a hint ([`cluster::handoff`]) before it is answered.
 //! [`runtime::peer_socket`] moves the frames. A lone node has none of this.
+//!
+//! Who is in the ring is a table that every node has ([`membership::table`]); it spreads by [`node::members`], and what follows from it is a
+//! [`cluster::view::View`] with two layouts while the ring changes: one that serves, and one that is being filled.
 //!
 //! # What is absent
 //!

@@ -350,6 +350,9 @@ pub const TOMBSTONE_SLACK_S: u32 = 600;
 /// Most nodes that a member table tells of, those that are gone included: short memories have brought removed nodes back elsewhere. 600 KiB.
 pub const MEMBER_RECORDS_MAX: usize = 4096;
 
+/// Largest table in one frame, in bytes.
+pub const MEMBER_TABLE_BYTES_MAX: usize = 2 << 20;
+
 /// Id, zone and address of one node together, in bytes: its record fits into a datagram of gossip beside other ones.
 pub const MEMBER_TEXT_BYTES_MAX: usize = 320;
 

@@ -5,11 +5,20 @@ use std::process::ExitCode;
 
 use pbcache::node::log_lines::{self, LogLines};
 use pbcache::node::options::{Options, Refusal};
-use pbcache::node::{self, Node, StartError, log_level, preflight, process, signals};
+use pbcache::node::{self, Node, StartError, log_level, operator, preflight, process, signals};
 use sd_notify::NotifyState;
 
 fn main() -> ExitCode {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let mut words = words.peekable();
+    let program = words.next();
+    if words.peek().is_some_and(|word| word == "ring") {
+        let (text, code) = operator::run(words.skip(1));
+        say(text.trim_end());
+        say("\n");
+        return ExitCode::from(code);
+    }
+    let words = program.into_iter().chain(words);
     let options = match Options::parse(words, preflight::cpus_count()) {
         Ok(options) => options,
         Err(Refusal::Print(text)) => {

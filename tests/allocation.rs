@@ -38,6 +38,7 @@ fn core() -> Core {
         arena,
         protocol: protocol::Options::default(),
         control: crossbeam_channel::unbounded().0,
+        members: None,
         inbox: crossbeam_channel::unbounded().1,
         peer_setup: None,
         resolver: None,

@@ -50,6 +50,7 @@ impl Client {
             arena,
             protocol: protocol::Options::default(),
             control: crossbeam_channel::unbounded().0,
+            members: None,
             inbox: crossbeam_channel::unbounded().1,
             peer_setup: None,
             resolver: None,

@@ -44,7 +44,7 @@ fn nothing_given_means_the_defaults() {
     assert_eq!((options.io, options.protocols, options.verbosity), (IoChoice::Auto, Protocols::Any, 0));
     assert_eq!((options.unix_mask, options.requests_per_event, options.delimiter), (0o700, 20, ':'));
     assert_eq!((options.shard_ports, options.unix_socket, options.user), (None, None, None));
-    assert!(options.notices.is_empty() && options.ringnodes.is_empty());
+    assert!(options.notices.is_empty() && options.ringnodes.is_empty() && options.joins.is_empty());
     for admitted in ["127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.0.1", "::1", "fd00::1", "fe80::1"] {
         assert!(options.incoming.iter().any(|network| network.contains(&admitted.parse::<std::net::IpAddr>().unwrap())));
     }
@@ -146,17 +146,23 @@ fn memory_is_given_in_mb_or_with_a_unit() {
 
 #[test]
 fn what_a_ring_is_told_has_an_effect_or_a_sentence() {
+    // A node that is alone may be joined by others, which ask it.
+    means("--redundancy 3 --zone a", |options| (options.redundancy, options.zone) = (3, Some("a".into())));
+    means("--join a,b:5 --join ::1 --data_dir /x", |options| {
+        options.joins = ["a:11211", "b:5", "[::1]:11211"].map(String::from).to_vec();
+        options.data_dir = Some("/x".into());
+    });
+    let both = "option --ringnode makes a ring that is an explicit list for good, --join and --data_dir one that changes; give one of them.";
+    refused("--ringnode a --join b", both);
+    refused("--ringnode a --data_dir /x", both);
     refused(
-        "--redundancy 3",
-        "option --redundancy is 3, and a node without a ring has one copy; name all nodes with --ringnode.",
+        "--join a/weight=3",
+        "option --join has the value 'a/weight=3'; allowed is HOST or HOST:PORT, an IPv6 address with a port in brackets.",
     );
-    assert!(parse("--redundancy 1").is_ok());
     refused("--redudancy 2 --redundancy 3 --ringnode a", "option --redundancy is given as 2 and as 3; give it once.");
     refused("--zone a --zone b --ringnode a", "option --zone is given as a and as b; give it once.");
     assert!(parse("--redudancy 2 --redundancy 2 --ringnode a").is_ok());
-    let notices = |line: &str| parse(line).unwrap().notices;
-    assert_eq!(notices("--zone a --ack one --buckets 5"), ["--zone without --ringnode", "--ack without --ringnode"]);
-    assert!(notices("--zone a --ack one --ringnode a").is_empty());
+    assert!(parse("--zone a --ack one --buckets 5").unwrap().notices.is_empty());
 }
 
 fn node(address: &str, weight: u32, zone: &str, id: Option<&str>) -> RingNode {

@@ -52,6 +52,7 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
             arena: arena.clone(),
             protocol: protocol::Options::default(),
             control: crossbeam_channel::unbounded().0,
+            members: None,
             inbox: crossbeam_channel::unbounded().1,
             peer_setup: None,
             resolver: None,

@@ -21,7 +21,7 @@ use super::execute::{Found, Refusal, Source, TRIES_MAX, Write};
 use super::index::{Place, Slot};
 use super::item::{self, Shape, Stamp};
 use super::segment::Location;
-use super::{Cursor, Engine, Merge};
+use super::{Cursor, Engine, Merge, Replication, version_slot};
 use crate::command::{Replica, Reply, Value};
 use crate::key::{self, Key};
 use crate::limits::KEY_BYTES_MAX;
@@ -182,6 +182,15 @@ impl Engine {
     #[inline]
     pub fn poll_change(&mut self) -> Option<Version> {
         self.changed.take()
+    }
+
+    /// This core is part of a ring from now on: deletes leave tombstones, and its versions differ from those of other nodes.
+    pub fn replicate(&mut self, replication: Replication) {
+        self.options.replication = Some(replication);
+        (self.version_slot, self.version_step) = version_slot(&self.options);
+        if self.fences.is_empty() {
+            self.fences = vec![Version::NONE; key::PARTITIONS_COUNT as usize].into();
+        }
     }
 
     /// A version that no write so far has, and that later ones exceed.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select};
 
+use super::members::Published;
 use super::memcached_compat::{self, Crawl};
 use super::options::Options;
 use super::ring;
@@ -26,7 +27,6 @@ use super::waits::Waits;
 use super::watch::{self, Refused, Watching};
 use crate::arena::Arena;
 use crate::buffer::Buffer;
-use crate::cluster::view::View;
 use crate::command::{Error, Reply};
 use crate::engine::{Cursor, Statistics};
 use crate::observe::prefixes::Prefixes;
@@ -137,8 +137,8 @@ pub struct Control {
     cores: Cores,
     memory: Memory,
     options: Options,
-    /// Who is in the ring; `None` on a lone node.
-    view: Option<Arc<View>>,
+    /// Who is in the ring.
+    published: Arc<Published>,
     /// Number of the latest flush: one that waits for its time and is not the latest does not take place.
     flushes: Arc<AtomicU64>,
     /// Knobs of the machine that are not as wanted.
@@ -165,7 +165,7 @@ enum Answer {
 
 impl Control {
     /// An actor over the cores of a node that was just started.
-    pub fn new(cores: Cores, memory: Memory, options: Options, view: Option<Arc<View>>, tuning_wanting: usize) -> Self {
+    pub fn new(cores: Cores, memory: Memory, options: Options, published: Arc<Published>, tuning_wanting: usize) -> Self {
         let started = cores.shared.clock.now();
         let verbosity = options.verbosity as u32;
         let (dumping, totals_at_reset) = (Arc::default(), Vec::new());
@@ -175,7 +175,7 @@ impl Control {
             cores,
             memory,
             options,
-            view,
+            published,
             flushes,
             tuning_wanting,
             started,
@@ -261,7 +261,7 @@ impl Control {
             second => Timestamp::from_seconds(second),
         };
         let number = self.flushes.fetch_add(1, Ordering::AcqRel) + 1;
-        let flushed = match &self.view {
+        let flushed = match self.published.view() {
             None => self.cores.tell_all(move |core| core.context.shard.engine.flush(at)),
             Some(_) if at <= now => ring::flush(&self.cores),
             Some(_) => {
@@ -296,7 +296,7 @@ impl Control {
 
     /// `stats ring | peers | handoff [wait [SECONDS]] | where KEY`; on a lone node there is little to tell.
     fn ring_stats(&self, group: &str, rest: &[u8]) -> Answer {
-        let Some(view) = &self.view else {
+        let Some(view) = &self.published.view() else {
             return Answer::Stats(vec![("nodes".into(), "1".into()), ("buckets".into(), self.options.buckets.to_string())]);
         };
         let mut words = memcached_compat::words(rest);
@@ -313,7 +313,7 @@ impl Control {
 
     /// Answers `stats handoff wait` when everything has gone where it belongs, or the time is over.
     fn wait_handoff(&self, seconds: Option<&str>, request: &ControlRequest) -> Answer {
-        let Some(view) = &self.view else { return Answer::Stats(vec![("settled".into(), "yes".into())]) };
+        let Some(view) = &self.published.view() else { return Answer::Stats(vec![("settled".into(), "yes".into())]) };
         let seconds = seconds
             .map_or(Some(WAIT_DEFAULT_S), |text| memcached_compat::number(text).filter(|&seconds| seconds <= WAIT_MAX_S));
         let Some(seconds) = seconds else {

@@ -11,11 +11,16 @@
 pub mod admin;
 pub mod budget;
 pub mod control;
+pub mod exchange;
 pub mod host;
+pub mod joining;
 pub mod log_lines;
+pub mod members;
 pub mod memcached_compat;
 pub mod names;
+pub mod operator;
 pub mod options;
+mod orders;
 pub mod preflight;
 pub mod process;
 pub mod ring;
@@ -40,6 +45,7 @@ use self::admin::facts::Facts;
 use self::budget::Budget;
 use self::control::{Action, Control, Cores, Memory};
 use self::host::Finding;
+use self::members::{Members, Published};
 use self::options::Options;
 use self::ring::RingPlan;
 use crate::arena::Arena;
@@ -56,7 +62,7 @@ use crate::runtime::listener::Listener;
 use crate::runtime::service::Services;
 use crate::runtime::{self, CoreOptions, IoBackend};
 use crate::runtime::{
-    context::ControlRequest,
+    context::{ControlRequest, MembersRequest},
     mesh::{CoreState, Mesh, Shared},
 };
 use crate::shard::Shard;
@@ -96,26 +102,19 @@ impl Node {
         let admin = admin::prepare(&options)?;
         let memory_bytes = (options.memory_mb as usize) << 20;
         let ceiling_bytes = memory_bytes.max(physical_memory_bytes());
-        let plan = ring::plan(&options)?;
-        let budget = Budget::new(&options, plan.is_some())?;
-        let plan = plan.map(|plan| plan.with_memory(budget.handoff_bytes));
-        if plan.is_some() && io == IoBackend::Streams {
-            return Err(StartError(
-                "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode, or leave --io at auto."
-                    .into(),
-            ));
-        }
-        let Budget { arena_bytes, reserve_bytes, .. } = budget;
+        let (plan, Budget { arena_bytes, reserve_bytes, .. }, in_ring) = plan_ring(&options, io)?;
+        let is_ring = plan.as_ref().is_some_and(|plan| plan.view.is_some());
         let arena = Arena::new(arena_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let peers = plan.as_ref().map_or(0, |_| limits::BOARD_PEERS_MAX);
         let shared = Arc::new(Shared {
             clock: Clock::default(),
             cores: (0..options.cores).map(|_| CoreState::new(peers)).collect(),
-            services: Services::new(options.incoming.clone().into(), options.conn_limit, plan.is_some()),
+            services: Services::new(options.incoming.clone().into(), options.conn_limit, is_ring),
             listening: AtomicU32::new(options.cores.into()),
         });
         let (control_sender, requests) = unbounded();
+        let (members_sender, members_requests) = unbounded();
         let resolver = plan.as_ref().map(|plan| names::start(plan.setup.clone())).transpose()?;
         let (questions, meet) = resolver.unzip();
         let starter = Starter {
@@ -125,6 +124,7 @@ impl Node {
             arena: &arena,
             shared: &shared,
             control: control_sender,
+            members: members_sender,
             io,
             plan: plan.as_ref(),
             resolver: questions,
@@ -140,12 +140,15 @@ impl Node {
         let (tuning_hint, findings) = look_at_machine(&options);
         let wanting = findings.iter().filter(|finding| finding.state == host::State::Wanting).count();
         let memory = Memory { arena, reserve_bytes };
-        let view = plan.map(|plan| plan.view);
+        let published = Arc::new(Published::new(plan.as_ref().and_then(|plan| plan.view.clone())));
+        if let Some(begin) = plan.as_ref().and_then(|plan| plan.begin(&options, (memory.arena.clone(), in_ring.arena_bytes))) {
+            start_members(members_requests, Members::new(begin, cores.clone(), published.clone()))?;
+        }
         let facts = || Facts {
             shared: cores.shared.clone(),
             memory: memory.clone(),
             options: options.clone(),
-            view: view.clone(),
+            published: published.clone(),
             io,
             findings,
             started: cores.shared.clock.now(),
@@ -154,7 +157,7 @@ impl Node {
         let (actions_sender, actions) = unbounded();
         let ways = Ways { cores: cores.clone(), actions: actions_sender };
         let admin = admin.map(|admin| admin.start(Arc::new(facts()), ways)).transpose()?;
-        let control = Control::new(cores.clone(), memory, options, view, wanting);
+        let control = Control::new(cores.clone(), memory, options, published, wanting);
         let control = start_control((requests, actions), control)?;
         Ok(Self { cores, threads, control: Some(control), admin, listening, tuning_hint })
     }
@@ -186,6 +189,23 @@ impl Node {
     }
 }
 
+/// The ring of a node, how its memory is divided, and how that would be in a ring.
+fn plan_ring(options: &Options, io: IoBackend) -> Result<(Option<RingPlan>, Budget, Budget), StartError> {
+    let plan = ring::plan(options)?;
+    let is_ring = plan.as_ref().is_some_and(|plan| plan.view.is_some());
+    if is_ring && io == IoBackend::Streams {
+        return Err(StartError(
+            "a ring of nodes needs Linux 6.1 or later and io_uring; start without --ringnode and --join, or leave --io at auto."
+                .into(),
+        ));
+    }
+    let budget = Budget::new(options, is_ring)?;
+    // What it becomes when others join.
+    let in_ring = if is_ring { budget } else { Budget::new(options, plan.is_some()).unwrap_or(budget) };
+    let plan = plan.map(|plan| plan.with_memory(in_ring.handoff_bytes)).filter(|_| io != IoBackend::Streams);
+    Ok((plan, budget, in_ring))
+}
+
 /// The level of the log for a verbosity: warnings, then what happens to the node, then everything.
 pub fn log_level(verbosity: u32) -> log::LevelFilter {
     match verbosity {
@@ -215,12 +235,18 @@ fn start_control(
         .map_err(|error| StartError(format!("a thread cannot be started: {error}.")))
 }
 
+fn start_members(requests: Receiver<MembersRequest>, mut members: Members) -> Result<(), StartError> {
+    let started = std::thread::Builder::new().name("pbcache-members".into()).spawn(move || members.run(&requests));
+    started.map(drop).map_err(|error| StartError(format!("a thread cannot be started: {error}.")))
+}
+
 struct Starter<'a> {
     options: &'a Options,
     http: &'static protocol::http::Rules,
     arena: &'a Arc<Arena>,
     shared: &'a Arc<Shared>,
     control: Sender<ControlRequest>,
+    members: Sender<MembersRequest>,
     io: IoBackend,
     plan: Option<&'a RingPlan>,
     resolver: Option<Sender<Resolve>>,
@@ -262,11 +288,7 @@ impl Starter<'_> {
             core: index,
             cores: options.cores,
             eviction_disabled: options.evictions_disabled,
-            replication: self.plan.map(|plan| engine::Replication {
-                buckets: options.buckets,
-                tombstone_s: options.handoff_window_s.saturating_add(limits::TOMBSTONE_SLACK_S),
-                node: plan.view.me_index.map_or(0, |index| index.0),
-            }),
+            replication: self.plan.filter(|plan| plan.view.is_some()).map(|plan| plan.replication(options)),
         };
         let protocol = protocol::Options {
             item_bytes_max: options.item_bytes_max,
@@ -278,13 +300,15 @@ impl Starter<'_> {
         };
         let routes = Routes::new(options.cores, options.buckets);
         let (arena, control) = (self.arena.clone(), self.control.clone());
+        let members = self.plan.is_some_and(|plan| plan.begun.is_some()).then(|| self.members.clone());
         let (plan, resolver) = (self.plan.cloned(), self.resolver.clone());
         let (delimiter, detail) = (options.delimiter, options.detail);
         move || CoreDeps {
             shard: Shard {
-                cluster: plan
-                    .as_ref()
-                    .map(|plan| Box::new(Cluster::new(plan.view.clone(), ShardId(index), plan.options.clone()))),
+                cluster: plan.as_ref().and_then(|plan| {
+                    let view = plan.view.clone()?;
+                    Some(Box::new(Cluster::new(view, ShardId(index), plan.options.clone())))
+                }),
                 observer: Observer::new(delimiter, detail),
                 ..Shard::new(ShardId(index), routes, engine::Engine::new(engine_options, arena.clone()))
             },
@@ -294,6 +318,7 @@ impl Starter<'_> {
             arena,
             protocol,
             control,
+            members,
             inbox,
         }
     }

@@ -14,26 +14,34 @@ use crossbeam_channel::bounded;
 
 use super::StartError;
 use super::control::{Cores, patiently};
+use super::exchange::Caller;
+use super::joining::{self, Begun};
+use super::members;
 use super::options::{self, Options};
 use super::secret;
 use super::stats::Lines;
+use crate::arena::Arena;
 use crate::cluster::Figures;
 use crate::cluster::handoff::hints::Account;
 use crate::cluster::links::State;
-use crate::cluster::view::{Entry, PeerId, View};
+use crate::cluster::view::{self, Entry, PeerId, View};
 use crate::cluster::{ClusterOptions, Turn};
+use crate::engine::Replication;
 use crate::key;
+use crate::limits;
 use crate::peer::handshake::{Identity, key_of};
 use crate::placement::{NodeId, OwnersCache};
 use crate::runtime::core::Core;
 use crate::runtime::peer_socket::{KnownAddresses, PeerSetup, value_bytes_max};
 use crate::version::Version;
 
-/// What every core of a ring node is given.
+/// What every core of a node is given that is in a ring, or may come into one.
 #[derive(Clone)]
 pub struct RingPlan {
-    /// Who is in the ring.
-    pub view: Arc<View>,
+    /// Who is in the ring; `None` for a node that is alone so far.
+    pub view: Option<Arc<View>>,
+    /// Its member table; `None` where the ring is an explicit list.
+    pub begun: Option<Begun>,
     /// How to speak with them.
     pub setup: Arc<PeerSetup>,
     /// How a core takes part.
@@ -46,6 +54,26 @@ impl RingPlan {
         self.options.handoff_bytes_max = handoff_bytes / usize::from(self.options.cores);
         self
     }
+
+    /// What the engine of a core must know in a ring.
+    pub fn replication(&self, options: &Options) -> Replication {
+        let listed = self.view.as_ref().filter(|_| self.begun.is_none()).and_then(|view| view.me_index);
+        Replication {
+            buckets: options.buckets,
+            tombstone_s: options.handoff_window_s.saturating_add(limits::TOMBSTONE_SLACK_S),
+            // Where nodes come and go, nobody has a number of its own: by the id, two of them seldom have the same.
+            node: listed.map_or_else(|| key::routing_hash(self.setup.identity.id.as_bytes()) as u16, |index| index.0),
+        }
+    }
+
+    /// What the actor of the member table is started with; `arena` is what items may have in a ring.
+    pub fn begin(&self, options: &Options, arena: (Arc<Arena>, usize)) -> Option<members::Begin> {
+        let Begun { me, table, seeds } = self.begun.clone()?;
+        let setup = self.setup.clone();
+        let caller = Caller { identity: setup.identity.clone(), key: setup.key, source: setup.source, arena: arena.0.clone() };
+        let (replication, data_dir) = (self.replication(options), options.data_dir.clone());
+        Some(members::Begin { me, table, caller, setup, options: self.options.clone(), replication, arena, data_dir, seeds })
+    }
 }
 
 /// The ring that the options describe; `None` for a lone node. Warns of what may be meant otherwise.
@@ -55,7 +83,11 @@ impl RingPlan {
 pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
     let key = secret::read(options)?.map(|secret| key_of(&secret));
     if options.ringnodes.is_empty() {
-        return Ok(None);
+        return if options.addresses.is_empty() && options.joins.is_empty() {
+            Ok(None)
+        } else {
+            changing(options, key).map(Some)
+        };
     }
     if key.is_none() {
         log::warn!(
@@ -70,35 +102,75 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
     }
     let view = View::new(&entries, &me, options.buckets, usize::from(options.redundancy))
         .map_err(|error| StartError(format!("the ring cannot be formed: {error}.")))?;
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| StartError(format!("the system gives no random numbers: {error}.")))?;
-    let identity = Identity {
-        cluster: options.cluster_name.clone(),
-        id: me.as_str().into(),
-        incarnation: u64::from_le_bytes(random) | 1,
-        view: view.id().0,
-        buckets: options.buckets,
-        redundancy: options.redundancy,
-        cores: options.cores,
-        unix_ms: 0,
-        target_core: 0,
-    };
+    let identity = identity(options, &me, view.id().0, options.redundancy)?;
     let setup = PeerSetup {
         identity,
         key,
         known: Arc::new(KnownAddresses::of(view.nodes.iter().map(|node| node.entry.address.as_str()))),
         source: source(options),
         value_bytes_max: value_bytes_max(options.item_bytes_max),
+        trusts_loopback: false,
     };
-    let ring_options = ClusterOptions {
+    let (view, setup) = (Some(Arc::new(view)), Arc::new(setup));
+    Ok(Some(RingPlan { view, begun: None, setup, options: cluster_options(options) }))
+}
+
+/// The plan of a node whose ring may change: by its member table.
+fn changing(options: &Options, key: Option<[u8; 32]>) -> Result<RingPlan, StartError> {
+    let address = joining::own_address(options)?;
+    let id = options.node_id.as_deref().unwrap_or(&address);
+    let me = NodeId::new(id).map_err(|error| StartError(format!("{id} cannot be the id of a node: {error}.")))?;
+    let identity = identity(options, &me, 0, 0)?;
+    let arena = Arena::new(CALLER_BYTES, CALLER_BYTES, 1)
+        .map_err(|error| StartError(format!("memory for the member table cannot be had: {error}.")))?;
+    let caller = Caller { identity: identity.clone(), key, source: source(options), arena };
+    let begun = joining::begin(options, &me, &address, &caller)?;
+    let plan = view::Plan::of_table(&begun.table, &me);
+    let refused = |error| StartError(format!("the ring cannot be formed: {error}."));
+    let view = (plan.entries.len() > 1).then(|| View::planned(&plan, &me)).transpose().map_err(refused)?;
+    let known = KnownAddresses::of(plan.entries.iter().map(|entry| entry.address.as_str()));
+    let setup = PeerSetup {
+        identity,
+        key,
+        known: Arc::new(known),
+        source: source(options),
+        value_bytes_max: value_bytes_max(options.item_bytes_max).max(limits::MEMBER_TABLE_BYTES_MAX),
+        trusts_loopback: true,
+    };
+    let (view, setup) = (view.map(Arc::new), Arc::new(setup));
+    Ok(RingPlan { view, begun: Some(begun), setup, options: cluster_options(options) })
+}
+
+/// Memory for the answers of other nodes' control planes, in bytes; resident while one is read.
+const CALLER_BYTES: usize = 4 * limits::MEMBER_TABLE_BYTES_MAX;
+
+/// As what this node calls itself to others.
+fn identity(options: &Options, me: &NodeId, view: u64, redundancy: u8) -> Result<Identity, StartError> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| StartError(format!("the system gives no random numbers: {error}.")))?;
+    Ok(Identity {
+        cluster: options.cluster_name.clone(),
+        id: me.as_str().into(),
+        incarnation: u64::from_le_bytes(random) | 1,
+        view,
+        buckets: options.buckets,
+        redundancy,
+        cores: options.cores,
+        unix_ms: 0,
+        target_core: 0,
+    })
+}
+
+/// How a core takes part in a ring; its memory for that comes later.
+fn cluster_options(options: &Options) -> ClusterOptions {
+    ClusterOptions {
         ack: options.ack,
         handoff_bytes_max: 0,
         handoff_window_ms: u64::from(options.handoff_window_s) * 1000,
         handoff_rate: options.handoff_rate,
         cores: options.cores,
         mistake: None,
-    };
-    Ok(Some(RingPlan { view: Arc::new(view), setup: Arc::new(setup), options: ring_options }))
+    }
 }
 
 /// A ring may be told of more copies than it has nodes: it may grow, and all nodes must be told the same.
@@ -211,11 +283,8 @@ pub fn flush(cores: &Cores) -> bool {
     cores.tell_all(move |core| core.context.shard.engine.raise_fence(fence))
 }
 
-/// What one core knows of the ring. Lists are by the members of its view.
+/// What one core knows of the ring.
 struct Snapshot {
-    accounts: Vec<Account>,
-    dirty: Vec<u32>,
-    oldest_ms: Vec<u64>,
     hint_bytes: usize,
     all_leases: bool,
     missing: usize,
@@ -229,6 +298,10 @@ struct Snapshot {
 /// What one core knows of another node.
 #[derive(Clone, Default)]
 struct NodeSnapshot {
+    id: String,
+    account: Account,
+    dirty: u32,
+    oldest_ms: u64,
     up: u32,
     away: u32,
     waiting: u32,
@@ -237,15 +310,31 @@ struct NodeSnapshot {
     trouble: String,
 }
 
+impl Snapshot {
+    /// What it knows of one node, if that is in its view.
+    fn of(&self, id: &str) -> Option<&NodeSnapshot> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+}
+
 fn snapshot(core: &mut Core) -> Option<Snapshot> {
     let (now, at) = (core.context.now, core.context.at);
     let cluster = core.context.shard.cluster.as_ref()?;
     let view = &cluster.view;
     let mut nodes: Vec<_> = view
         .members()
-        .map(|node| {
-            let node = cluster.links.node(node);
-            NodeSnapshot { view: node.view, cores: node.cores, trouble: node.trouble.clone(), ..NodeSnapshot::default() }
+        .map(|peer| {
+            let (node, target) = (cluster.links.node(peer), cluster.hints.target(peer));
+            NodeSnapshot {
+                id: view.id_of(peer).as_str().into(),
+                account: target.account(),
+                dirty: target.dirty_count(),
+                oldest_ms: cluster.hints.oldest_ms(peer, now),
+                view: node.view,
+                cores: node.cores,
+                trouble: node.trouble.clone(),
+                ..NodeSnapshot::default()
+            }
         })
         .collect();
     for link in cluster.links.ids() {
@@ -257,9 +346,6 @@ fn snapshot(core: &mut Core) -> Option<Snapshot> {
         node.waiting += link.outstanding;
     }
     Some(Snapshot {
-        accounts: view.members().map(|node| cluster.hints.target(node).account()).collect(),
-        dirty: view.members().map(|node| cluster.hints.target(node).dirty_count()).collect(),
-        oldest_ms: view.members().map(|node| cluster.hints.oldest_ms(node, now)).collect(),
         hint_bytes: cluster.hints.bytes(),
         all_leases: cluster.leases.has_all(at),
         missing: cluster.leases.missing_count(),
@@ -297,7 +383,8 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
     let snapshots: Vec<Snapshot> = cores.ask(snapshot).into_iter().flatten().collect();
     let mut lines = Lines::new();
     for (index, node) in view.nodes.iter().enumerate().filter(|(_, node)| node.peer != view.me) {
-        let sum = |part: fn(&NodeSnapshot) -> u32| snapshots.iter().map(|core| part(&core.nodes[index])).sum::<u32>();
+        let cores: Vec<&NodeSnapshot> = snapshots.iter().filter_map(|core| core.of(node.entry.id.as_str())).collect();
+        let sum = |part: fn(&NodeSnapshot) -> u32| cores.iter().map(|core| part(core)).sum::<u32>();
         let (up, away, waiting) = (sum(|node| node.up), sum(|node| node.away), sum(|node| node.waiting));
         let state = match (up, away) {
             (0, 0) => "not needed yet",
@@ -311,11 +398,11 @@ pub fn stats_peers(view: &View, cores: &Cores) -> Lines {
         put("links_up", up.to_string());
         put("links_away", away.to_string());
         put("requests_waiting", waiting.to_string());
-        let known = snapshots.iter().map(|core| &core.nodes[index]).find(|node| node.cores.is_some());
+        let known = cores.iter().find(|node| node.cores.is_some());
         put("cores", known.and_then(|node| node.cores).map_or("unknown".into(), |cores| cores.to_string()));
         let same = known.map_or("unknown", |known| if known.view == view.id().0 { "yes" } else { "no" });
         put("same_view", same.into());
-        let trouble = snapshots.iter().map(|core| &core.nodes[index].trouble).find(|trouble| !trouble.is_empty());
+        let trouble = cores.iter().map(|core| &core.trouble).find(|trouble| !trouble.is_empty());
         put("trouble", trouble.map_or("none".into(), |trouble| trouble.clone()));
     }
     let mut sum =
@@ -340,7 +427,8 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
     let mut lines = Lines::new();
     for (index, node) in view.nodes.iter().enumerate().filter(|(_, node)| node.peer != view.me) {
         let mut account = Account::default();
-        snapshots.iter().for_each(|core| account.add(&core.accounts[index]));
+        let cores: Vec<&NodeSnapshot> = snapshots.iter().filter_map(|core| core.of(node.entry.id.as_str())).collect();
+        cores.iter().for_each(|core| account.add(&core.account));
         let mut put = |name: &str, value: String| lines.push((format!("{index}:{name}"), value));
         put("id", node.entry.id.as_str().into());
         put("pending", account.pending.to_string());
@@ -350,8 +438,8 @@ pub fn stats_handoff(view: &View, cores: &Cores) -> Lines {
         put("expired", account.expired.to_string());
         put("degraded", account.degraded.to_string());
         put("rerouted", account.rerouted.to_string());
-        put("dirty_partitions", snapshots.iter().map(|core| core.dirty[index]).max().unwrap_or(0).to_string());
-        put("oldest_ms", snapshots.iter().map(|core| core.oldest_ms[index]).max().unwrap_or(0).to_string());
+        put("dirty_partitions", cores.iter().map(|core| core.dirty).max().unwrap_or(0).to_string());
+        put("oldest_ms", cores.iter().map(|core| core.oldest_ms).max().unwrap_or(0).to_string());
     }
     lines.push(("hint_bytes".into(), snapshots.iter().map(|core| core.hint_bytes).sum::<usize>().to_string()));
     lines.push(("items_streamed".into(), snapshots.iter().map(|core| core.figures.streamed).sum::<u64>().to_string()));

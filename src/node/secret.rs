@@ -2,6 +2,8 @@
 //!
 //! Lives here: reading it, and whether it is worth its name. Not here: what is made of it (`cluster::handshake`).
 
+use std::path::Path;
+
 use super::StartError;
 use super::options::Options;
 
@@ -17,7 +19,15 @@ const REMEDY: &str = "make one with `head -c 32 /dev/urandom | base64`";
 /// # Errors
 /// It cannot be read, or is too short to be one.
 pub fn read(options: &Options) -> Result<Option<Vec<u8>>, StartError> {
-    let Some(path) = &options.cluster_secret_file else { return Ok(None) };
+    read_file(options.cluster_secret_file.as_deref())
+}
+
+/// The secret of this file; `None` where there is no file.
+///
+/// # Errors
+/// As `read`.
+pub fn read_file(path: Option<&Path>) -> Result<Option<Vec<u8>>, StartError> {
+    let Some(path) = path else { return Ok(None) };
     let mut secret = std::fs::read(path)
         .map_err(|error| StartError(format!("--cluster_secret_file {} cannot be read: {error}.", path.display())))?;
     while secret.last().is_some_and(u8::is_ascii_whitespace) {

@@ -204,6 +204,8 @@ fn own_settings(options: &Options) -> Lines {
             "buckets" => options.buckets.to_string(),
             "redundancy" => options.redundancy.to_string(),
             "ringnode" => list(options.ringnodes.iter().map(|node| node.address.clone()).collect()),
+            "join" => list(options.joins.clone()),
+            "data_dir" => options.data_dir.as_ref().map_or("none".into(), |folder| folder.display().to_string()),
             "advertise" => options.advertise.clone().unwrap_or_else(|| "none".into()),
             "node_id" => options.node_id.clone().unwrap_or_else(|| "the advertised address".into()),
             "weight" => options.weight.unwrap_or(1).to_string(),

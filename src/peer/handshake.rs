@@ -41,9 +41,9 @@ pub struct Identity {
     pub incarnation: u64,
     /// Digest of its member table.
     pub view: u64,
-    /// Buckets of its ring.
+    /// Buckets of its ring; 0 for an operator, who has none.
     pub buckets: u32,
-    /// Copies of every item.
+    /// Copies of every item, where an explicit list of nodes says so; 0 where the member table does.
     pub redundancy: u8,
     /// Its cores.
     pub cores: u16,
@@ -189,10 +189,17 @@ fn check(local: &Identity, peer: &Identity) -> Result<(), String> {
     if a == b && local.incarnation != peer.incarnation {
         return Err(format!("two nodes have the id {a}; give one of them another --node_id or --advertise."));
     }
-    if local.buckets != peer.buckets {
+    if local.buckets != peer.buckets && local.buckets != 0 && peer.buckets != 0 {
         return Err(format!("{a} has --buckets {}, {b} has {}; they must be equal.", local.buckets, peer.buckets));
     }
-    if local.redundancy != peer.redundancy {
+    let has_list = |identity: &Identity| identity.redundancy != 0;
+    if has_list(local) != has_list(peer) && local.buckets != 0 && peer.buckets != 0 {
+        let (list, table) = if has_list(local) { (a, b) } else { (b, a) };
+        return Err(format!(
+            "{list} has an explicit list of nodes (--ringnode), {table} joins rings (--join); start both alike."
+        ));
+    }
+    if has_list(local) && has_list(peer) && local.redundancy != peer.redundancy {
         return Err(format!("{a} has --redundancy {}, {b} has {}; they must be equal.", local.redundancy, peer.redundancy));
     }
     let skew_ms = local.unix_ms.abs_diff(peer.unix_ms);

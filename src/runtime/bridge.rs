@@ -20,6 +20,8 @@ use super::peer_socket::{Peer, lose_link};
 use crate::buffer::Buffer;
 use crate::cluster::links::LinkId;
 use crate::cluster::{Answer, Moved, OperationId, Origin, Output, Outputs};
+use crate::command::Value;
+use crate::peer::frame::{self, Kind, Stamp, ToldCode};
 use crate::protocol::{Framing, Head};
 use crate::routing::{ShardId, Ticket};
 use crate::time::Monotonic;
@@ -257,6 +259,20 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// The answer to a question about the ring.
+    pub fn answer_members(&mut self, connection: u32, generation: u32, id: u32, code: ToldCode, bytes: &[u8]) {
+        let stamp = self.context.turn().map_or_else(Stamp::default, |turn| turn.stamp());
+        let Some(asking) = self.connections.get_mut(connection as usize) else { return };
+        if asking.generation != generation {
+            return;
+        }
+        let Some(peer) = asking.peer() else { return };
+        peer.answer(|output| {
+            frame::write(output, (Kind::Told, 0, 0, id), stamp, Value::Bytes(bytes), |meta| meta.push(code as u8));
+        });
+        self.to_flush.push(connection);
     }
 
     /// Answers for other cores whose queue was full, in order.

@@ -43,6 +43,8 @@ pub struct Context {
     pub protocol: protocol::Options,
     /// Requests to the control plane.
     pub control: Sender<ControlRequest>,
+    /// Questions about the ring, to its own thread; `None` where the ring is an explicit list, or none is possible.
+    pub members: Option<Sender<MembersRequest>>,
     /// Bytes that this core holds for its connections: long unparsed requests, and output that readers have not taken.
     pub held_bytes: Rc<Cell<usize>>,
     /// What of it, and of what is held for other nodes, is charged to the memory of items.
@@ -61,6 +63,24 @@ pub struct ControlRequest {
     pub control: OwnedControl,
     /// How to write the answer.
     pub framing: Head,
+}
+
+/// What another node, or an operator, asks about the ring, on its way to the control plane.
+pub struct MembersRequest {
+    /// The core that asks.
+    pub core: ShardId,
+    /// The connection that it came over.
+    pub connection: u32,
+    /// See `PeerRequest::generation`.
+    pub generation: u32,
+    /// Of the request.
+    pub id: u32,
+    /// Who asks, as it calls itself.
+    pub caller: String,
+    /// A `MemberVerb`.
+    pub verb: u8,
+    /// A table, or words.
+    pub value: Vec<u8>,
 }
 
 /// [`Control`] with its words owned.

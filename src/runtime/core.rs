@@ -20,7 +20,7 @@ use slab::Slab;
 use super::board::Publisher;
 use super::bridge::{Bridge, Resolve};
 use super::connection::{Connection, Flow, State};
-use super::context::{Context, ControlRequest};
+use super::context::{Context, ControlRequest, MembersRequest};
 use super::mesh::record::{Handover, Received, ReplyBytes, Request, Writer};
 use super::mesh::{CorePeer, Mesh, Shared};
 use super::peer_socket::{Peer, PeerSetup};
@@ -115,6 +115,8 @@ pub struct CoreDeps {
     pub protocol: protocol::Options,
     /// To the control plane.
     pub control: Sender<ControlRequest>,
+    /// To the thread of the member table, if there is one.
+    pub members: Option<Sender<MembersRequest>>,
     /// From the control plane.
     pub inbox: Receiver<ToCore>,
     /// How to speak with other nodes, if there are any.
@@ -127,7 +129,7 @@ impl Core {
     /// A core without connections.
     pub fn new(deps: CoreDeps) -> Self {
         let (now, ns) = deps.mesh.shared.clock.read_ns();
-        let CoreDeps { shard, mesh, arena, protocol, control, inbox, peer_setup, resolver } = deps;
+        let CoreDeps { shard, mesh, arena, protocol, control, members, inbox, peer_setup, resolver } = deps;
         let bridge = Bridge::new(resolver);
         let publisher = Publisher::new(&mesh.own_state().board);
         Self {
@@ -142,6 +144,7 @@ impl Core {
                 peer_setup,
                 protocol,
                 control,
+                members,
                 held_bytes: Rc::default(),
                 charged_bytes: 0,
                 serves_http: false,

@@ -13,15 +13,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crossbeam_channel::Sender;
+
 use super::connection::Flow;
-use super::context::Context;
+use super::context::{Context, MembersRequest};
 use crate::buffer::Buffer;
 use crate::cluster::links::LinkId;
 use crate::cluster::view::PeerId;
 use crate::cluster::{PeerRequest, Turn};
 use crate::command::Value;
 use crate::limits;
-use crate::peer::frame::{self, Frame, FrameError, Horizon};
+use crate::peer::frame::{self, Frame, FrameError, Horizon, Kind, Stamp, ToldCode};
 use crate::peer::handshake::{Identity, Local, NONCE_BYTES};
 use crate::peer::stream::Stream;
 use crate::routing::ShardId;
@@ -39,6 +41,8 @@ pub struct PeerSetup {
     pub source: Option<IpAddr>,
     /// Largest value that a frame may carry, in bytes.
     pub value_bytes_max: usize,
+    /// Whoever calls from this machine may join where there is no secret.
+    pub trusts_loopback: bool,
 }
 
 /// Addresses of nodes, as their names resolve: who calls from elsewhere is not believed where there is no secret. Read once for each call.
@@ -107,7 +111,8 @@ impl Peer {
     /// # Errors
     /// No random numbers.
     pub fn accepted(setup: &PeerSetup, context: &Context, caller: Option<IpAddr>) -> Result<Self, String> {
-        let is_known = caller.is_some_and(|caller| setup.known.has(caller));
+        let is_here = |caller: IpAddr| setup.trusts_loopback && caller.to_canonical().is_loopback();
+        let is_known = caller.is_some_and(|caller| setup.known.has(caller) || is_here(caller));
         let local = setup.local(context, context.shard.id.0, is_known)?;
         Ok(Self { side: Side::Called, stream: Stream::called(local, setup.value_bytes_max) })
     }
@@ -225,14 +230,27 @@ impl Peer {
 
     fn frames(&mut self, connection: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
         let Self { side, stream } = self;
-        let Context { shard, arena, now, at, mesh, .. } = context;
-        let Some(mut turn) = shard.turn(*now, *at) else { return Ok(false) };
+        let Context { shard, arena, now, at, mesh, members, .. } = context;
+        let core = shard.id;
+        let Some(mut turn) = shard.turn(*now, *at) else {
+            // A lone node may be asked to let others in. What they ask its cores waits until it has: a matter of milliseconds.
+            let result = stream.frames(fresh, (arena, Horizon::at(*now)), &mut |frame, output| match side {
+                Side::Inbound { identity, .. } if frame.head.kind == Kind::Members => {
+                    ask_members(frame, (core, connection), identity, members.as_ref(), output).map(|()| true)
+                }
+                _ => Ok(false),
+            });
+            return result.map_err(|garbled| format!("what came cannot be read: {}", garbled.0));
+        };
         let result = stream.frames(fresh, (arena, Horizon::at(*now)), &mut |frame, output| {
             // Read anew for each: this process may have stood still since the last one, and what was sent before that may be given up.
             turn.at = mesh.shared.clock.at();
             match side {
                 // A reader that does not take its answers gets no more of them.
                 Side::Inbound { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
+                Side::Inbound { identity, .. } if frame.head.kind == Kind::Members => {
+                    ask_members(frame, (core, connection), identity, members.as_ref(), output).map(|()| true)
+                }
                 Side::Inbound { identity, node, .. } => {
                     if node.is_none() {
                         // A later view may have it.
@@ -294,6 +312,33 @@ impl Peer {
         write(&mut self.stream.output);
     }
 }
+
+/// Gives a question about the ring to the control plane, which answers later.
+fn ask_members(
+    frame: &Frame<'_>,
+    (core, (connection, generation)): (ShardId, (u32, u32)),
+    identity: &Identity,
+    members: Option<&Sender<MembersRequest>>,
+    output: &mut Buffer,
+) -> Result<(), FrameError> {
+    let (Kind::Members, Some(&verb)) = (frame.head.kind, frame.meta.first()) else {
+        return Err(FrameError("a frame to a node that has no ring"));
+    };
+    let id = frame.head.id;
+    let request =
+        MembersRequest { core, connection, generation, id, caller: identity.id.clone(), verb, value: frame.value.to_vec() };
+    if members.is_none_or(|members| members.send(request).is_err()) {
+        frame::write(output, (Kind::Told, 0, 0, id), Stamp::default(), Value::Bytes(EXPLICIT), |meta| {
+            meta.push(ToldCode::Refused as u8);
+        });
+    }
+    Ok(())
+}
+
+/// What a node says that has no member table.
+const EXPLICIT: &[u8] =
+    b"its ring is an explicit list of nodes (--ringnode), or none: start it without, or with --join, to change the ring \
+                          while it runs";
 
 /// A link could not be made, or is lost: says so once for each reason, unless `quiet`.
 pub(super) fn lose_link(turn: &mut Turn<'_>, link: LinkId, why: &str, quiet: bool) {

@@ -14,8 +14,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use ipnet::IpNet;
 
@@ -82,8 +82,10 @@ impl Service {
 pub struct Services {
     /// Of clients.
     pub clients: Service,
-    /// See `ServiceId::Unproven`; none on a lone node.
-    pub unproven: Option<Service>,
+    /// See `ServiceId::Unproven`; counts for nothing on a lone node.
+    pub unproven: Service,
+    /// This node is in a ring.
+    has_nodes: AtomicBool,
     /// Of other nodes: a few from each, which no number of clients keeps out.
     pub nodes: Service,
 }
@@ -92,7 +94,8 @@ impl Services {
     /// Those of a node with so many clients at most from these networks, in a ring or alone.
     pub fn new(admitted: Arc<[IpNet]>, clients_max: u32, is_ring: bool) -> Self {
         Self {
-            unproven: is_ring.then(|| Service::new(admitted.clone(), limits::PEER_UNPROVEN_MAX)),
+            unproven: Service::new(admitted.clone(), limits::PEER_UNPROVEN_MAX),
+            has_nodes: AtomicBool::new(is_ring),
             nodes: Service::new(admitted.clone(), u32::MAX),
             clients: Service::new(admitted, clients_max),
         }
@@ -103,7 +106,12 @@ impl Services {
         if self.clients.enter() {
             return Some(ServiceId::Clients);
         }
-        self.unproven.as_ref().is_some_and(Service::enter).then_some(ServiceId::Unproven)
+        (self.has_nodes.load(Acquire) && self.unproven.enter()).then_some(ServiceId::Unproven)
+    }
+
+    /// This node is in a ring from now on.
+    pub fn open_to_nodes(&self) {
+        self.has_nodes.store(true, Release);
     }
 
     /// A connection has shown that it is a node's.
@@ -118,17 +126,13 @@ impl Services {
         match service {
             ServiceId::Clients => self.clients.leave(),
             ServiceId::Nodes => self.nodes.leave(),
-            ServiceId::Unproven => {
-                if let Some(unproven) = &self.unproven {
-                    unproven.leave();
-                }
-            }
+            ServiceId::Unproven => self.unproven.leave(),
         }
     }
 
     /// Connections of all services.
     pub fn open(&self) -> u32 {
-        self.clients.open() + self.nodes.open() + self.unproven.as_ref().map_or(0, Service::open)
+        self.clients.open() + self.nodes.open() + self.unproven.open()
     }
 }
 

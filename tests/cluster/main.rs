@@ -6,6 +6,7 @@
 //! Lives here: stories with processes. Not here: faults by the thousand (`simulation`).
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
+mod changing;
 mod http;
 mod partition;
 #[path = "../random/mod.rs"]

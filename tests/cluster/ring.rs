@@ -68,6 +68,55 @@ impl Ring {
         Self { options: all, addresses, children }
     }
 
+    /// A node that founds a ring; others join it by `join`.
+    pub fn found(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(|option| option.to_string()).collect();
+        let addresses = addresses(1);
+        let children = vec![Mutex::new(start(&addresses[0], &options).unwrap())];
+        Self { options, addresses, children }
+    }
+
+    /// One node more, which knows another one. Returns when it listens.
+    pub fn join(&mut self, seed: usize, options: &[&str]) -> usize {
+        let (prefix, first) = self.addresses[0].rsplit_once('.').unwrap();
+        let address = format!("{prefix}.{}", first.parse::<usize>().unwrap() + self.addresses.len());
+        let mut all = self.options.clone();
+        all.extend(options.iter().map(|option| option.to_string()));
+        all.extend(["--join".to_string(), self.id(seed)]);
+        self.children.push(Mutex::new(start(&address, &all).unwrap()));
+        self.addresses.push(address);
+        self.addresses.len() - 1
+    }
+
+    /// What all nodes are started with from here on.
+    pub fn options_of_all(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| option.to_string()).collect();
+    }
+
+    /// The same ring for clients alone: it ends no process.
+    pub fn clients_only(&self) -> Self {
+        Self { options: Vec::new(), addresses: self.addresses.clone(), children: Vec::new() }
+    }
+
+    /// What `pbcache ring` says at a node, and its exit code.
+    pub fn operate(&self, node: usize, words: &[&str]) -> (String, i32) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pbcache"));
+        let output = command.arg("ring").args(words).args(["--node", &self.id(node)]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
+    }
+
+    /// Whether a process has ended by itself, within a time.
+    pub fn has_ended(&self, node: usize, wait: Duration) -> bool {
+        let deadline = std::time::Instant::now() + wait;
+        while std::time::Instant::now() < deadline {
+            if self.children[node].lock().unwrap().try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
     pub fn id(&self, node: usize) -> String {
         format!("{}:{PORT}", self.addresses[node])
     }

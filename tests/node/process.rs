@@ -179,8 +179,6 @@ fn a_ring_that_may_be_meant_otherwise_is_a_sentence() {
     assert_eq!(log.matches("--redundancy is 5, more than the ring has nodes (3)").count(), 1, "{log}");
     let log = log_of(&[&others[..], &["--redundancy", "3"]].concat());
     assert_eq!(log.matches("--redundancy").count(), 0, "{log}");
-    let log = log_of(&["--cores", "1", "--zone", "a"]);
-    assert_eq!(log.matches("accepted without effect: --zone without --ringnode").count(), 1, "{log}");
 }
 
 #[test]

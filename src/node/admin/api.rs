@@ -72,7 +72,7 @@ async fn where_is(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Res
         Ok(key) => key,
         Err(sentence) => return problem(StatusCode::BAD_REQUEST, sentence),
     };
-    let Some(view) = app.facts.view.clone() else {
+    let Some(view) = app.facts.view() else {
         let hash = crate::key::routing_hash(&key);
         let core = (u128::from(hash) * u128::from(app.facts.options.cores)) >> 64;
         let id = app.facts.options.addresses.first().map_or("this node".into(), ToString::to_string);
@@ -97,7 +97,7 @@ async fn partitions(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> R
         return problem(StatusCode::BAD_REQUEST, "target=NODE is needed");
     };
     let target = String::from_utf8_lossy(&target).into_owned();
-    let peer = app.facts.view.as_ref().and_then(|view| view.peer_with_id(&target));
+    let peer = app.facts.view().and_then(|view| view.peer_with_id(&target));
     let Some(peer) = peer else { return problem(StatusCode::NOT_FOUND, "this ring has no such node") };
     let asking = app.clone();
     match asked(move || ring::dirty_partitions(&asking.ways.cores, peer)).await {

@@ -9,6 +9,7 @@ use crate::cluster::view::View;
 use crate::limits;
 use crate::node::control::{Memory, cpu_time_us};
 use crate::node::host::Finding;
+use crate::node::members::Published;
 use crate::node::options::Options;
 use crate::node::stats::{CoreFigures, ProcessFigures};
 use crate::node::watch::WatchFigures;
@@ -25,8 +26,8 @@ pub struct Facts {
     pub memory: Memory,
     /// What it was started with.
     pub options: Options,
-    /// Who is in the ring; `None` on a lone node.
-    pub view: Option<Arc<View>>,
+    /// Who is in the ring.
+    pub published: Arc<Published>,
     /// How it was found to serve.
     pub io: IoBackend,
     /// The machine at the start.
@@ -38,6 +39,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Who is in the ring now; `None` on a lone node.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.published.view()
+    }
+
     /// What stands on the boards, by core.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.shared.cores.iter().map(|core| core.board.read()).collect()

@@ -73,7 +73,7 @@ pub fn collect(facts: &Facts, snapshots: &[Snapshot], families: &mut Families) {
         put_core(families, core, snapshot, connections[core]);
     }
     put_latencies(families, snapshots);
-    if let Some(view) = &facts.view {
+    if let Some(view) = &facts.view() {
         put_ring(families, view, snapshots);
         put_peers(families, facts, view, snapshots);
     }

@@ -190,7 +190,7 @@ pub fn node(facts: &Facts, actions_allowed: bool, keys_shown: bool) -> NodeFacts
     let snapshots = facts.snapshots();
     let (process, reasons) = (facts.process_figures(), facts.hindrances());
     let sum = |part: fn(&Snapshot) -> u64| snapshots.iter().map(part).sum::<u64>();
-    let id = match &facts.view {
+    let id = match &facts.view() {
         Some(view) => view.id_of(view.me).as_str().to_string(),
         None => facts.options.addresses.first().map_or("this node".into(), ToString::to_string),
     };
@@ -234,7 +234,7 @@ fn knob(finding: &host::Finding) -> Knob {
 
 /// `/api/v1/ring`; of a lone node, a ring of one.
 pub fn ring(facts: &Facts) -> RingFacts {
-    let Some(view) = &facts.view else { return ring_of_one(facts) };
+    let Some(view) = &facts.view() else { return ring_of_one(facts) };
     let snapshots = facts.snapshots();
     let total: f64 = view.nodes.iter().map(|node| f64::from(node.entry.weight)).sum();
     let member = |node: &crate::cluster::view::Node| Member {
@@ -401,7 +401,7 @@ pub fn figures(facts: &Facts) -> Figures {
         memory_limit_bytes: facts.memory.limit_bytes() as u64,
         latency: all.buckets,
         cores: cores(facts, &snapshots),
-        peers: facts.view.iter().flat_map(|view| view.members().map(|id| peer(view, id))).collect(),
+        peers: facts.view().map_or_else(Vec::new, |view| view.members().map(|id| peer(&view, id)).collect()),
     }
 }
 
@@ -410,7 +410,7 @@ pub fn verdicts(facts: &Facts, snapshots: &[Snapshot]) -> Vec<Verdict> {
     let mut found = Vec::new();
     let mut say = |level: Level, text: String| found.push(Verdict { level, text });
     facts.ailments().into_iter().for_each(|text| say(Level::Bad, text));
-    if let Some(view) = &facts.view {
+    if let Some(view) = &facts.view() {
         for peer in view.others() {
             let (now, id) = (member_now(facts, view, snapshots, peer), view.id_of(peer).as_str());
             verdict_of_peer(&now, id, &mut say);
@@ -424,7 +424,7 @@ pub fn verdicts(facts: &Facts, snapshots: &[Snapshot]) -> Vec<Verdict> {
     found.sort_by_key(|verdict| verdict.level);
     if found.is_empty() {
         let items: u64 = snapshots.iter().map(|core| core.engine.items_count).sum();
-        let nodes = facts.view.as_ref().map_or(String::new(), |view| format!("{} nodes, ", view.nodes.len()));
+        let nodes = facts.view().map_or(String::new(), |view| format!("{} nodes, ", view.nodes.len()));
         let cores = if snapshots.len() == 1 { "1 core".into() } else { format!("{} cores", snapshots.len()) };
         found.push(Verdict { level: Level::Ok, text: format!("All is well: {nodes}{cores}, {} items.", grouped(items)) });
     }

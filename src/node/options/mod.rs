@@ -45,6 +45,10 @@ pub struct Options {
     pub redundancy: u8,
     /// Nodes of the ring, as configured.
     pub ringnodes: Vec<RingNode>,
+    /// `--join`, each with a port.
+    pub joins: Vec<String>,
+    /// `--data_dir`.
+    pub data_dir: Option<PathBuf>,
     /// Where others reach this node.
     pub advertise: Option<String>,
     /// Who this node is.
@@ -187,7 +191,7 @@ impl Options {
         options.raise_memory();
         options.check_memory()?;
         options.check_shard_ports()?;
-        options.check_copies()?;
+        options.check_ring()?;
         Ok(options)
     }
 
@@ -219,12 +223,13 @@ impl Options {
         Ok(())
     }
 
-    fn check_copies(&self) -> Result<(), Refusal> {
-        if self.redundancy > 1 && self.ringnodes.is_empty() {
-            return refuse(format!(
-                "option --redundancy is {}, and a node without a ring has one copy; name all nodes with --ringnode.",
-                self.redundancy
-            ));
+    fn check_ring(&self) -> Result<(), Refusal> {
+        let may_change = !self.joins.is_empty() || self.data_dir.is_some();
+        if may_change && !self.ringnodes.is_empty() {
+            return refuse(
+                "option --ringnode makes a ring that is an explicit list for good, --join and --data_dir one that changes; give one of them."
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -293,6 +298,8 @@ impl Values<'_> {
             buckets: self.number("buckets") as u32,
             redundancy: self.number("redundancy") as u8,
             ringnodes: self.ringnodes()?,
+            joins: self.joins()?,
+            data_dir: self.text("data_dir").map(PathBuf::from),
             advertise: self.advertise()?,
             node_id: self.name("node_id", 1)?,
             weight: self.text("weight").map(|_| self.number("weight") as u32),
@@ -450,6 +457,11 @@ impl Values<'_> {
         words.into_iter().map(|word| ring_node(word).ok_or_else(|| wrong("ringnode", word))).collect()
     }
 
+    fn joins(&self) -> Result<Vec<String>, Refusal> {
+        let seed = |word: &str| is_address(word).then(|| with_port(word, PORT_DEFAULT)).ok_or_else(|| wrong("join", word));
+        self.list("join").into_iter().map(seed).collect()
+    }
+
     fn advertise(&self) -> Result<Option<String>, Refusal> {
         let Some(word) = self.text("advertise") else { return Ok(None) };
         // Without a port it is this node's own, which is known when it listens.
@@ -467,13 +479,10 @@ impl Values<'_> {
     fn notices(&self) -> Vec<String> {
         let inert = ["max_reqs_per_event", "slab_min_size", "slab_growth_factor", "napi_ids"];
         let options = inert.iter().filter(|name| self.text(name).is_some()).map(|name| format!("--{name}"));
-        // The buckets of a lone node divide the keys among its cores.
-        let of_ring = ROWS.iter().filter(|row| row.is_of_ring() && row.name != "buckets" && self.text("ringnode").is_none());
-        let alone = of_ring.filter(|row| self.text(row.name).is_some()).map(|row| format!("--{} without --ringnode", row.name));
         let pages = self.is_set("enable_largepages").then(|| "--enable_largepages".to_string());
         let is_inert = |name: &str| matches!(table::extended(name), Some(Extended::Inert | Extended::InertValue(_)));
         let extended = self.extended.iter().filter(|(name, _)| is_inert(name)).map(|(name, _)| format!("-o {name}"));
-        options.chain(alone).chain(pages).chain(extended).collect()
+        options.chain(pages).chain(extended).collect()
     }
 }
 

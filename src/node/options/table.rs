@@ -261,6 +261,11 @@ pub const ROWS: &[Row] = &[
     row(RING, "ringnode", Many("HOST[:PORT]"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets, then /weight=, /zone= or /id= where that node has them"))
         .doc("A node of the ring, this one too if you like: the same list on all nodes."),
+    row(RING, "join", Many("HOST[:PORT]"), "")
+        .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets"))
+        .doc("A node of a running ring that this one joins; several are asked in turn."),
+    row(RING, "data_dir", One("DIR"), "")
+        .doc("Folder for what this node must know after a restart: who is in its ring."),
     row(RING, "advertise", One("HOST:PORT"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets"))
         .doc("Where other nodes reach this one; needed where --ip does not tell."),

@@ -79,6 +79,8 @@ kinds! {
     Batch = 8,
     /// Keys that are missing at the receiver; they follow one by one.
     Missing = 9,
+    /// To the control plane: who is in the ring, or what an operator asks. Meta: a `MemberVerb`.
+    Members = 10,
     /// To `Execute`: bytes of the client's protocol.
     Reply = 0x81,
     /// To `Put`.
@@ -89,8 +91,46 @@ kinds! {
     Done = 0x85,
     /// To several `Execute`s: the replies of each.
     Replies = 0x86,
+    /// To `Members`. Meta: a `ToldCode`.
+    Told = 0x87,
     /// To any: not here, not now.
     Refused = 0xff,
+}
+
+/// What a `Members` asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MemberVerb {
+    /// Here is my table; what is yours? No bytes: only the question.
+    Compare = 0,
+    /// Words of an operator.
+    Order = 1,
+}
+
+impl MemberVerb {
+    /// The verb of a byte.
+    pub fn of(byte: u8) -> Option<Self> {
+        [Self::Compare, Self::Order].into_iter().find(|verb| *verb as u8 == byte)
+    }
+}
+
+/// What the value of a `Told` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ToldCode {
+    /// A table.
+    Table = 0,
+    /// A sentence why not.
+    Refused = 1,
+    /// Words for an operator.
+    Text = 2,
+}
+
+impl ToldCode {
+    /// What this meta says.
+    pub fn of(meta: &[u8]) -> Option<Self> {
+        [Self::Table, Self::Refused, Self::Text].into_iter().find(|code| *meta == [*code as u8])
+    }
 }
 
 /// The node that answers grants a lease: it holds nothing for the one that asked but the missing keys that it has announced,

@@ -1,0 +1,412 @@
+//! The member table of this node: kept, spread, and turned into views of the cores.
+//!
+//! ```text
+//!   MEMBERS of other nodes, answers of those that were asked, reports of the cores --> one thread --> table
+//!   table has changed --> file, view to every core, to all others at once           each 5 s: with one of them, at random
+//!   own change under way --> reports of the cores --> next record (membership::driver) --> table
+//! ```
+//!
+//! One actor, one event at a time. Whom it asks, it asks on threads of their own, one for each node.
+//!
+//! Lives here: the actor, the file of the table. Not here: the rules (`membership`), how a question travels (`exchange`), orders of an
+//! operator (`orders`).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::StartError;
+use super::control::Cores;
+use super::exchange::{Answer, Caller, unix_ms};
+use super::orders;
+use super::signals;
+use crate::arena::Arena;
+use crate::cluster::view::{Plan, View};
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::engine::Replication;
+use crate::membership::driver::{self, Reports};
+use crate::membership::file::{self, Saved};
+use crate::membership::table::{Record, State, Table};
+use crate::membership::{changes, codec};
+use crate::peer::frame::{MemberVerb, ToldCode};
+use crate::placement::NodeId;
+use crate::routing::ShardId;
+use crate::runtime::context::MembersRequest;
+use crate::runtime::core::Core;
+use crate::runtime::peer_socket::PeerSetup;
+
+/// How often the cores are asked how far they are, while a change of this node is under way.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often a table is compared with that of another node.
+const COMPARE_MS: u64 = 5000;
+/// How long a node that has left goes on routing, so that all hear of it.
+const LINGER_MS: u64 = 1500;
+/// Lines of the log of changes.
+const LOG_LINES_MAX: usize = 32;
+/// The file in `--data_dir`.
+pub const FILE_NAME: &str = "members";
+
+/// The view that counts now, for whoever answers questions about it; `None` on a lone node.
+#[derive(Default)]
+pub struct Published(Mutex<Option<Arc<View>>>);
+
+impl Published {
+    /// Before anything has changed.
+    pub fn new(view: Option<Arc<View>>) -> Self {
+        Self(Mutex::new(view))
+    }
+
+    /// What counts now.
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, view: &Arc<View>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(view.clone());
+    }
+}
+
+/// What the actor is started with.
+pub struct Begin {
+    /// Who this node is.
+    pub me: NodeId,
+    /// With the record of this node in it.
+    pub table: Table,
+    /// As whom it asks others.
+    pub caller: Caller,
+    /// How the cores speak with other nodes.
+    pub setup: Arc<PeerSetup>,
+    /// How a core takes part in a ring.
+    pub options: ClusterOptions,
+    /// What the engine must know in a ring, but for this node's number.
+    pub replication: Replication,
+    /// The node's memory, and what of it items may have in a ring, in bytes.
+    pub arena: (Arc<Arena>, usize),
+    /// `--data_dir`.
+    pub data_dir: Option<PathBuf>,
+    /// Nodes that were named at the start: they hear of this one first.
+    pub seeds: Vec<String>,
+}
+
+/// What has come back from a node that was asked.
+struct Compared {
+    address: String,
+    result: Result<Answer, String>,
+}
+
+/// The actor.
+pub struct Members {
+    pub(super) begin: Begin,
+    pub(super) cores: Cores,
+    published: Arc<Published>,
+    view: Option<Arc<View>>,
+    /// Nodes that are being asked, and whether they are to be asked again behind that.
+    asking: BTreeMap<String, bool>,
+    answers: (Sender<Compared>, Receiver<Compared>),
+    compared_ms: u64,
+    /// When this node had left, if it has.
+    left_ms: Option<u64>,
+    pub(super) log: Vec<String>,
+    /// Why nodes could not be asked, each told once.
+    troubles: BTreeMap<String, String>,
+}
+
+impl Members {
+    /// An actor over the cores of a node that was just started with the view of its table, if there are others in it.
+    pub fn new(begin: Begin, cores: Cores, published: Arc<Published>) -> Self {
+        let view = published.view();
+        Self {
+            begin,
+            cores,
+            published,
+            view,
+            asking: BTreeMap::new(),
+            answers: crossbeam_channel::unbounded(),
+            compared_ms: 0,
+            left_ms: None,
+            log: Vec::new(),
+            troubles: BTreeMap::new(),
+        }
+    }
+
+    /// Serves until the cores have ended.
+    pub fn run(&mut self, requests: &Receiver<MembersRequest>) {
+        self.tell_all();
+        let seeds = self.begin.seeds.clone();
+        seeds.into_iter().for_each(|seed| self.compare(seed));
+        loop {
+            match requests.recv_timeout(LOOK) {
+                Ok(request) => self.answer(&request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Ok(compared) = self.answers.1.try_recv() {
+                self.compared(compared);
+            }
+            self.look();
+        }
+    }
+
+    /// Answers what another node, or an operator, asks.
+    fn answer(&mut self, request: &MembersRequest) {
+        let (code, bytes) = match MemberVerb::of(request.verb) {
+            Some(MemberVerb::Compare) if request.value.is_empty() => (ToldCode::Table, codec::encode(&self.begin.table)),
+            Some(MemberVerb::Compare) => match self.merge(&request.value) {
+                Ok(()) => (ToldCode::Table, codec::encode(&self.begin.table)),
+                Err(why) => {
+                    log::warn!("the table of {} is refused: {why}", request.caller);
+                    (ToldCode::Refused, why.into_bytes())
+                }
+            },
+            Some(MemberVerb::Order) => match orders::obey(self, &String::from_utf8_lossy(&request.value)) {
+                Ok(text) => (ToldCode::Text, text.into_bytes()),
+                Err(why) => (ToldCode::Refused, why.into_bytes()),
+            },
+            None => (ToldCode::Refused, b"it does not know this question".to_vec()),
+        };
+        let (connection, generation, id) = (request.connection, request.generation, request.id);
+        let tell = move |core: &mut Core| core.answer_members(connection, generation, id, code, &bytes);
+        self.cores.send(usize::from(request.core.0), crate::runtime::core::ToCore::Run(Box::new(tell)));
+    }
+
+    /// Takes over what a table has that this one has not.
+    fn merge(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let now_ms = unix_ms();
+        let table = codec::decode(bytes, now_ms).map_err(|refusal| refusal.to_string())?;
+        let before = self.begin.table.clone();
+        if self.begin.table.merge(&table, now_ms).map_err(|refusal| refusal.to_string())? {
+            self.changed(&before);
+        }
+        Ok(())
+    }
+
+    /// Writes a record of this node.
+    pub(super) fn write(&mut self, record: Record) -> Result<(), String> {
+        let before = self.begin.table.clone();
+        self.begin.table.put(record, unix_ms()).map_err(|refusal| refusal.to_string())?;
+        self.changed(&before);
+        Ok(())
+    }
+
+    /// Something of the ring as a whole was written.
+    pub(super) fn changed(&mut self, before: &Table) {
+        for record in self.begin.table.records() {
+            let old = before.get(record.id.as_str());
+            let was = old.map_or("unknown", Record::state_name);
+            if old.is_none_or(|old| old.state_name() != record.state_name() || old.weight != record.weight) {
+                let line = format!("{}: {was} -> {}, weight {}", record.id, record.state_name(), record.weight);
+                log::info!("ring: {line}");
+                self.log.push(line);
+            }
+        }
+        let excess = self.log.len().saturating_sub(LOG_LINES_MAX);
+        self.log.drain(..excess);
+        self.save();
+        self.publish();
+        self.tell_all();
+        let own = self.begin.table.get(self.begin.me.as_str()).map(|own| own.state);
+        match own {
+            Some(State::Removed) => {
+                log::error!("the others have removed this node while it could not be reached; start it again to let it join");
+                signals::raise();
+            }
+            Some(State::Left) if self.left_ms.is_none() => self.left_ms = Some(self.cores.shared.clock.at().ms()),
+            _ => {}
+        }
+    }
+
+    /// Gives the cores the view of the table, if it is another one.
+    fn publish(&mut self) {
+        let plan = Plan::of_table(&self.begin.table, &self.begin.me);
+        for entry in &plan.entries {
+            let addresses = entry.address.to_socket_addrs().into_iter().flatten();
+            addresses.for_each(|address| self.begin.setup.known.add(address.ip()));
+        }
+        let Some(view) = &self.view else { return self.begin_ring(&plan) };
+        let next = match view.next_planned(&plan) {
+            Ok(next) => Arc::new(next),
+            Err(error) => return log::error!("the table makes no ring: {error}"),
+        };
+        if next.id() == view.id() && same_nodes(&next, view) {
+            return;
+        }
+        let installed = next.clone();
+        self.cores.tell_all(move |core| {
+            if let Some(mut turn) = core.context.turn() {
+                turn.handle_view(installed.clone());
+            }
+        });
+        self.published.set(&next);
+        self.view = Some(next);
+    }
+
+    /// This node is not alone any more: each core gets its part of a ring.
+    fn begin_ring(&mut self, plan: &Plan) {
+        if plan.entries.len() < 2 {
+            return;
+        }
+        let view = match View::planned(plan, &self.begin.me) {
+            Ok(view) => Arc::new(view),
+            Err(error) => return log::error!("the table makes no ring: {error}"),
+        };
+        let (arena, bytes) = &self.begin.arena;
+        if !arena.set_limit(*bytes) {
+            log::warn!("what is kept for other nodes does not fit into --memory_size; items are evicted for it");
+        }
+        let (options, replication, first) = (self.begin.options.clone(), self.begin.replication, view.clone());
+        self.cores.tell_all(move |core| {
+            let shard = &mut core.context.shard;
+            shard.engine.replicate(replication);
+            shard.cluster = Some(Box::new(Cluster::new(first.clone(), ShardId(shard.id.0), options.clone())));
+        });
+        self.cores.shared.services.open_to_nodes();
+        self.published.set(&view);
+        self.view = Some(view);
+    }
+
+    /// Writes the table to its file, whole or not at all.
+    fn save(&self) {
+        let Some(folder) = &self.begin.data_dir else { return };
+        if let Err(error) = save(folder, &self.begin.me, &self.begin.table) {
+            log::error!("the member table cannot be written to {}: {error}", folder.display());
+        }
+    }
+
+    /// Every node that is in the ring hears of the table.
+    fn tell_all(&mut self) {
+        let me = self.begin.me.clone();
+        let others = self.begin.table.records().filter(|record| record.id != me && !record.state.is_terminal());
+        let addresses: Vec<String> = others.map(|record| record.address.clone()).collect();
+        addresses.into_iter().for_each(|address| self.compare(address));
+    }
+
+    /// Tells a node this table and hears its own, on a thread.
+    fn compare(&mut self, address: String) {
+        if let Some(again) = self.asking.get_mut(&address) {
+            *again = true;
+            return;
+        }
+        self.asking.insert(address.clone(), false);
+        let (caller, sender, bytes) = (self.begin.caller.clone(), self.answers.0.clone(), codec::encode(&self.begin.table));
+        let run = move || {
+            let result = caller.ask(&address, MemberVerb::Compare, &bytes);
+            let _ = sender.send(Compared { address, result });
+        };
+        if std::thread::Builder::new().name("pbcache-compare".into()).spawn(run).is_err() {
+            log::warn!("no thread to tell other nodes of the ring; it is tried again");
+        }
+    }
+
+    /// A node has answered, or not.
+    fn compared(&mut self, Compared { address, result }: Compared) {
+        let again = self.asking.remove(&address).unwrap_or(false);
+        let trouble = match result {
+            Ok(Answer::Table(bytes)) => self.merge(&bytes).err(),
+            Ok(Answer::Refused(why)) => Some(why),
+            Ok(Answer::Text(_)) => None,
+            Err(why) => Some(why),
+        };
+        match trouble {
+            Some(why) if self.troubles.get(&address) != Some(&why) => {
+                log::warn!("{address} does not take the table of the ring: {why}");
+                self.troubles.insert(address.clone(), why);
+            }
+            Some(_) => {}
+            None => _ = self.troubles.remove(&address),
+        }
+        if again {
+            self.compare(address);
+        }
+    }
+
+    /// What is to be done now and then.
+    fn look(&mut self) {
+        let now_ms = self.cores.shared.clock.at().ms();
+        if self.left_ms.is_some_and(|left_ms| now_ms >= left_ms + LINGER_MS) {
+            log::info!("this node has left the ring");
+            self.left_ms = Some(u64::MAX - LINGER_MS);
+            signals::raise();
+        }
+        if now_ms >= self.compared_ms + COMPARE_MS {
+            self.compared_ms = now_ms;
+            let others: Vec<String> = self.others().map(|record| record.address.clone()).collect();
+            if !others.is_empty() {
+                self.compare(others[(now_ms / COMPARE_MS) as usize % others.len()].clone());
+            }
+        }
+        let own = self.begin.table.get(self.begin.me.as_str());
+        let is_mine = changes::queue(&self.begin.table).first().is_some_and(|head| head.node == self.begin.me);
+        if !is_mine && own.is_none_or(|own| own.state != State::Joining || own.is_placed()) {
+            return;
+        }
+        let Some(reports) = self.reports() else { return };
+        if let Some(record) = driver::next_record(&self.begin.table, &self.begin.me, &reports, unix_ms())
+            && let Err(why) = self.write(record)
+        {
+            log::error!("this node cannot go on with its change: {why}");
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Record> {
+        self.begin.table.records().filter(|record| record.id != self.begin.me && !record.state.is_terminal())
+    }
+
+    /// What the cores have heard under the view of the table, if all of them have that view.
+    pub(super) fn reports(&self) -> Option<Reports> {
+        let view = self.view.as_ref()?;
+        let of_cores = self.cores.ask(|core| core.context.shard.cluster.as_ref().map(|cluster| cluster.reports()));
+        let all = of_cores.len() == self.cores.inboxes.len();
+        let of_cores: Option<Vec<Reports>> = of_cores.into_iter().collect();
+        Reports::of_cores(of_cores.filter(|_| all)?).filter(|reports| reports.view == view.id().0)
+    }
+}
+
+/// Whether two views name the same nodes at the same places.
+fn same_nodes(a: &View, b: &View) -> bool {
+    a.nodes.len() == b.nodes.len() && a.nodes.iter().zip(&b.nodes).all(|(a, b)| a.entry == b.entry)
+}
+
+/// Writes the table of a node to its folder.
+///
+/// # Errors
+/// As the system says; the file is the old one then.
+pub fn save(folder: &Path, me: &NodeId, table: &Table) -> std::io::Result<()> {
+    let incarnation = table.get(me.as_str()).map_or(0, |own| own.incarnation);
+    write_file(folder, &file::encode(&Saved { id: me.clone(), incarnation, table: table.clone() }))
+}
+
+/// Writes a file so that it is the old one or the new one, whatever happens.
+fn write_file(folder: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = folder.join(format!("{FILE_NAME}.new"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(FILE_NAME))?;
+    File::open(folder)?.sync_all()
+}
+
+/// What the file in `--data_dir` says; `None` where there is none.
+///
+/// # Errors
+/// It is there and cannot be read, or the folder cannot be written to: a sentence.
+pub fn read_file(folder: &Path) -> Result<Option<Saved>, StartError> {
+    let place = folder.display();
+    fs::create_dir_all(folder).map_err(|error| StartError(format!("--data_dir {place} cannot be made: {error}.")))?;
+    let probe = folder.join(format!("{FILE_NAME}.new"));
+    File::create(&probe).map_err(|error| StartError(format!("--data_dir {place} cannot be written to: {error}.")))?;
+    let bytes = match fs::read(folder.join(FILE_NAME)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StartError(format!("{place}/{FILE_NAME} cannot be read: {error}."))),
+        Ok(bytes) => bytes,
+    };
+    let saved = file::decode(&bytes, unix_ms());
+    saved.map(Some).map_err(|refusal| {
+        StartError(format!("{place}/{FILE_NAME} is no member table: {refusal}; move it away and start with --join."))
+    })
+}
