@@ -5,13 +5,15 @@
 //!   |- size -|  |- data --|                 |----- trailers -----|
 //! ```
 //!
-//! Line ends are `\r\n` and nothing else; extensions and trailers are bounded and dropped; a space behind a size is refused.
+//! Line ends are `\r\n` and nothing else; extensions and trailers are bounded, must be well formed, and are dropped; no space is taken within
+//! the line of a size.
 //!
 //! Lives here: from chunks to the value. Not here: whether a body comes in chunks (`head`), where the value goes (`runtime::connection`).
 //! RFC 9112 section 7.1.
 
 use super::Refusal;
 use super::answer::Status;
+use super::head::is_token;
 use crate::limits::{HTTP_CHUNK_LINE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 
 /// A body on its way in.
@@ -30,13 +32,23 @@ pub struct Chunks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Size,
+    /// Behind the `;` of an extension: its name is wanted.
     Extension,
+    ExtensionName,
+    /// Behind its `=`: its value is wanted.
+    ExtensionEquals,
+    ExtensionValue,
+    Quoted,
+    /// Behind a backslash within quotes.
+    Escaped,
+    QuotedEnd,
     SizeEnd,
     Data,
     DataReturn,
     DataEnd,
     /// At the start of a trailer, or of the empty line behind them.
     Trailers,
+    TrailerName,
     Trailer,
     TrailerEnd,
     LastEnd,
@@ -79,7 +91,8 @@ impl Chunks {
     /// The stage behind a byte that is no data.
     fn next(&mut self, byte: u8) -> Result<Stage, Fault> {
         self.line_bytes += 1;
-        let in_trailers = matches!(self.stage, Stage::Trailers | Stage::Trailer | Stage::TrailerEnd | Stage::LastEnd);
+        let in_trailers =
+            matches!(self.stage, Stage::Trailers | Stage::TrailerName | Stage::Trailer | Stage::TrailerEnd | Stage::LastEnd);
         if self.line_bytes > if in_trailers { HTTP_HEAD_BYTES_MAX } else { HTTP_CHUNK_LINE_BYTES_MAX } {
             return Err(Fault((Status::FieldsTooLarge, "a chunk has too much beside its data")));
         }
@@ -93,8 +106,15 @@ impl Chunks {
             (Stage::Size, b';') if self.line_bytes > 1 => Ok(Stage::Extension),
             (Stage::Size, b'\r') if self.line_bytes > 1 => Ok(Stage::SizeEnd),
             (Stage::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => Err(Fault((Status::ContentTooLarge, TOO_LONG))),
-            (Stage::Extension, b'\r') => Ok(Stage::SizeEnd),
-            (Stage::Extension, _) if printable => Ok(Stage::Extension),
+            (Stage::Extension | Stage::ExtensionName, _) if is_token(byte) => Ok(Stage::ExtensionName),
+            (Stage::ExtensionName, b'=') => Ok(Stage::ExtensionEquals),
+            (Stage::ExtensionEquals | Stage::ExtensionValue, _) if is_token(byte) => Ok(Stage::ExtensionValue),
+            (Stage::ExtensionEquals, b'"') => Ok(Stage::Quoted),
+            (Stage::Quoted, b'"') => Ok(Stage::QuotedEnd),
+            (Stage::Quoted, b'\\') => Ok(Stage::Escaped),
+            (Stage::Quoted | Stage::Escaped, _) if printable => Ok(Stage::Quoted),
+            (Stage::ExtensionName | Stage::ExtensionValue | Stage::QuotedEnd, b';') => Ok(Stage::Extension),
+            (Stage::ExtensionName | Stage::ExtensionValue | Stage::QuotedEnd, b'\r') => Ok(Stage::SizeEnd),
             (Stage::SizeEnd, b'\n') => self.begin_chunk(),
             (Stage::DataReturn, b'\r') => Ok(Stage::DataEnd),
             (Stage::DataEnd, b'\n') => {
@@ -102,7 +122,8 @@ impl Chunks {
                 Ok(Stage::Size)
             }
             (Stage::Trailers, b'\r') => Ok(Stage::LastEnd),
-            (Stage::Trailers, byte) if byte.is_ascii_graphic() && byte != b':' => Ok(Stage::Trailer),
+            (Stage::Trailers | Stage::TrailerName, _) if is_token(byte) => Ok(Stage::TrailerName),
+            (Stage::TrailerName, b':') => Ok(Stage::Trailer),
             (Stage::Trailer, b'\r') => Ok(Stage::TrailerEnd),
             (Stage::Trailer, _) if printable => Ok(Stage::Trailer),
             (Stage::TrailerEnd, b'\n') => Ok(Stage::Trailers),
@@ -167,7 +188,7 @@ mod tests {
     fn chunks_become_a_value_however_they_are_cut() {
         check(b"0\r\n\r\n", Ok((b"", 0)));
         check(b"5\r\nhello\r\n3\r\n\r\n0\r\n0\r\n\r\nGET", Ok((b"hello\r\n0", 3)));
-        check(b"5;a=b;c=\"d e\"\r\nhello\r\n00\r\nTrailer: x\r\nOther:\r\n\r\n", Ok((b"hello", 0)));
+        check(b"5;a=b;c=\"d \\\" e\";f\r\nhello\r\n00\r\nTrailer: x\r\nOther:\r\n\r\n", Ok((b"hello", 0)));
         check(b"14\r\n01234567890123456789\r\n0\r\n\r\n", Ok((b"01234567890123456789", 0)));
         check(b"A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n", Ok((b"01234567890123456789", 0)));
     }
@@ -186,6 +207,15 @@ mod tests {
             b"\r\nhello\r\n0\r\n\r\n",
             b";x\r\nhello\r\n0\r\n\r\n",
             b"5;x\ny\r\nhello\r\n0\r\n\r\n",
+            b"5;\r\nhello\r\n0\r\n\r\n",
+            b"5; x\r\nhello\r\n0\r\n\r\n",
+            b"5;x[\r\nhello\r\n0\r\n\r\n",
+            b"5;x=\r\nhello\r\n0\r\n\r\n",
+            b"5;x=\"\r\nhello\r\n0\r\n\r\n",
+            b"5;x=\"a\"b\r\nhello\r\n0\r\n\r\n",
+            b"5;=y\r\nhello\r\n0\r\n\r\n",
+            b"0\r\nNo colon\r\n\r\n",
+            b"0\r\nA : x\r\n\r\n",
             b"5;\0\r\nhello\r\n0\r\n\r\n",
             b"0\r\n Folded: x\r\n\r\n",
             b"0\r\n: x\r\n\r\n",

@@ -143,6 +143,10 @@ impl<'a> Fields<'a> {
             Ok(_) => return Err((Status::BadRequest, "the head does not end where it seems to")),
             Err(error) => return Err(refusal(error)),
         }
+        // In a URI it is written with `%`: who reads it as it is may take it for another character.
+        if !parsed.path.unwrap_or_default().is_ascii() {
+            return Err((Status::BadRequest, "the target has a byte that is not ASCII; in a key it is %XX"));
+        }
         let mut fields = Self {
             method: parsed.method.unwrap_or_default().as_bytes(),
             target: parsed.path.unwrap_or_default().as_bytes(),
@@ -388,6 +392,27 @@ fn refusal(error: httparse::Error) -> Refusal {
         Error::Token | Error::Status | Error::Version => (Status::BadRequest, "the first line is malformed"),
     }
 }
+
+/// Whether the name of a field may have this byte.
+#[inline]
+pub fn is_token(byte: u8) -> bool {
+    IN_TOKEN[usize::from(byte)]
+}
+
+/// Which bytes the name of a field has. RFC 9110 section 5.6.2.
+const IN_TOKEN: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        bytes[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        byte += 1;
+    }
+    bytes
+};
 
 /// Longest body that is believed, in bytes.
 const LENGTH_MAX: u64 = i64::MAX as u64;

@@ -14,7 +14,7 @@
 //! Lives here: such requests. Not here: any rule of its own.
 
 use super::answer::{Form, Head};
-use super::head::trim;
+use super::head::{is_token, trim};
 use super::host;
 use crate::key::Key;
 use crate::limits::{HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, KEY_BYTES_MAX};
@@ -81,7 +81,7 @@ fn take<'a>(line: &'a [u8], host: &mut Option<&'a [u8]>) -> Option<()> {
 /// As `take`, of a name that is looked at byte by byte.
 #[inline(never)]
 fn take_other<'a>(line: &'a [u8], host: &mut Option<&'a [u8]>) -> Option<()> {
-    let colon = line.iter().position(|&byte| !IN_TOKEN[usize::from(byte)])?;
+    let colon = line.iter().position(|&byte| !is_token(byte))?;
     let (name, value) = (&line[..colon], line[colon..].strip_prefix(b":")?);
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     match (name.len(), name.first()? | 0x20) {
@@ -93,21 +93,6 @@ fn take_other<'a>(line: &'a [u8], host: &mut Option<&'a [u8]>) -> Option<()> {
         _ => Some(()),
     }
 }
-
-/// Which bytes the name of a field has. RFC 9110 section 5.6.2.
-const IN_TOKEN: [bool; 256] = {
-    let mut bytes = [false; 256];
-    let mut byte = b'!';
-    while byte <= b'~' {
-        bytes[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            );
-        byte += 1;
-    }
-    bytes
-};
 
 const START: &[u8; 5] = b"GET /";
 const VERSION: &[u8; 11] = b" HTTP/1.1\r\n";
