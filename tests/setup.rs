@@ -30,10 +30,11 @@ const TOOLS: &[(&str, &str)] = &[
     ("memccapable", "libmemcached-tools"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("chromium", "chromium"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
 ];
-const STEPS: &[&str] = &["format", "lint", "test", "torture", "debugtime", "miri", "loom", "docs", "clients"];
+const STEPS: &[&str] = &["format", "lint", "test", "torture", "debugtime", "miri", "loom", "docs", "page", "clients"];
 
 /// A machine in a folder of its own.
 struct Machine {
@@ -185,6 +186,7 @@ fn a_step_asks_for_its_own_tools_only() {
         ("miri", &[]),
         ("loom", &[]),
         ("test", &["memcached", "valgrind"]),
+        ("page", &["nodejs", "npm"]),
         ("clients", &["memcached", "python3-venv", "nodejs", "npm"]),
     ] {
         machine.apt(false);

@@ -284,3 +284,51 @@ fn where_the_default_port_is_taken_the_node_goes_on_with_a_line() {
     let sentence = "127.0.0.1:11280 is taken: this node has no admin page and no metrics; --admin_port gives it another port";
     assert!(text.lines().count() == 1 && text.contains(sentence), "{text}");
 }
+
+/// Names of metrics of ours in a text.
+fn names(text: &str) -> std::collections::BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let ours = words.filter(|word| word.starts_with("pbcache_") || word.starts_with("process_"));
+    ours.map(String::from).collect()
+}
+
+/// The files in `tuning/` ask for metrics that are there, and Prometheus reads the rules.
+#[test]
+fn the_alert_rules_and_the_dashboard_ask_for_metrics_that_are_there() {
+    let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/alerts.yml");
+    let dashboard = include_str!("../../tuning/dashboard.json");
+    let parsed: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let panels = parsed["panels"].as_array().unwrap();
+    let asked: String =
+        panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()).map(|target| target["expr"].to_string()).collect();
+    // Of a ring, so that there are metrics of other nodes too.
+    let ring = ["--advertise", "127.0.0.9:5", "--ringnode", "127.0.0.9:5", "--ringnode", "127.0.0.8:5"];
+    let (server, port) = start(&[&["--cores", "1"], &ring[..]].concat());
+    server.connect().ask("mn\r\n", "MN\r\n");
+    server.connect().send("get k\r\n");
+    let there = until(port, "/metrics", |answer| answer.body.contains("pbcache_request_seconds_bucket"));
+    let there = names(&there.body);
+    for (file, text) in [("alerts.yml", std::fs::read_to_string(alerts).unwrap()), ("dashboard.json", asked)] {
+        let wanted = names(&text);
+        let missing: Vec<_> = wanted.difference(&there).collect();
+        assert!(wanted.len() > 8 && missing.is_empty(), "{file} asks for {missing:?}");
+    }
+    match Command::new("promtool").args(["check", "rules", alerts]).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(_) => skip::because("promtool is not installed: the rules are not judged by it"),
+    }
+}
+
+#[test]
+fn the_page_is_three_small_files_that_load_nothing_else() {
+    let (_server, port) = start(&["--cores", "1"]);
+    let files = [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")];
+    let mut bytes = 0;
+    for (path, kind) in files {
+        let answer = get(port, path);
+        assert_eq!((answer.status, answer.field("content-type")), (200, format!("{kind}; charset=utf-8").as_str()));
+        assert!(!answer.body.contains("https://") && !answer.body.contains("style="), "{path}");
+        bytes += answer.body.len();
+    }
+    assert!(bytes <= 64 << 10, "{bytes}");
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use libc::{c_long, sock_filter, sock_fprog};
 
+use crate::asking;
 use crate::process::{check, output_of};
 use crate::server::{Server, command, free_port};
 
@@ -36,12 +37,15 @@ fn io_uring_forbidden_is_one_sentence_with_the_remedy() {
 fn the_profile_for_containers_is_enough() {
     for engine in ["pump", "streams"] {
         let port = free_port();
+        let admin_port = free_port();
         let mut node = command(port, &["--cores", "2", "--memory_size", "64", "--io", engine]);
+        node.args(["--admin_port", &admin_port.to_string()]);
         filtered(&mut node, allowing(&allowed_calls()));
         let mut server = Server::spawn(node, port);
         let mut client = server.connect();
         client.ask("set a 0 0 1\r\nx\r\nget a\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
         assert_eq!(client.stat("settings", "pbcache_io"), engine);
+        assert_eq!(asking::get(admin_port, "/metrics").status, 200);
         server.signal(libc::SIGTERM);
         assert_eq!(server.wait(Duration::from_secs(8)), Some(0));
     }
@@ -108,6 +112,9 @@ const CALLS: &[(&str, c_long)] = &[
     ("io_uring_register", libc::SYS_io_uring_register),
     ("membarrier", libc::SYS_membarrier),
     ("eventfd2", libc::SYS_eventfd2),
+    ("epoll_create1", libc::SYS_epoll_create1),
+    ("epoll_ctl", libc::SYS_epoll_ctl),
+    ("epoll_pwait", libc::SYS_epoll_pwait),
     ("socket", libc::SYS_socket),
     ("bind", libc::SYS_bind),
     ("listen", libc::SYS_listen),
@@ -208,6 +215,7 @@ const CALLS: &[(&str, c_long)] = &[
 #[cfg(target_arch = "x86_64")]
 const OLD_CALLS: &[(&str, c_long)] = &[
     ("poll", libc::SYS_poll),
+    ("epoll_wait", libc::SYS_epoll_wait),
     ("arch_prctl", libc::SYS_arch_prctl),
     ("access", libc::SYS_access),
     ("open", libc::SYS_open),

@@ -167,9 +167,13 @@ fn put_peers(families: &mut Families, facts: &Facts, view: &View, snapshots: &[S
         let sum = |part: fn(PeerFigures) -> u64| snapshots.iter().map(|core| part(figures(core))).sum::<u64>();
         let most = |part: fn(PeerFigures) -> u64| snapshots.iter().map(|core| part(figures(core))).max().unwrap_or(0);
         let labels = || vec![("node", view.id_of(peer).as_str().to_string())];
-        let away = sum(|peer| peer.links_away);
+        let is_away = sum(|peer| peer.links_up) == 0 && sum(|peer| peer.links_away) > 0;
         let mut gauge = |name: &str, help: &str, value: Value| families.put(name, Gauge, help, labels(), value);
-        gauge("pbcache_peer_up", "1 unless a link to this node is away", u64::from(away == 0).into());
+        gauge(
+            "pbcache_peer_up",
+            "0 while this node is away: no link to it is up, and one was lost",
+            u64::from(!is_away).into(),
+        );
         gauge("pbcache_peer_links", "Links to this node that are up", sum(|peer| peer.links_up).into());
         gauge("pbcache_peer_waiting", "Requests under way to this node", sum(|peer| peer.waiting).into());
         gauge("pbcache_hints_pending", "Hints for this node that wait", sum(|peer| peer.hints.pending).into());

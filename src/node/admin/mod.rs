@@ -221,6 +221,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/", get(async || kept("text/html; charset=utf-8", include_str!("page/index.html"))))
+        .route("/page.css", get(async || kept("text/css; charset=utf-8", include_str!("page/page.css"))))
+        .route("/page.js", get(async || kept("text/javascript; charset=utf-8", include_str!("page/page.js"))))
         .merge(api::routes())
         .merge(actions::routes())
         .fallback(nothing_here)
@@ -245,7 +248,7 @@ async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 }
 
 /// What pages of this listener may do: load what comes with them from here, and nothing else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// An error as JSON, for programs, with a sentence, for people.
@@ -303,6 +306,13 @@ fn verdict(reasons: &[String]) -> Response {
     };
     let mut response = typed("text/plain; charset=utf-8", text);
     *response.status_mut() = status;
+    response
+}
+
+/// A file of the page. Asked for anew each time: it is small, and changes with the program.
+fn kept(kind: &'static str, text: &'static str) -> Response {
+    let mut response = typed(kind, text);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 

@@ -153,6 +153,15 @@ pub struct LatencyNow {
     p999_s: f64,
 }
 
+/// What the first event tells.
+#[derive(Debug, Serialize)]
+pub struct Hello {
+    /// As `/api/v1/node`.
+    pub node: NodeFacts,
+    /// As `/api/v1/ring`.
+    pub ring: RingFacts,
+}
+
 /// What an event tells, once a second.
 #[derive(Debug, Serialize)]
 pub struct Figures {
@@ -318,7 +327,8 @@ fn member_now(facts: &Facts, view: &View, snapshots: &[Snapshot], peer: PeerId) 
     let seconds = |ms: u64| (ms as f64 / 100.0).round() / 10.0;
     MemberNow {
         state,
-        away_s: since_ms.map(|since_ms| seconds(now_ms.saturating_sub(since_ms))),
+        // A link that is not needed is not made again: one that is there shows that the node is.
+        away_s: since_ms.filter(|_| links_up == 0).map(|since_ms| seconds(now_ms.saturating_sub(since_ms))),
         links_up,
         links_away,
         requests_waiting: sum(|peer| peer.waiting),
