@@ -551,9 +551,10 @@ fn execute_command(turn: &mut Turn<'_>, id: OperationId, execute: &frame::Execut
         return Outcome::Done;
     };
     turn.cluster.operations.note_repeated(id, version);
+    let was_current = turn.cluster.leases.has_all(turn.at);
     let Some(op) = turn.op(id) else { return Outcome::Done };
     let write = op.write_state();
-    write.version = version;
+    (write.version, write.was_current) = (version, was_current);
     (write.may_be_seen, write.conflict) = (false, None);
     write.placed.clear();
     write.failed.clear();

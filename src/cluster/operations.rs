@@ -308,6 +308,9 @@ pub(super) enum Conflict {
 pub(super) struct WriteState {
     /// Version of what the command wrote.
     pub version: Version,
+    /// When it was executed, all others had promised that they held nothing newer and stood in for nobody: no flush was over of which this
+    /// node had not heard.
+    pub was_current: bool,
     /// Where copies of it go to more than one node: that version, tracked as uncommitted.
     pub uncommitted_version: Version,
     /// The answer, once the command has been executed.

@@ -238,11 +238,16 @@ fn lost_to(turn: &mut Turn<'_>, attempt: Attempt, node: PeerId, other: Version) 
 /// All copies may be answered: if nothing newer was met, the request is done. Else it is executed again, unless others may have read
 /// and overwritten what it wrote: it would come back behind that, or count twice.
 fn end_writing(turn: &mut Turn<'_>, id: OperationId) {
-    let was_seen = turn.cluster.operations.was_seen(id);
+    let (was_seen, fence) = (turn.cluster.operations.was_seen(id), turn.engine.fence());
     let Some(op) = turn.op(id).filter(|op| op.state() == OpState::Writing { waiting: 0 }) else { return };
     let Some(conflict) = op.write_state().conflict.take() else { return conclude::finish(turn, id) };
     if was_seen {
-        return conclude::fail(turn, id, Error::Interrupted);
+        let write = op.write_state();
+        // A flush that began meanwhile has removed it everywhere: it came before that.
+        return match write.was_current && write.version < fence {
+            true => conclude::finish(turn, id),
+            false => conclude::fail(turn, id, Error::Interrupted),
+        };
     }
     op.conflicts += 1;
     op.may_be_executed = true;
