@@ -270,6 +270,10 @@ impl Session {
         if input.is_empty() {
             return self.step_without_input();
         }
+        // Most of all steps: before the others, and in line.
+        if let State::Text = self.state {
+            return text::step(self, input);
+        }
         if let State::Fresh = self.state {
             self.state = match input[0] {
                 binary::REQUEST_MAGIC => State::Binary,
@@ -278,7 +282,7 @@ impl Session {
             };
         }
         match self.state {
-            State::Fresh | State::Text => text::step(self, input),
+            State::Fresh | State::Text => text::step_line(self, 0, input),
             State::Line { scanned } => text::step_line(self, scanned, input),
             State::Keys(_) => text::step_keys(self, input),
             State::Binary => binary::step(self, input),

@@ -77,7 +77,7 @@ pub struct Keys {
 pub(super) const LINE_END: &[u8] = b"\r\n";
 
 /// One step from the front of the input, between two commands.
-#[inline]
+#[inline(always)]
 pub(super) fn step<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
     match single_get(input) {
         Some(step) => step,
@@ -86,7 +86,7 @@ pub(super) fn step<'a>(session: &mut Session, input: &'a [u8]) -> Step<'a> {
 }
 
 /// `get` with one key and nothing unusual, which is most of all requests: one pass over the key.
-#[inline]
+#[inline(always)]
 fn single_get(input: &[u8]) -> Option<Step<'_>> {
     let (word, rest) = input.split_first_chunk::<4>()?;
     if word != b"get " {
