@@ -236,6 +236,11 @@ impl Board {
     /// Reads what stands there. Read again while it is being written, which takes a microsecond; a bounded number of times, because a
     /// core may be stopped in the middle: then it is what was there, of two moments.
     pub fn read(&self) -> Snapshot {
+        self.read_once().0
+    }
+
+    /// As `read`, and whether it is of one moment.
+    fn read_once(&self) -> (Snapshot, bool) {
         let mut snapshot = self.blank();
         for _ in 0..limits::BOARD_READS_MAX {
             let before = self.stamp.load(Acquire);
@@ -243,11 +248,11 @@ impl Board {
             snapshot.visit(&mut |word| *word = words.next().map_or(0, |place| place.load(Relaxed)));
             fence(Acquire);
             if before.is_multiple_of(2) && self.stamp.load(Relaxed) == before {
-                break;
+                return (snapshot, true);
             }
             std::hint::spin_loop();
         }
-        snapshot
+        (snapshot, false)
     }
 
     /// When the core last wrote, by `Clock::ms`; 0 before it did.
@@ -334,11 +339,15 @@ mod tests {
                 (0..5_000).for_each(|_| std::hint::spin_loop());
             }
         });
+        let mut whole = 0;
         while !written.is_finished() {
-            let read = board.read();
+            // Where the writer was stopped in the middle, the reader is told.
+            let (read, is_whole) = board.read_once();
             let expected = numbered(1, read.written_ms);
-            assert!(read.written_ms == 0 || read == expected, "{} of two moments", read.written_ms);
+            assert!(!is_whole || read.written_ms == 0 || read == expected, "{} of two moments", read.written_ms);
+            whole += u32::from(is_whole);
         }
         written.join().unwrap();
+        assert!(whole > 0 && board.read_once() == (numbered(1, 4_999_000_000), true));
     }
 }
