@@ -95,6 +95,27 @@ pub fn next_record(table: &Table, me: &NodeId, reports: &Reports, now_ms: u64) -
     })
 }
 
+/// The record of a node whose change holds up all others and that is away for `CHANGE_AWAY_MS_MAX`: one that joins is removed, for it owns
+/// nothing; what another one was about to do is not done. Only with the reports of more than half of those that own something.
+pub fn give_up(table: &Table, me: &NodeId, reports: &Reports, away_ms: u64, now_ms: u64) -> Option<Record> {
+    let head = changes::queue(table).into_iter().next()?;
+    let is_away = |id: &NodeId| !reports.others.iter().any(|(other, report)| other == id && report.is_there);
+    let serves = table.get(me.as_str())?.state.is_serving();
+    if head.node == *me || !serves || away_ms < CHANGE_AWAY_MS_MAX || !is_away(&head.node) {
+        return None;
+    }
+    let written = table.next_written(now_ms);
+    let record = Record { is_moving: false, written, ..table.get(head.node.as_str())?.clone() };
+    reports.all_say(table, me.as_str(), |report| report.shares_view).then_some(match head.kind {
+        ChangeKind::Join => Record { state: State::Removed, ..record },
+        ChangeKind::Leave => Record { state: State::Normal, ..record },
+        ChangeKind::Weight => Record { weight_next: record.weight, ..record },
+    })
+}
+
+/// How long a node may be away whose change holds up all others, in milliseconds.
+pub const CHANGE_AWAY_MS_MAX: u64 = 60_000;
+
 /// What a node is when it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -257,6 +278,26 @@ mod tests {
             next_record(&table, &me, &reports(&table, "d", |id| if away.contains(&id) { AWAY } else { FULL }), NOW_MS)
         };
         assert!(some(&["a"]).is_some() && some(&["a", "b"]).is_none(), "half is no majority");
+    }
+
+    #[test]
+    fn a_change_of_a_node_that_is_away_is_given_up_by_a_majority() {
+        let away = |table: &Table, gone: &[&str], ms| {
+            let a = NodeId::new("a").unwrap();
+            give_up(table, &a, &reports(table, "a", |id| if gone.contains(&id) { AWAY } else { FULL }), ms, NOW_MS)
+        };
+        for (state, next) in [(State::Joining, State::Removed), (State::Leaving, State::Normal)] {
+            let (mut table, _) = three_and(Record { is_moving: true, ..record("d", state, NOW_MS - 5) });
+            assert_eq!(away(&table, &["d"], CHANGE_AWAY_MS_MAX - 1), None);
+            assert_eq!(away(&table, &[], CHANGE_AWAY_MS_MAX), None, "it is there");
+            assert_eq!(away(&table, &["d", "b", "c"], CHANGE_AWAY_MS_MAX), None, "a minority");
+            let given_up = away(&table, &["d"], CHANGE_AWAY_MS_MAX).unwrap();
+            assert_eq!((given_up.state, given_up.is_moving), (next, false));
+            assert!(table.put(given_up, NOW_MS).unwrap() && changes::queue(&table).is_empty());
+        }
+        let (mut table, _) = three_and(Record { weight_next: 3, ..record("d", State::Normal, NOW_MS - 5) });
+        table.put(away(&table, &["d"], CHANGE_AWAY_MS_MAX).unwrap(), NOW_MS).unwrap();
+        assert_eq!((table.get("d").unwrap().weight_next, changes::queue(&table).len()), (1, 0));
     }
 
     #[test]

@@ -59,10 +59,18 @@ pub fn begin(options: &Options, me: &NodeId, address: &str, caller: &Caller) -> 
         Some(saved) if seeds.is_empty() || !is_lone(&saved.table) => {
             (saved.table.clone(), seeds.is_empty() && is_lone(&saved.table))
         }
-        _ if !seeds.is_empty() => (ask_seeds(&seeds, address, caller)?, false),
+        _ if !seeds.is_empty() => {
+            let asked = ask_seeds(&seeds, address, caller)?;
+            let adopted = match &saved {
+                Some(saved) => driver::adopt(&saved.table, me, asked),
+                None => Ok(asked),
+            };
+            (adopted.map_err(|refusal| StartError(format!("--data_dir and --join do not fit together: {refusal}.")))?, false)
+        }
         _ => (found(options)?, true),
     };
     check_ring(options, &table)?;
+    check_double(me, address, &table, caller)?;
     if !founds && options.redundancy != 1 && options.redundancy != table.ring().redundancy {
         log::warn!("--redundancy is {}, the ring's is {}: that counts", options.redundancy, table.ring().redundancy);
     }
@@ -151,6 +159,18 @@ fn check_file(options: &Options, me: &NodeId, saved: &Saved) -> Result<(), Start
         )));
     }
     Ok(())
+}
+
+/// Two processes with one id would take each other's place without end.
+fn check_double(me: &NodeId, address: &str, table: &Table, caller: &Caller) -> Result<(), StartError> {
+    let Some(before) = table.get(me.as_str()).filter(|before| before.address != address) else { return Ok(()) };
+    match caller.ask(&before.address, MemberVerb::Compare, b"") {
+        Err(why) if why.contains("two nodes have the id") => Err(StartError(format!(
+            "the node {me} is running at {}; give this one another --node_id or --data_dir, or end that one.",
+            before.address
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn check_ring(options: &Options, table: &Table) -> Result<(), StartError> {

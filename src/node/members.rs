@@ -27,7 +27,7 @@ use super::exchange::{Answer, Caller, unix_ms};
 use super::orders;
 use super::signals;
 use crate::arena::Arena;
-use crate::cluster::view::{Plan, View};
+use crate::cluster::view::{Entry, Plan, View};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::engine::Replication;
 use crate::membership::driver::{self, Reports};
@@ -110,6 +110,8 @@ pub struct Members {
     asking: BTreeMap<String, bool>,
     answers: (Sender<Compared>, Receiver<Compared>),
     compared_ms: u64,
+    /// Since when the node is away whose change is the first.
+    head_away_ms: Option<u64>,
     /// When this node had left, if it has.
     left_ms: Option<u64>,
     pub(super) log: Vec<String>,
@@ -129,6 +131,7 @@ impl Members {
             asking: BTreeMap::new(),
             answers: crossbeam_channel::unbounded(),
             compared_ms: 0,
+            head_away_ms: None,
             left_ms: None,
             log: Vec::new(),
             troubles: BTreeMap::new(),
@@ -251,19 +254,25 @@ impl Members {
         if plan.entries.len() < 2 {
             return;
         }
-        let view = match View::planned(plan, &self.begin.me) {
-            Ok(view) => Arc::new(view),
+        let own: Vec<Entry> = plan.entries.iter().filter(|entry| entry.id == self.begin.me).cloned().collect();
+        let alone = View::new(&own, &self.begin.me, plan.buckets, plan.redundancy);
+        let (alone, view) = match alone.and_then(|alone| Ok((Arc::new(alone.next_planned(plan)?), alone))) {
+            Ok((view, alone)) => (Arc::new(alone), view),
             Err(error) => return log::error!("the table makes no ring: {error}"),
         };
         let (arena, bytes) = &self.begin.arena;
         if !arena.set_limit(*bytes) {
             log::warn!("what is kept for other nodes does not fit into --memory_size; items are evicted for it");
         }
-        let (options, replication, first) = (self.begin.options.clone(), self.begin.replication, view.clone());
+        let (options, replication, next) = (self.begin.options.clone(), self.begin.replication, view.clone());
         self.cores.tell_all(move |core| {
             let shard = &mut core.context.shard;
             shard.engine.replicate(replication);
-            shard.cluster = Some(Box::new(Cluster::new(first.clone(), ShardId(shard.id.0), options.clone())));
+            // From the ring of one: what is here is for the others, too.
+            shard.cluster = Some(Box::new(Cluster::new(alone.clone(), ShardId(shard.id.0), options.clone())));
+            if let Some(mut turn) = core.context.turn() {
+                turn.handle_view(next.clone());
+            }
         });
         self.cores.shared.services.open_to_nodes();
         self.published.set(&view);
@@ -341,15 +350,36 @@ impl Members {
             }
         }
         let own = self.begin.table.get(self.begin.me.as_str());
-        let is_mine = changes::queue(&self.begin.table).first().is_some_and(|head| head.node == self.begin.me);
-        if !is_mine && own.is_none_or(|own| own.state != State::Joining || own.is_placed()) {
-            return;
-        }
+        let Some(head) = changes::queue(&self.begin.table).into_iter().next() else {
+            self.head_away_ms = None;
+            if own.is_none_or(|own| own.state != State::Joining) {
+                return;
+            }
+            return self.go_on(&Reports::default());
+        };
         let Some(reports) = self.reports() else { return };
-        if let Some(record) = driver::next_record(&self.begin.table, &self.begin.me, &reports, unix_ms())
-            && let Err(why) = self.write(record)
-        {
-            log::error!("this node cannot go on with its change: {why}");
+        let is_there = reports.others.iter().any(|(id, report)| *id == head.node && report.is_there);
+        if is_there || head.node == self.begin.me {
+            self.head_away_ms = None;
+            return self.go_on(&reports);
+        }
+        let away_ms = now_ms - *self.head_away_ms.get_or_insert(now_ms);
+        if let Some(record) = driver::give_up(&self.begin.table, &self.begin.me, &reports, away_ms, unix_ms()) {
+            log::warn!("the {} of {} is given up: it is away for {} s", head.kind.name(), head.node, away_ms / 1000);
+            self.write_or_say(record);
+        }
+    }
+
+    /// Writes the next record of this node, if it is time for one.
+    fn go_on(&mut self, reports: &Reports) {
+        if let Some(record) = driver::next_record(&self.begin.table, &self.begin.me, reports, unix_ms()) {
+            self.write_or_say(record);
+        }
+    }
+
+    fn write_or_say(&mut self, record: Record) {
+        if let Err(why) = self.write(record) {
+            log::error!("the change of the ring cannot go on: {why}");
         }
     }
 
