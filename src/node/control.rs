@@ -411,16 +411,7 @@ impl Control {
 
     fn process(&self) -> ProcessFigures {
         let now = self.cores.shared.clock.now();
-        let (user_us, system_us) = cpu_time_us();
-        ProcessFigures {
-            pid: std::process::id(),
-            uptime_s: now.unix_ms.saturating_sub(self.started.unix_ms) / 1000,
-            time_s: now.unix_ms / 1000,
-            user_us,
-            system_us,
-            limit_bytes: self.memory.limit_bytes() as u64,
-            watch: self.watching.figures(),
-        }
+        ProcessFigures::take(now, self.started, self.memory.limit_bytes(), self.watching.figures())
     }
 
     fn cachedump(&self, class: Option<&str>, limit: Option<&str>) -> Answer {

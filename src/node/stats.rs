@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use crate::engine::Statistics;
 use crate::limits;
 use crate::metrics::{Counters, ROWS};
+use crate::node::control::cpu_time_us;
 use crate::node::options::{Options, table};
 use crate::node::watch::WatchFigures;
 use crate::observe::prefixes::{Counts, Prefixes};
@@ -51,6 +52,22 @@ pub struct ProcessFigures {
     pub limit_bytes: u64,
     /// What was noted for those who watch.
     pub watch: WatchFigures,
+}
+
+impl ProcessFigures {
+    /// The figures of this process at this moment, started at `started`, with this memory limit. One system call.
+    pub fn take(now: Timestamp, started: Timestamp, limit_bytes: usize, watch: WatchFigures) -> Self {
+        let (user_us, system_us) = cpu_time_us();
+        Self {
+            pid: std::process::id(),
+            uptime_s: now.unix_ms.saturating_sub(started.unix_ms) / 1000,
+            time_s: now.unix_ms / 1000,
+            user_us,
+            system_us,
+            limit_bytes: limit_bytes as u64,
+            watch,
+        }
+    }
 }
 
 /// `stats`.

@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{App, events, overview, problem, typed};
+use crate::key;
 use crate::limits;
 use crate::node::options::Options;
 use crate::node::{ring, stats};
@@ -73,10 +74,10 @@ async fn where_is(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Res
         Err(sentence) => return problem(StatusCode::BAD_REQUEST, sentence),
     };
     let Some(view) = app.facts.view() else {
-        let hash = crate::key::routing_hash(&key);
-        let core = (u128::from(hash) * u128::from(app.facts.options.cores)) >> 64;
-        let id = app.facts.options.addresses.first().map_or("this node".into(), ToString::to_string);
-        return json_of(&json!({ "hash": format!("{hash:016x}"), "angle": angle(hash), "core_here": core as u16,
+        let (hash, id) = (crate::key::routing_hash(&key), app.facts.id());
+        let Options { buckets, cores, .. } = app.facts.options;
+        let core = key::core_of(key::bucket_of(hash, buckets), buckets, cores);
+        return json_of(&json!({ "hash": format!("{hash:016x}"), "angle": angle(hash), "core_here": core,
             "owners": [{ "id": id, "state": "here" }], "served_by": id }));
     };
     let asking = app.clone();

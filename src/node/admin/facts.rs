@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::view::View;
 use crate::limits;
-use crate::node::control::{Memory, cpu_time_us};
+use crate::node::control::Memory;
 use crate::node::host::Finding;
 use crate::node::members::Published;
 use crate::node::options::Options;
@@ -67,15 +67,14 @@ impl Facts {
     /// The figures of the process.
     pub fn process_figures(&self) -> ProcessFigures {
         let now = self.shared.clock.now();
-        let (user_us, system_us) = cpu_time_us();
-        ProcessFigures {
-            pid: std::process::id(),
-            uptime_s: now.unix_ms.saturating_sub(self.started.unix_ms) / 1000,
-            time_s: now.unix_ms / 1000,
-            user_us,
-            system_us,
-            limit_bytes: self.memory.limit_bytes() as u64,
-            watch: WatchFigures::default(),
+        ProcessFigures::take(now, self.started, self.memory.limit_bytes(), WatchFigures::default())
+    }
+
+    /// What this node is called: its id in a ring, where it listens otherwise.
+    pub fn id(&self) -> String {
+        match self.view() {
+            Some(view) => view.id_of(view.me).as_str().into(),
+            None => self.options.addresses.first().map_or("this node".into(), ToString::to_string),
         }
     }
 

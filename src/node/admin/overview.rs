@@ -199,12 +199,8 @@ pub fn node(facts: &Facts, actions_allowed: bool, keys_shown: bool) -> NodeFacts
     let snapshots = facts.snapshots();
     let (process, reasons) = (facts.process_figures(), facts.hindrances());
     let sum = |part: fn(&Snapshot) -> u64| snapshots.iter().map(part).sum::<u64>();
-    let id = match &facts.view() {
-        Some(view) => view.id_of(view.me).as_str().to_string(),
-        None => facts.options.addresses.first().map_or("this node".into(), ToString::to_string),
-    };
     NodeFacts {
-        id,
+        id: facts.id(),
         version: env!("CARGO_PKG_VERSION"),
         memcached_version: crate::node::VERSION,
         pid: process.pid,
@@ -266,7 +262,7 @@ pub fn ring(facts: &Facts) -> RingFacts {
 }
 
 fn ring_of_one(facts: &Facts) -> RingFacts {
-    let id = facts.options.addresses.first().map_or("this node".into(), ToString::to_string);
+    let id = facts.id();
     let now =
         MemberNow { state: "here", same_view: Some(true), cores: Some(facts.options.cores.into()), ..MemberNow::default() };
     let member = Member { id: id.clone(), address: id.clone(), weight: 1, zone: String::new(), share: 1.0, now };
