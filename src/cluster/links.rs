@@ -362,7 +362,16 @@ impl Links {
     /// already. Returns whether that was so: it may hold something for us, too.
     #[inline]
     pub(super) fn on_contact(&mut self, node: PeerId, at: Monotonic) -> bool {
-        self.node(node).lost && self.reconnect_now(node, at)
+        self.node(node).lost && (self.reconnect_all(at) | self.reconnect_now(node, at))
+    }
+
+    /// Somebody is there again. Where most others were away, it was this node that was cut off, and they have gone on without it: all are tried
+    /// at once, and nothing is answered as if they were away meanwhile. Returns whether there were such.
+    pub(super) fn reconnect_all(&mut self, at: Monotonic) -> bool {
+        let is_away = |links: &Self, node: PeerId| links.node(node).links.iter().any(|&link| links.link(link).state.is_away());
+        let away: Vec<PeerId> = self.others().filter(|&node| is_away(self, node)).collect();
+        let is_cut_off = 2 * away.len() > self.others().count();
+        is_cut_off && away.into_iter().fold(false, |any, node| self.reconnect_now(node, at) | any)
     }
 
     fn reconnect_now(&mut self, node: PeerId, at: Monotonic) -> bool {

@@ -454,6 +454,9 @@ impl Turn<'_> {
         }
         let node = self.cluster.links.link(link).node;
         self.on_identity(node, identity);
+        if self.cluster.links.reconnect_all(self.at) {
+            self.cluster.leases.suspend();
+        }
         self.cluster.links.up(link, self.at);
         self.cluster.leases.end(link);
         leases::ask(self, link);

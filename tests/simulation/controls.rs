@@ -131,7 +131,7 @@ fn a_command_that_follows_a_refused_one_is_caught() {
 
 #[test]
 fn a_lease_that_is_not_awaited_is_caught() {
-    law_sees("counts-linear", 1014, Mistake::LeaseNotAwaited);
+    law_sees("versions-rise", 122, Mistake::LeaseNotAwaited);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{advance, fault, plan};
 /// Virtual milliseconds within which a node must call itself settled after a fault.
 const SETTLED_MS_MAX: u64 = 20_000;
 
-/// Three nodes of one core, all owners of everything, and a client that asks one thing after the other.
+/// Nodes of one core, three where nothing else is said, and a client that asks one thing after the other.
 struct Story {
     world: World,
     asked: u32,
@@ -24,16 +24,20 @@ struct Story {
 
 impl Story {
     fn begin(redundancy: usize, mistake: Option<Mistake>) -> Self {
+        Self::of_nodes(3, redundancy, mistake)
+    }
+
+    fn of_nodes(nodes: usize, redundancy: usize, mistake: Option<Mistake>) -> Self {
         let plan = Plan {
-            nodes: 3,
-            cores: vec![1; 3],
+            nodes,
+            cores: vec![1; nodes],
             redundancy,
             buckets: 1000,
             memory_bytes: 16 << 20,
             handoff_bytes: 1 << 20,
             window_ms: 3_600_000,
-            skew_ms: vec![0; 3],
-            weights: vec![1; 3],
+            skew_ms: vec![0; nodes],
+            weights: vec![1; nodes],
             zones: 0,
             keys: 1,
             spare: 0,
@@ -178,6 +182,41 @@ fn a_node_that_hardly_runs_gives_up_a_silent_one_all_the_same() {
     let (_, _, answer) = story.world.answers.pop().expect("an answer within 5 s");
     assert_eq!(String::from_utf8_lossy(&answer), "VALUE k 0 1\r\n1\r\nEND\r\n");
     assert!(story.world.now < begun + 3000, "after {} ms", story.world.now - begun);
+}
+
+/// Symptom: a node that had been cut off from all others answered what it had before, a moment after the cut had ended. Cause: one node had
+/// made contact with it, while its links to the others were not made again yet: it took them to be away, and answered without them. Cure: with
+/// the first contact it tries them all, and answers nothing alone until it knows who is there.
+#[test]
+fn a_node_that_was_cut_off_answers_nothing_old() {
+    for ms in (0..2000).step_by(20) {
+        let mut story = Story::of_nodes(5, 2, None);
+        let owners = story.world.owners_of("k");
+        let (first, others) = (owners[0], (0..5).filter(|node| !owners.contains(node)).collect::<Vec<_>>());
+        // One of them stands in.
+        let reader = others[(ms / 20 % 3) as usize];
+        story.ask(reader, "set k 0 0 3\r\nold\r\n");
+        story.pause(200);
+        // From this one a little later, so that the pauses between attempts end at other times.
+        for node in others.into_iter().filter(|&node| node != reader).chain([owners[1], reader]) {
+            (story.world.cut[first][node], story.world.cut[node][first]) = (true, true);
+            story.world.break_links(first, node);
+            story.world.break_links(node, first);
+            story.pause(if node == owners[1] { ms * 7 % 600 } else { 0 });
+        }
+        story.ask(reader, "set k 0 0 3\r\nnew\r\n");
+        let end = story.world.now + 2000 + ms;
+        while story.world.now < end {
+            story.ask(reader, "get k\r\n");
+            story.pause(10);
+        }
+        story.world.cut.iter_mut().for_each(|row| row.fill(false));
+        for _ in 0..500 {
+            let answer = story.ask(reader, "get k\r\n");
+            assert!(answer.contains("new"), "cut for {ms} ms: {answer}");
+            story.pause(3);
+        }
+    }
 }
 
 /// A copy has gone from one owner that nobody holds a hint for: a read that asks it gives it back.
