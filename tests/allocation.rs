@@ -3,51 +3,15 @@
 //! Lives here: one core without sockets, driven with bytes. Not here: sockets (they add no allocation of their own).
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
+#[path = "../benches/bare/mod.rs"]
+mod bare;
 mod counting;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-
-use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
-use pbcache::engine::{self, Engine};
-use pbcache::protocol;
-use pbcache::routing::{Routes, ShardId};
-use pbcache::runtime::clock::Clock;
-use pbcache::runtime::core::{Core, CoreDeps};
-use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
-use pbcache::runtime::service::Services;
-use pbcache::shard::Shard;
-
-fn core() -> Core {
-    let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
-    let shared = Arc::new(Shared {
-        clock: Clock::default(),
-        cores: Box::new([CoreState::default()]),
-        services: Services::new(Arc::new([]), 10, false),
-        listening: AtomicU32::new(1),
-    });
-    let mesh = Mesh::of_node(&shared).remove(0);
-    let engine = Engine::new(
-        engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None },
-        arena.clone(),
-    );
-    Core::new(CoreDeps {
-        shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), engine),
-        mesh,
-        arena,
-        protocol: protocol::Options::default(),
-        control: crossbeam_channel::unbounded().0,
-        members: None,
-        inbox: crossbeam_channel::unbounded().1,
-        peer_setup: None,
-        resolver: None,
-    })
-}
 
 /// Allocations of `rounds` rounds of the same requests after a warm-up of as many.
 fn allocations(requests: &[u8], expected: &[u8]) -> u64 {
-    let mut core = core();
+    let mut core = bare::cores(1, 64 << 20).remove(0);
     // The items come in on a connection of their own: a connection stays with the protocol of its first byte.
     let filler = core.open(None, Vec::new(), None);
     let id = core.open(None, Vec::new(), None);

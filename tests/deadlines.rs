@@ -8,20 +8,12 @@
 //! Lives here: when a client is overdue. Not here: what becomes of its socket (`node`).
 #![allow(clippy::disallowed_methods)] // a test may wait, read and connect
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+#[path = "../benches/bare/mod.rs"]
+mod bare;
 
-use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
-use pbcache::engine::{self, Engine};
 use pbcache::limits::{HTTP_IDLE_S_MAX, HTTP_REQUEST_S_MAX};
-use pbcache::protocol;
-use pbcache::routing::{Routes, ShardId};
-use pbcache::runtime::clock::Clock;
-use pbcache::runtime::core::{Core, CoreDeps};
-use pbcache::runtime::mesh::{CoreState, Mesh, Shared};
-use pbcache::runtime::service::Services;
-use pbcache::shard::Shard;
+use pbcache::runtime::core::Core;
 use pbcache::time::Monotonic;
 
 /// A core, one connection of it, and what it was answered so far.
@@ -34,27 +26,7 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
-        let arena = Arena::new(64 << 20, 64 << 20, 1).unwrap();
-        let shared = Arc::new(Shared {
-            clock: Clock::default(),
-            cores: Box::new([CoreState::default()]),
-            services: Services::new(Arc::new([]), 10, false),
-            listening: AtomicU32::new(1),
-        });
-        let mesh = Mesh::of_node(&shared).remove(0);
-        let options =
-            engine::Options { item_bytes_max: 1 << 20, core: 0, cores: 1, eviction_disabled: false, replication: None };
-        let mut core = Core::new(CoreDeps {
-            shard: Shard::new(ShardId(0), Routes::new(1, 10_000_000), Engine::new(options, arena.clone())),
-            mesh,
-            arena,
-            protocol: protocol::Options::default(),
-            control: crossbeam_channel::unbounded().0,
-            members: None,
-            inbox: crossbeam_channel::unbounded().1,
-            peer_setup: None,
-            resolver: None,
-        });
+        let mut core = bare::cores(1, 64 << 20).remove(0);
         let id = core.open(None, Vec::new(), None);
         Self { core, id, output: Buffer::default(), second: 1000 }
     }

@@ -1,7 +1,7 @@
-//! What several benches need: settings, CPU time, cores without sockets.
+//! What several benches and tests need: settings, CPU time, cores without sockets.
 //!
 //! Lives here: set-up. Not here: what is asked (one file each).
-#![allow(dead_code)] // each bench uses a part
+#![allow(dead_code)] // each uses a part
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
