@@ -2,7 +2,7 @@
 //!
 //! A get of many keys is as many requests in one piece. Answers carry no keys: they come in order.
 
-use super::{Answer, Get, Step, Store, decimal, line, number};
+use super::{Answer, Get, Step, Store, decimal, garbage, line, number};
 use crate::work::mix::Kind;
 
 /// What every head ends with.
@@ -90,10 +90,6 @@ fn read_head(input: &[u8]) -> Result<Option<Head>, ()> {
             head.cas = tag.strip_suffix(b"\"").and_then(number).ok_or(())?;
         }
     }
-}
-
-fn garbage(bytes: &[u8]) -> Step<'_> {
-    Step::Done { consumed: 0, answer: Answer::Garbage(bytes) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Get with one key: `mg`, answered by VA or EN. Get with more: `mg` with the quiet flag for each, and `mn` behind them.
 
-use super::{Answer, Get, Step, Store, decimal, line, number};
+use super::{Answer, Get, Step, Store, decimal, garbage, line, number};
 use crate::work::mix::Kind;
 
 pub fn get_key(get: Get, key: &[u8], output: &mut Vec<u8>) {
@@ -113,10 +113,6 @@ fn value<'a>(kind: Kind, fields: &'a [u8], first: &'a [u8], input: &'a [u8]) -> 
         }
     }
     Step::Hit { consumed: end + 2, key, value, cas }
-}
-
-fn garbage(bytes: &[u8]) -> Step<'_> {
-    Step::Done { consumed: 0, answer: Answer::Garbage(bytes) }
 }
 
 #[cfg(test)]

@@ -292,6 +292,11 @@ pub(crate) fn line(input: &[u8]) -> Result<Option<&[u8]>, ()> {
 /// Longest line of an answer: a key, three numbers and words.
 const LINE_BYTES_MAX: usize = 2048;
 
+/// These bytes are no answer.
+fn garbage(bytes: &[u8]) -> Step<'_> {
+    Step::Done { consumed: 0, answer: Answer::Garbage(bytes) }
+}
+
 /// Appends a number in decimal.
 #[inline]
 pub(crate) fn decimal(mut number: u64, output: &mut Vec<u8>) {

@@ -2,7 +2,7 @@
 //!
 //! Answers carry no keys: they come in the order of the keys asked for, and a request is over with its last key.
 
-use super::{Answer, Get, Step, Store, decimal, line, number};
+use super::{Answer, Get, Step, Store, decimal, garbage, line, number};
 use crate::work::mix::Kind;
 
 pub fn get_begin(get: Get, keys: usize, output: &mut Vec<u8>) {
@@ -95,10 +95,6 @@ fn hit<'a>(length: &[u8], start: usize, first: &'a [u8], input: &'a [u8]) -> Ste
         return garbage(first);
     }
     Step::Hit { consumed: end + 2, key: b"", value: &input[start..end], cas: 0 }
-}
-
-fn garbage(bytes: &[u8]) -> Step<'_> {
-    Step::Done { consumed: 0, answer: Answer::Garbage(bytes) }
 }
 
 #[cfg(test)]
