@@ -27,70 +27,55 @@ pub(super) fn line(input: &[u8], newline: usize) -> &[u8] {
 
 /// Index of the first space at or behind `from`, or the length.
 #[inline]
-pub(super) fn word_end(bytes: &[u8], mut from: usize) -> usize {
-    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
-        let hits = zero_bytes(u64::from_le_bytes(*eight) ^ SPACES);
-        if hits != 0 {
-            return from + (hits.trailing_zeros() / 8) as usize;
-        }
-        from += 8;
-    }
-    while from < bytes.len() && bytes[from] != b' ' {
-        from += 1;
-    }
-    from
+pub(super) fn word_end(bytes: &[u8], from: usize) -> usize {
+    find(bytes, from, |eight| zero_bytes(eight ^ SPACES), |byte| byte == b' ')
 }
 
 /// Index of the first byte at or behind `from` that is a space or a control character (below 0x21), or `None`.
 #[inline]
-pub(super) fn blank(bytes: &[u8], mut from: usize) -> Option<usize> {
-    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
-        let eight = u64::from_le_bytes(*eight);
-        // A byte below 0x21 borrows into its top bit; bytes from 0x80 are masked out. A borrow may spoil higher bytes, never
-        // lower ones, so that the first hit is right.
-        let hits = eight.wrapping_sub(ONES * 0x21) & !eight & TOPS;
-        if hits != 0 {
-            return Some(from + (hits.trailing_zeros() / 8) as usize);
-        }
-        from += 8;
-    }
-    (from..bytes.len()).find(|&at| bytes[at] <= b' ')
+pub(super) fn blank(bytes: &[u8], from: usize) -> Option<usize> {
+    // A byte below 0x21 borrows into its top bit; bytes from 0x80 are masked out.
+    let at = find(bytes, from, |eight| eight.wrapping_sub(ONES * 0x21) & !eight & TOPS, |byte| byte <= b' ');
+    (at < bytes.len()).then_some(at)
 }
 
 /// Index of the first byte at or behind `from` that is no printable ASCII, or has a meaning in a URI that a key may not have as it is (`#`,
 /// `%`, `?`), or the length.
 #[inline]
-pub(super) fn word_of_path_end(bytes: &[u8], mut from: usize) -> usize {
-    let ends = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'#' | b'%' | b'?');
-    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
-        let eight = u64::from_le_bytes(*eight);
+pub(super) fn word_of_path_end(bytes: &[u8], from: usize) -> usize {
+    let ends = |eight: u64| {
         let is = |byte: u8| zero_bytes(eight ^ (ONES * u64::from(byte)));
-        // As in `blank`: the first hit is right. Bytes from 0x80 have their own top bit.
-        let hits = ((eight.wrapping_sub(ONES * 0x21) | eight) & TOPS) | is(0x7f) | is(b'#') | is(b'%') | is(b'?');
+        // Bytes from 0x80 have their own top bit.
+        ((eight.wrapping_sub(ONES * 0x21) | eight) & TOPS) | is(0x7f) | is(b'#') | is(b'%') | is(b'?')
+    };
+    find(bytes, from, ends, |byte| !byte.is_ascii_graphic() || matches!(byte, b'#' | b'%' | b'?'))
+}
+
+/// Index of the first control character (below 0x20, or 0x7f) at or behind `from`, or `None`.
+#[inline]
+pub(super) fn control(bytes: &[u8], from: usize) -> Option<usize> {
+    let hits = |eight: u64| (eight.wrapping_sub(SPACES) & !eight & TOPS) | zero_bytes(eight ^ (ONES * 0x7f));
+    let at = find(bytes, from, hits, |byte| byte.is_ascii_control());
+    (at < bytes.len()).then_some(at)
+}
+
+/// Index of the first byte at or behind `from` that is looked for, or the length.
+///
+/// `hits` sets the top bit of each byte that is, and may set it wrongly above the first of them (a borrow spoils higher bytes, never lower
+/// ones); `is_hit` says the same of one byte.
+#[inline(always)]
+fn find(bytes: &[u8], mut from: usize, hits: impl Fn(u64) -> u64, is_hit: impl Fn(u8) -> bool) -> usize {
+    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
+        let hits = hits(u64::from_le_bytes(*eight));
         if hits != 0 {
             return from + (hits.trailing_zeros() / 8) as usize;
         }
         from += 8;
     }
-    while from < bytes.len() && !ends(bytes[from]) {
+    while from < bytes.len() && !is_hit(bytes[from]) {
         from += 1;
     }
     from
-}
-
-/// Index of the first control character (below 0x20, or 0x7f) at or behind `from`, or `None`.
-#[inline]
-pub(super) fn control(bytes: &[u8], mut from: usize) -> Option<usize> {
-    while let Some(eight) = bytes.get(from..).and_then(|rest| rest.first_chunk::<8>()) {
-        let eight = u64::from_le_bytes(*eight);
-        // As in `blank`: the first hit is right.
-        let hits = (eight.wrapping_sub(SPACES) & !eight & TOPS) | zero_bytes(eight ^ (ONES * 0x7f));
-        if hits != 0 {
-            return Some(from + (hits.trailing_zeros() / 8) as usize);
-        }
-        from += 8;
-    }
-    (from..bytes.len()).find(|&at| bytes[at].is_ascii_control())
 }
 
 /// Index of the first byte at or behind `from` that is no space, or the length.
