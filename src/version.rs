@@ -76,4 +76,10 @@ impl Version {
     pub const fn is_some(self) -> bool {
         self.0 != 0
     }
+
+    /// Whether there is none.
+    #[inline]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
 }

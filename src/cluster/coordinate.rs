@@ -251,7 +251,6 @@ fn forward(turn: &mut Turn<'_>, id: OperationId, link: LinkId) {
 /// The node that a command was sent to has answered, or has refused it.
 pub(super) fn on_reply(turn: &mut Turn<'_>, id: OperationId, frame: &Frame<'_>) {
     let Some(op) = turn.op(id).filter(|op| matches!(op.state(), OpState::Forwarded { .. })) else { return };
-    let origin = op.origin;
     if frame.head.kind != Kind::Reply {
         if frame.head.flags & frame::FLAG_OVERTAKEN != 0 && turn.cluster.operations.is_read_before_writes(id) {
             return end_overtaken(turn, id);
@@ -261,10 +260,7 @@ pub(super) fn on_reply(turn: &mut Turn<'_>, id: OperationId, frame: &Frame<'_>) 
     }
     match frame.value {
         Value::Body(body) => op.write_state().reply.put_body(body.clone()),
-        Value::Bytes(bytes) => {
-            turn.cluster.outbox.put_bytes(origin, bytes);
-            return conclude::end(turn, id);
-        }
+        Value::Bytes(bytes) => return on_short_reply(turn, id, bytes),
         Value::Pages(_) | Value::Dropped { .. } => {}
     }
     conclude::finish(turn, id);
@@ -292,7 +288,7 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
         if op.kind == Effect::Once {
             return conclude::fail(turn, id, Error::Interrupted);
         }
-        if op.kind == Effect::Write && !op.repeated_since.is_some() {
+        if op.kind == Effect::Write && op.repeated_since.is_none() {
             op.repeated_since = op.sent_clock.max(Version::from_bits(1));
         }
     }
@@ -305,8 +301,8 @@ pub(super) fn on_forward_lost(turn: &mut Turn<'_>, id: OperationId, sent: bool, 
 fn end_overtaken(turn: &mut Turn<'_>, id: OperationId) {
     let Some(op) = turn.op(id) else { return };
     let Origin::Peer(from) = op.origin else { return conclude::fail(turn, id, Error::Interrupted) };
-    let (mut frame, stamp) = (Buffer::default(), turn.stamp());
-    frame::write(&mut frame, (Kind::Refused, frame::FLAG_OVERTAKEN, 0, from.id), stamp, Value::EMPTY, |_| {});
+    let mut frame = Buffer::default();
+    refuse::refuse_with(turn, from, frame::FLAG_OVERTAKEN, &mut frame);
     turn.cluster.outbox.put_frame(from, frame);
     conclude::end(turn, id);
 }

@@ -283,9 +283,13 @@ impl Cluster {
             || at < self.active_at + limits::PEER_ACTIVE_MS
             || self.links.is_connecting()
             || self.links.others().any(|node| !self.hints.is_clean(node))
-            || self.view.target.is_some()
-            || self.progress.former().is_some()
+            || self.is_changing()
             || self.is_dropping()
+    }
+
+    /// Whether the ring changes, or has just changed: everybody says how far it is.
+    fn is_changing(&self) -> bool {
+        self.view.target.is_some() || self.progress.former().is_some()
     }
 
     /// Whether `poll_output` would give something.
@@ -543,9 +547,7 @@ impl Turn<'_> {
             self.cluster.links.hang_up(link);
             self.handle_link_down(link, "it does not answer");
         }
-        // While the ring changes, everybody says how far it is.
-        let changing = self.cluster.view.target.is_some() || self.cluster.progress.former().is_some();
-        let active = changing || self.at < self.cluster.active_at + limits::PEER_ACTIVE_MS;
+        let active = self.cluster.is_changing() || self.at < self.cluster.active_at + limits::PEER_ACTIVE_MS;
         if active {
             self.cluster.links.connect_overlapping(self.at);
             self.cluster.leases.recompute(&self.cluster.links, self.at);

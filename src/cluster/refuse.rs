@@ -78,5 +78,10 @@ pub(super) fn refuse_key(turn: &mut Turn<'_>, from: PeerRequest, key_hash: u64, 
 
 /// Refuses a request.
 pub(super) fn refuse(turn: &mut Turn<'_>, from: PeerRequest, output: &mut Buffer) {
-    frame::write(output, (Kind::Refused, 0, 0, from.id), turn.stamp(), Value::EMPTY, |_| {});
+    refuse_with(turn, from, 0, output);
+}
+
+/// As `refuse`, with a flag that says why.
+pub(super) fn refuse_with(turn: &mut Turn<'_>, from: PeerRequest, flags: u8, output: &mut Buffer) {
+    frame::write(output, (Kind::Refused, flags, 0, from.id), turn.stamp(), Value::EMPTY, |_| {});
 }

@@ -186,7 +186,7 @@ impl Requests {
         moment: Moment,
     ) {
         let Forward { hops, follows, life_ms, repeated_since, passed_on, meta, value } = command;
-        let is_plain = !repeated_since.is_some() && passed_on.is_none();
+        let is_plain = repeated_since.is_none() && passed_on.is_none();
         let heard_ms = links.heard_clock(link);
         let (id, target) = self.expect(links, link, Purpose::Forward(id), moment.at);
         let life = (life_ms.min(limits::PEER_LEASE_MS) / frame::LIFE_UNIT_MS) as u8;

@@ -170,7 +170,7 @@ fn serve_execute(
         return Ok(());
     }
     turn.cluster.figures.served += 1;
-    if !passage.repeated_since.is_some() && coordinate::place(turn, command) == Some(Place::Here) {
+    if passage.repeated_since.is_none() && coordinate::place(turn, command) == Some(Place::Here) {
         let before = turn.engine.glance_for(turn.observer, command, turn.now);
         let reply = turn.engine.execute(command, turn.now);
         if !matches!(reply, Reply::Busy) {

@@ -302,7 +302,7 @@ impl Target {
             self.dirty = vec![Version::NONE; PARTITIONS_COUNT as usize].into();
         }
         let mark = &mut self.dirty[partition as usize];
-        self.dirty_count += u32::from(!mark.is_some());
+        self.dirty_count += u32::from(mark.is_none());
         *mark = (*mark).max(version.next());
     }
 

@@ -190,7 +190,7 @@ pub(super) fn settle(turn: &mut Turn<'_>) {
     let (clock, (marked_at, marked)) = (turn.engine.clock(), turn.cluster.pace.settling);
     let settled = if turn.at >= marked_at + SETTLE_MS { marked } else { Version::NONE };
     turn.engine.settle(settled, clock);
-    if settled.is_some() || !marked.is_some() {
+    if settled.is_some() || marked.is_none() {
         turn.cluster.pace.settling = (turn.at, clock);
     }
 }
