@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use pbcache::node::log_lines::{self, LogLines};
 use pbcache::node::options::{Options, Refusal};
-use pbcache::node::{self, Node, StartError, log_level, operator, preflight, process, signals};
+use pbcache::node::{self, Node, StartError, log_level, operator, preflight, process, signals, top};
 use sd_notify::NotifyState;
 
 fn main() -> ExitCode {
@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         say(text.trim_end());
         say("\n");
         return ExitCode::from(code);
+    }
+    if words.peek().is_some_and(|word| word == "top") {
+        return ExitCode::from(top::run(words.skip(1)));
     }
     let words = program.into_iter().chain(words);
     let options = match Options::parse(words, preflight::cpus_count()) {

@@ -28,8 +28,10 @@ pub mod secret;
 pub mod signals;
 pub mod sockets;
 pub mod stats;
+pub mod top;
 pub mod waits;
 pub mod watch;
+pub mod words;
 
 use std::io;
 use std::net::SocketAddr;

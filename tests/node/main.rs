@@ -26,4 +26,5 @@ mod server;
 mod skip;
 mod stats;
 mod steering;
+mod top;
 mod watch;

@@ -12,6 +12,7 @@ use crate::latency::{self, Histogram};
 use crate::metrics::ROWS;
 use crate::node::host;
 use crate::node::stats::Lines;
+use crate::node::words::{duration, grouped};
 use crate::placement::OwnersCache;
 use crate::runtime::board::{PeerFigures, Snapshot};
 
@@ -459,27 +460,6 @@ fn verdict_of_peer(now: &MemberNow, id: &str, say: &mut impl FnMut(Level, String
     }
 }
 
-/// A number with commas, as people read it.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
-}
-
 /// Lines of `stats` as one object.
 pub fn object(lines: Lines) -> serde_json::Map<String, serde_json::Value> {
     lines.into_iter().map(|(name, value)| (name, value.into())).collect()
@@ -508,11 +488,5 @@ mod tests {
             said.push((level, text))
         });
         assert_eq!(said[0].0, Level::Bad);
-    }
-
-    #[test]
-    fn numbers_are_grouped_and_times_are_rounded() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0, 119, 120, 7199, 7200].map(duration), ["0 s", "119 s", "2 min", "119 min", "2 h"]);
     }
 }

@@ -480,7 +480,7 @@ pub fn parser() -> Command {
     let mut command = Command::new("pbcache")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A cache node that memcached clients use as they use memcached, one core at a time.")
-        .override_usage("pbcache [OPTIONS]")
+        .override_usage("pbcache [OPTIONS]\n       pbcache ring status | leave | ..   the ring that a running node is in\n       pbcache top [HOST[:PORT]]          figures of a running node, in the terminal")
         .after_help(
             "Names may be written with dashes: --memory-size. memcached's long names work too: --memory-limit, --listen.",
         )
