@@ -101,6 +101,12 @@ impl Kind {
         Self((door as usize * Operation::ALL.len() + Operation::of(verb) as usize) as u8)
     }
 
+    /// The door and the operation.
+    pub fn parts(self) -> (Door, Operation) {
+        let (door, operation) = (usize::from(self.0) / Operation::ALL.len(), usize::from(self.0) % Operation::ALL.len());
+        (Door::ALL[door % Door::ALL.len()], Operation::ALL[operation])
+    }
+
     /// All kinds, in the order of their numbers.
     pub fn all() -> impl Iterator<Item = (Door, Operation)> {
         Door::ALL.into_iter().flat_map(|door| Operation::ALL.into_iter().map(move |operation| (door, operation)))
@@ -189,14 +195,23 @@ impl Latency {
         self.kinds[usize::from(kind.0) % KINDS].add(ns, 1);
     }
 
-    /// A turn with something to do has ended, which took so long.
-    pub fn end_turn(&mut self, ns: u64) {
+    /// A turn with something to do has ended, which took so long. Returns the requests that it has answered.
+    pub fn end_turn(&mut self, ns: u64) -> u32 {
         self.turns.add(ns, 1);
+        let mut all = 0;
         for (histogram, count) in self.kinds.iter_mut().zip(&mut self.turn) {
             if *count > 0 {
+                all += *count;
                 histogram.add(ns, u64::from(std::mem::take(count)));
             }
         }
+        all
+    }
+
+    /// What most requests of this turn were, if there were any, and how many there were in all.
+    pub fn turn_so_far(&self) -> (Option<Kind>, u32) {
+        let most = (0..KINDS).max_by_key(|&kind| self.turn[kind]).filter(|&kind| self.turn[kind] > 0);
+        (most.map(|kind| Kind(kind as u8)), self.turn.iter().sum())
     }
 }
 
@@ -221,7 +236,8 @@ mod tests {
         let kind = Kind::of(Door::Meta, &Verb::Get(Get::default()));
         latency.count(kind);
         latency.count(kind);
-        latency.end_turn(20_000);
+        assert_eq!(latency.turn_so_far(), (Some(kind), 2));
+        assert_eq!((latency.end_turn(20_000), latency.turn_so_far()), (2, (None, 0)));
         latency.end_turn(5_000);
         latency.waited(kind, 40_000);
         let histogram = latency.kinds[Operation::ALL.len()];
@@ -237,5 +253,6 @@ mod tests {
         assert!(doors.iter().enumerate().all(|(index, &door)| index == door));
         assert!(operations.iter().enumerate().all(|(index, &operation)| index == operation));
         assert_eq!(Kind::all().count(), KINDS);
+        assert!(Kind::all().enumerate().all(|(number, parts)| Kind(number as u8).parts() == parts));
     }
 }

@@ -156,6 +156,19 @@ pub const WATCH_BYTES_PER_CORE_MAX: usize = 256 << 10;
 /// memcached's `watcher_logbuf_size`.
 pub const WATCHER_BYTES_MAX: usize = 256 << 10;
 
+/// Keys that one core counts among those that are asked for most: 17 KiB.
+pub const TOP_KEYS_PER_CORE: usize = 64;
+/// One command in about this many is sampled for them.
+pub const TOP_KEYS_SAMPLE: u32 = 64;
+
+/// Requests that took long that one core remembers: 6 KiB.
+pub const SLOW_REQUESTS_PER_CORE: usize = 128;
+
+/// Questions of other nodes about this one that may wait.
+pub const FACTS_QUESTIONS_MAX: usize = 64;
+/// Longest answer to such a question, in bytes: what is known of 64 nodes takes a tenth of it.
+pub const REPORT_BYTES_MAX: usize = 256 << 10;
+
 /// Connections of the admin listener at once; more are told so and closed.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 

@@ -100,6 +100,7 @@ fn options_of_the_node_are_read() {
         });
     }
     means("--idle_timeout 60", |options| options.idle_timeout_s = 60);
+    means("--slow_ms 5", |options| options.slow_ms = 5);
     means("--drain_delay 5", |options| options.drain_delay_s = 5);
     means("--shard_ports 12000", |options| options.shard_ports = Some(12000));
     means("--incoming_ip 10.0.0.0/8 --incoming_ip 1.2.3.4,fd00::/8", |options| {
@@ -424,6 +425,7 @@ fn bounds_are_allowed_and_one_beyond_is_not() {
         ("handoff_rate", "0", "10000000", "-1", "10000001", ""),
         ("conn_limit", "1", "1000000", "0", "1000001", ""),
         ("admin_port", "0", "65535", "-1", "65536", ""),
+        ("slow_ms", "0", "60000", "-1", "60001", ""),
         ("drain_delay", "0", "3600", "-1", "3601", ""),
         ("idle_timeout", "0", "2147483647", "-1", "2147483648", ""),
         ("max_item_size", "1k", "128m", "1023", "129m", "-m 256"),

@@ -53,6 +53,8 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
             protocol: protocol::Options::default(),
             control: crossbeam_channel::unbounded().0,
             members: None,
+            facts: None,
+            slow_ms: 10,
             inbox: crossbeam_channel::unbounded().1,
             peer_setup: None,
             resolver: None,

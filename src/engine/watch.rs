@@ -53,7 +53,7 @@ impl Engine {
     /// What a command is about to find, for who watches; nothing where nobody does.
     #[inline]
     pub fn glance_for(&mut self, observer: &Observer, command: &Command<'_>, now: Timestamp) -> Glance {
-        if observer.is_on() { self.glance(&command.key, now) } else { Glance::default() }
+        if observer.wants_glance() { self.glance(&command.key, now) } else { Glance::default() }
     }
 
     /// What a command on this key would come upon now. Changes nothing and counts as no use.

@@ -355,7 +355,8 @@ impl Control {
             "sizes" => Answer::Stats(vec![("sizes_status".into(), "disabled".into())]),
             "conns" => {
                 let connections: Vec<_> = self.cores.ask(|core| core.describe_connections()).concat();
-                Answer::Stats(stats::conns(&sockets::list(), &connections, self.cores.shared.clock.now(), self.started))
+                let now = self.cores.shared.clock.now();
+                Answer::Stats(stats::conns(&stats::connections(&sockets::list(), &connections, now, self.started)))
             }
             "extstore" => Answer::Stats(Lines::new()),
             "reset" => {

@@ -171,7 +171,9 @@ impl Members {
                 Ok(text) => (ToldCode::Text, text.into_bytes()),
                 Err(why) => (ToldCode::Refused, why.into_bytes()),
             },
-            None => (ToldCode::Refused, b"it does not know this question".to_vec()),
+            Some(MemberVerb::Facts | MemberVerb::Copy) | None => {
+                (ToldCode::Refused, b"it does not know this question".to_vec())
+            }
         };
         let (connection, generation, id) = (request.connection, request.generation, request.id);
         let tell = move |core: &mut Core| core.answer_members(connection, generation, id, code, &bytes);

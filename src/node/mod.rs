@@ -28,6 +28,7 @@ pub mod secret;
 pub mod signals;
 pub mod sockets;
 pub mod stats;
+pub mod telling;
 pub mod top;
 pub mod waits;
 pub mod watch;
@@ -117,6 +118,7 @@ impl Node {
         });
         let (control_sender, requests) = unbounded();
         let (members_sender, members_requests) = unbounded();
+        let (facts_sender, facts_requests) = bounded(limits::FACTS_QUESTIONS_MAX);
         let resolver = plan.as_ref().map(|plan| names::start(plan.setup.clone())).transpose()?;
         let (questions, meet) = resolver.unzip();
         let starter = Starter {
@@ -127,6 +129,7 @@ impl Node {
             shared: &shared,
             control: control_sender,
             members: members_sender,
+            facts: facts_sender,
             io,
             plan: plan.as_ref(),
             resolver: questions,
@@ -146,7 +149,7 @@ impl Node {
         if let Some(begin) = plan.as_ref().and_then(|plan| plan.begin(&options, (memory.arena.clone(), in_ring.arena_bytes))) {
             start_members(members_requests, Members::new(begin, cores.clone(), published.clone()))?;
         }
-        let facts = || Facts {
+        let facts = Arc::new(Facts {
             shared: cores.shared.clone(),
             memory: memory.clone(),
             options: options.clone(),
@@ -155,10 +158,14 @@ impl Node {
             findings,
             started: cores.shared.clock.now(),
             leaving: AtomicBool::new(false),
-        };
+        });
+        let caller = plan.as_ref().map(|plan| plan.caller(&memory.arena));
+        if plan.is_some() {
+            telling::start(facts_requests, facts.clone(), cores.clone())?;
+        }
         let (actions_sender, actions) = unbounded();
         let ways = Ways { cores: cores.clone(), actions: actions_sender };
-        let admin = admin.map(|admin| admin.start(Arc::new(facts()), ways)).transpose()?;
+        let admin = admin.map(|admin| admin.start(facts, ways, caller)).transpose()?;
         let control = Control::new(cores.clone(), memory, options, published, wanting);
         let control = start_control((requests, actions), control)?;
         Ok(Self { cores, threads, control: Some(control), admin, listening, tuning_hint })
@@ -249,6 +256,7 @@ struct Starter<'a> {
     shared: &'a Arc<Shared>,
     control: Sender<ControlRequest>,
     members: Sender<MembersRequest>,
+    facts: Sender<MembersRequest>,
     io: IoBackend,
     plan: Option<&'a RingPlan>,
     resolver: Option<Sender<Resolve>>,
@@ -303,7 +311,8 @@ impl Starter<'_> {
         let routes = Routes::new(options.cores, options.buckets);
         let (arena, control) = (self.arena.clone(), self.control.clone());
         let members = self.plan.is_some_and(|plan| plan.begun.is_some()).then(|| self.members.clone());
-        let (plan, resolver) = (self.plan.cloned(), self.resolver.clone());
+        let facts = self.plan.is_some().then(|| self.facts.clone());
+        let (plan, resolver, slow_ms) = (self.plan.cloned(), self.resolver.clone(), options.slow_ms);
         let (delimiter, detail) = (options.delimiter, options.detail);
         move || CoreDeps {
             shard: Shard {
@@ -321,6 +330,8 @@ impl Starter<'_> {
             protocol,
             control,
             members,
+            facts,
+            slow_ms,
             inbox,
         }
     }

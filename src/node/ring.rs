@@ -66,11 +66,17 @@ impl RingPlan {
         }
     }
 
+    /// As whom this node asks others.
+    pub fn caller(&self, arena: &Arc<Arena>) -> Caller {
+        let PeerSetup { identity, key, source, .. } = &*self.setup;
+        Caller { identity: identity.clone(), key: *key, source: *source, arena: arena.clone() }
+    }
+
     /// What the actor of the member table is started with; `arena` is what items may have in a ring.
     pub fn begin(&self, options: &Options, arena: (Arc<Arena>, usize)) -> Option<members::Begin> {
         let Begun { me, table, seeds } = self.begun.clone()?;
         let setup = self.setup.clone();
-        let caller = Caller { identity: setup.identity.clone(), key: setup.key, source: setup.source, arena: arena.0.clone() };
+        let caller = self.caller(&arena.0);
         let (replication, data_dir) = (self.replication(options), options.data_dir.clone());
         Some(members::Begin { me, table, caller, setup, options: self.options.clone(), replication, arena, data_dir, seeds })
     }

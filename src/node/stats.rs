@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use serde::Serialize;
+
 use crate::engine::Statistics;
 use crate::limits;
 use crate::metrics::{Counters, ROWS};
@@ -240,6 +242,7 @@ fn own_settings(options: &Options) -> Lines {
             "admin_token_file" => if options.admin.token_file.is_some() { "given" } else { "none" }.into(),
             "admin_keys" => if options.admin.shows_keys { "yes" } else { "no" }.into(),
             "metrics_compat" => if options.admin.metrics_compat { "on" } else { "off" }.into(),
+            "slow_ms" => options.slow_ms.to_string(),
             "drain_delay" => options.drain_delay_s.to_string(),
             "cluster_secret_file" => if options.cluster_secret_file.is_some() { "given" } else { "none" }.into(),
             _ => return None,
@@ -320,24 +323,48 @@ pub struct SocketFigures {
     pub listener: String,
 }
 
-/// `stats conns`: listeners, and the sockets that a core has, with what each core says of its own. One that moves between two cores at
-/// this moment is left out.
-pub fn conns(sockets: &[SocketFigures], connections: &[Described], now: Timestamp, started: Timestamp) -> Lines {
-    let known: HashMap<i32, &Described> = connections.iter().map(|connection| (connection.descriptor, connection)).collect();
-    let mut lines = Lines::new();
-    for socket in sockets {
-        let mut put = |name: &str, value: String| lines.push((format!("{}:{name}", socket.descriptor), value));
+/// A connection, or a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConnFigures {
+    /// Its descriptor.
+    pub descriptor: i32,
+    /// See `SocketFigures`.
+    pub address: String,
+    /// See `SocketFigures`.
+    pub listener: String,
+    /// In memcached's words.
+    pub state: &'static str,
+    /// Seconds since its last command.
+    pub idle_s: u64,
+}
+
+/// Listeners, and the sockets that a core has, with what each core says of its own. One that moves between two cores at this moment is left
+/// out.
+pub fn connections(sockets: &[SocketFigures], described: &[Described], now: Timestamp, started: Timestamp) -> Vec<ConnFigures> {
+    let known: HashMap<i32, &Described> = described.iter().map(|connection| (connection.descriptor, connection)).collect();
+    let of_socket = |socket: &SocketFigures| {
         let (state, since) = match known.get(&socket.descriptor) {
             _ if socket.listener.is_empty() => ("conn_listening", started),
             Some(connection) => (state_text(connection.state), connection.last_command),
-            None => continue,
+            None => return None,
         };
-        put("addr", socket.address.clone());
-        if !socket.listener.is_empty() {
-            put("listen_addr", socket.listener.clone());
+        let SocketFigures { descriptor, address, listener } = socket.clone();
+        Some(ConnFigures { descriptor, address, listener, state, idle_s: now.unix_ms.saturating_sub(since.unix_ms) / 1000 })
+    };
+    sockets.iter().filter_map(of_socket).collect()
+}
+
+/// `stats conns`.
+pub fn conns(connections: &[ConnFigures]) -> Lines {
+    let mut lines = Lines::new();
+    for connection in connections {
+        let mut put = |name: &str, value: String| lines.push((format!("{}:{name}", connection.descriptor), value));
+        put("addr", connection.address.clone());
+        if !connection.listener.is_empty() {
+            put("listen_addr", connection.listener.clone());
         }
-        put("state", state.into());
-        put("secs_since_last_cmd", (now.unix_ms.saturating_sub(since.unix_ms) / 1000).to_string());
+        put("state", connection.state.into());
+        put("secs_since_last_cmd", connection.idle_s.to_string());
     }
     lines
 }

@@ -4,9 +4,11 @@
 //!   command, reply --> is_on? --no--> nothing: one branch
 //!                         +----yes--> prefixes (`stats detail on`)
 //!                                     events (`watch`): what was found, what came of it
+//!                                     a sample of the keys that are asked for most: one command in a while
 //! ```
 //!
-//! Off unless asked for. Each core notes what it executes; the control plane puts the cores together.
+//! Off unless asked for; a sample switches it on for a few commands, so that those between cost nothing. Each core notes what it executes;
+//! the control plane puts the cores together.
 //!
 //! Lives here: what is noted of a command. Not here: who asked (`node::control`), how it is printed (`node::stats`, `node::watch`).
 
@@ -16,9 +18,12 @@ use crate::time::{Expiry, Exptime, Timestamp};
 
 pub mod events;
 pub mod prefixes;
+pub mod slow;
+pub mod top;
 
 use events::{Events, Found, Kinds, Stored, What};
 use prefixes::Prefixes;
+use top::TopKeys;
 
 /// What one core notes.
 #[derive(Debug, Default)]
@@ -30,6 +35,10 @@ pub struct Observer {
     pub prefixes: Prefixes,
     /// What happened, for who watches.
     pub events: Events,
+    /// Keys that are asked for most.
+    pub top: TopKeys,
+    /// Commands until the one that is a sample for `top`; `None` between samples.
+    sampling: Option<u8>,
 }
 
 /// Who sent a command, as far as `watch` tells it.
@@ -55,7 +64,7 @@ pub struct Glance {
 impl Observer {
     /// An observer that splits keys at `delimiter`, and counts by prefix from the beginning if `detail`.
     pub fn new(delimiter: char, detail: bool) -> Self {
-        Self { on: detail, detail, prefixes: Prefixes::new(delimiter), events: Events::default() }
+        Self { on: detail, detail, prefixes: Prefixes::new(delimiter), ..Self::default() }
     }
 
     /// Whether anything is to be noted. Asked once per command.
@@ -76,18 +85,37 @@ impl Observer {
         self.switch();
     }
 
+    /// The command behind the next `skip` ones is a sample of the keys that are asked for.
+    pub fn sample(&mut self, skip: u8) {
+        self.sampling = Some(skip);
+        self.switch();
+    }
+
+    /// Whether it matters what a command is about to come upon.
+    #[inline]
+    pub fn wants_glance(&self) -> bool {
+        self.on && self.events.wants(ABOUT_ITEMS)
+    }
+
     fn switch(&mut self) {
-        self.on = self.detail || self.events.wants(ABOUT_ITEMS);
+        self.on = self.detail || self.sampling.is_some() || self.events.wants(ABOUT_ITEMS);
     }
 
     /// Notes an executed command: what it came upon, if that was looked at, and its reply. `Reply::Busy` is not noted: the command
     /// comes again.
     #[cold]
     pub fn record(&mut self, command: &Command<'_>, client: Client, before: Glance, reply: &Reply<'_>, now: Timestamp) {
-        let mut buffer = [0; KEY_BYTES_MAX];
-        let Some(key) = command.key.decode(&mut buffer) else { return };
         if matches!(reply, Reply::Busy) {
             return;
+        }
+        let is_sample = self.take_sample();
+        if !(is_sample || self.detail || self.events.wants(ABOUT_ITEMS)) {
+            return;
+        }
+        let mut buffer = [0; KEY_BYTES_MAX];
+        let Some(key) = command.key.decode(&mut buffer) else { return };
+        if is_sample {
+            self.top.note(key.bytes, matches!(command.verb, Verb::Get(_)), now.seconds().0);
         }
         if self.detail {
             self.count(&command.verb, key.bytes, reply);
@@ -95,6 +123,16 @@ impl Observer {
         if self.events.wants(ABOUT_ITEMS) {
             self.note(&Command { key, ..*command }, client, before, reply, now);
         }
+    }
+
+    /// Whether this command is a sample of the keys that are asked for.
+    fn take_sample(&mut self) -> bool {
+        let is_sample = self.sampling == Some(0);
+        self.sampling = self.sampling.and_then(|skip| skip.checked_sub(1));
+        if is_sample {
+            self.switch();
+        }
+        is_sample
     }
 
     /// As memcached counts: reads, stores and deletes, whatever came of them; a touch and arithmetic are none of these.
@@ -195,6 +233,24 @@ mod tests {
         note(&mut observer, encoded, Verb::Get(Get::default()), &Reply::NotFound);
         assert_eq!(observer.prefixes.of(b"user:"), Some(&mut Counts { gets: 3, hits: 1, sets: 1, deletes: 1 }));
         assert_eq!(observer.prefixes.count(), 1);
+    }
+
+    #[test]
+    fn a_sample_is_one_command_and_switches_nothing_on_for_long() {
+        let mut observer = Observer::default();
+        observer.sample(2);
+        assert!(observer.is_on() && !observer.wants_glance());
+        for key in [b"a", b"b", b"c", b"d"] {
+            note(&mut observer, Key::new(key), Verb::Get(Get::default()), &Reply::NotFound);
+        }
+        let keys: Vec<&[u8]> = observer.top.keys.iter().map(|entry| entry.key()).collect();
+        assert_eq!((keys, observer.is_on(), observer.prefixes.count()), (vec![&b"c"[..]], false, 0));
+        // A command that comes again is not counted, and `watch` goes on behind a sample.
+        observer.watch(ABOUT_ITEMS);
+        observer.sample(0);
+        note(&mut observer, Key::new(b"e"), Verb::Store(Store::default()), &Reply::Busy);
+        note(&mut observer, Key::new(b"e"), Verb::Store(Store::default()), &Reply::NotStored);
+        assert_eq!((observer.top.samples, observer.top.keys[1].reads, observer.is_on()), (2, 0, true));
     }
 
     #[test]

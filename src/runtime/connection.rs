@@ -21,7 +21,7 @@ use super::listener::FULL;
 use super::mesh::record::ReplyBytes;
 use super::peer_socket::Peer;
 use super::receiving::Receiving;
-use super::replies::Replies;
+use super::replies::{Replies, Sent};
 use super::sys;
 use crate::arena::Body;
 use crate::buffer::Buffer;
@@ -710,7 +710,7 @@ impl Connection {
                     return Outcome::Blocked;
                 }
                 context.shard.counters.requests_crossed += 1;
-                self.replies.push_waiting(Some((Kind::of(framing.head.door(), &command.verb), context.ns)));
+                self.replies.push_waiting(Some(sent(command, framing, context)));
                 self.steering = if self.steering.0 == core { (core, self.steering.1 + 1) } else { (core, 1) };
                 Outcome::Done
             }
@@ -724,7 +724,7 @@ impl Connection {
         if !turn.submit(origin, command, framing.head, framing.words) {
             return Outcome::Blocked;
         }
-        self.replies.push_waiting(Some((Kind::of(framing.head.door(), &command.verb), context.ns)));
+        self.replies.push_waiting(Some(sent(command, framing, context)));
         self.steering.1 = 0;
         Outcome::Done
     }
@@ -761,8 +761,8 @@ impl Connection {
     }
 
     /// Puts a reply from elsewhere into its slot. `flush` moves it on.
-    /// Tells the kind of the request, and the nanosecond of the turn that sent it, unless the control plane was asked.
-    pub fn fill(&mut self, slot: u32, reply: ReplyBytes<'_>) -> Option<(Kind, u64)> {
+    /// Tells which request it answers, unless the control plane was asked.
+    pub fn fill(&mut self, slot: u32, reply: ReplyBytes<'_>) -> Option<Sent> {
         self.replies.fill(slot, reply)
     }
 
@@ -846,4 +846,11 @@ impl Connection {
         self.midway = false;
         Some(Outcome::Done)
     }
+}
+
+/// What is remembered of a command that is sent elsewhere in this turn.
+#[inline]
+fn sent(command: &Command<'_>, framing: &Framing<'_>, context: &Context) -> Sent {
+    let kind = Kind::of(framing.head.door(), &command.verb);
+    Sent { kind, hash: (command.key.hash >> 32) as u32, ns: context.ns }
 }

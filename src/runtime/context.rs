@@ -10,11 +10,13 @@ use crossbeam_channel::Sender;
 
 use super::mesh::Mesh;
 use super::peer_socket::PeerSetup;
+use super::replies::Sent;
 use crate::arena::Arena;
 use crate::cluster::Turn;
 use crate::command::{Command, Control};
 use crate::latency::Latency;
 use crate::limits;
+use crate::observe::slow::{SlowRequest, SlowRequests, Waited};
 use crate::protocol::{self, Framing, Head};
 use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
@@ -37,6 +39,10 @@ pub struct Context {
     pub ns: u64,
     /// How long requests take.
     pub latency: Latency,
+    /// The last ones that took long.
+    pub slow: SlowRequests,
+    /// Commands, and turns, since a command was last sampled for the keys that are asked for most.
+    pub unsampled: u32,
     /// How to speak with other nodes; `None` on a lone node.
     pub peer_setup: Option<Arc<PeerSetup>>,
     /// What new sessions are told.
@@ -45,6 +51,8 @@ pub struct Context {
     pub control: Sender<ControlRequest>,
     /// Questions about the ring, to its own thread; `None` where the ring is an explicit list, or none is possible.
     pub members: Option<Sender<MembersRequest>>,
+    /// Questions of other nodes about this one; `None` where there can be no others.
+    pub facts: Option<Sender<MembersRequest>>,
     /// Bytes that this core holds for its connections: long unparsed requests, and output that readers have not taken.
     pub held_bytes: Rc<Cell<usize>>,
     /// What of it, and of what is held for other nodes, is charged to the memory of items.
@@ -136,8 +144,29 @@ impl Context {
 
     /// The turn has ended, in which there was something to do.
     pub fn end_turn(&mut self) {
-        let ns = self.mesh.shared.clock.ns();
-        self.latency.end_turn(ns - self.ns);
+        let took_ns = self.mesh.shared.clock.ns() - self.ns;
+        if took_ns >= self.slow.least_ns {
+            let (kind, commands) = self.latency.turn_so_far();
+            self.slow.note(SlowRequest { unix_ms: self.now.unix_ms, took_ns, kind, commands, waited: None });
+        }
+        // Turns count too: what is executed for other nodes is a command of this core as well.
+        self.unsampled += self.latency.end_turn(took_ns) + 1;
+        if self.unsampled >= limits::TOP_KEYS_SAMPLE {
+            self.unsampled = 0;
+            // Not always the first of a turn: a client that asks in a fixed order would show always the same key.
+            self.shard.observer.sample((took_ns % limits::BATCH_COMMANDS_MAX as u64) as u8);
+        }
+    }
+
+    /// An answer has come from elsewhere, for the client with this socket.
+    #[inline]
+    pub fn end_wait(&mut self, sent: Sent, descriptor: i32) {
+        let took_ns = self.ns.saturating_sub(sent.ns);
+        self.latency.waited(sent.kind, took_ns);
+        if took_ns >= self.slow.least_ns {
+            let (unix_ms, waited) = (self.now.unix_ms, Some(Waited { descriptor, hash: sent.hash }));
+            self.slow.note(SlowRequest { unix_ms, took_ns, kind: Some(sent.kind), commands: 1, waited });
+        }
     }
 
     /// The second of `at`, for what need not be exact.

@@ -33,6 +33,7 @@ use crate::latency::Latency;
 use crate::limits;
 use crate::observe::Client;
 use crate::observe::events::What;
+use crate::observe::slow::SlowRequests;
 use crate::protocol::{self, Session};
 use crate::routing::Ticket;
 use crate::routing::{Place, ShardId};
@@ -117,6 +118,10 @@ pub struct CoreDeps {
     pub control: Sender<ControlRequest>,
     /// To the thread of the member table, if there is one.
     pub members: Option<Sender<MembersRequest>>,
+    /// To the thread that tells other nodes of this one, if there can be any.
+    pub facts: Option<Sender<MembersRequest>>,
+    /// From how many milliseconds on a request is slow; 0 for never.
+    pub slow_ms: u32,
     /// From the control plane.
     pub inbox: Receiver<ToCore>,
     /// How to speak with other nodes, if there are any.
@@ -129,7 +134,7 @@ impl Core {
     /// A core without connections.
     pub fn new(deps: CoreDeps) -> Self {
         let (now, ns) = deps.mesh.shared.clock.read_ns();
-        let CoreDeps { shard, mesh, arena, protocol, control, members, inbox, peer_setup, resolver } = deps;
+        let CoreDeps { shard, mesh, arena, protocol, control, members, facts, slow_ms, inbox, peer_setup, resolver } = deps;
         let bridge = Bridge::new(resolver);
         let publisher = Publisher::new(&mesh.own_state().board);
         Self {
@@ -141,10 +146,13 @@ impl Core {
                 at: Monotonic::from_ms(ns / 1_000_000),
                 ns,
                 latency: Latency::default(),
+                slow: SlowRequests::new(slow_ms),
+                unsampled: 0,
                 peer_setup,
                 protocol,
                 control,
                 members,
+                facts,
                 held_bytes: Rc::default(),
                 charged_bytes: 0,
                 serves_http: false,
@@ -356,8 +364,8 @@ impl Core {
         if connection.generation != ticket.generation {
             return;
         }
-        if let Some((kind, sent_ns)) = connection.fill(ticket.slot, bytes) {
-            self.context.latency.waited(kind, self.context.ns.saturating_sub(sent_ns));
+        if let Some(sent) = connection.fill(ticket.slot, bytes) {
+            self.context.end_wait(sent, connection.descriptor);
         }
         if self.to_flush.last() != Some(&ticket.connection) {
             self.to_flush.push(ticket.connection);

@@ -23,7 +23,7 @@ use crate::cluster::view::PeerId;
 use crate::cluster::{PeerRequest, Turn};
 use crate::command::Value;
 use crate::limits;
-use crate::peer::frame::{self, Frame, FrameError, Horizon, Kind, Stamp, ToldCode};
+use crate::peer::frame::{self, Frame, FrameError, Horizon, Kind, MemberVerb, Stamp, ToldCode};
 use crate::peer::handshake::{Identity, Local, NONCE_BYTES};
 use crate::peer::stream::Stream;
 use crate::routing::ShardId;
@@ -230,13 +230,13 @@ impl Peer {
 
     fn frames(&mut self, connection: (u32, u32), fresh: &[u8], context: &mut Context) -> Result<bool, String> {
         let Self { side, stream } = self;
-        let Context { shard, arena, now, at, mesh, members, .. } = context;
+        let Context { shard, arena, now, at, mesh, members, facts, .. } = context;
         let core = shard.id;
         let Some(mut turn) = shard.turn(*now, *at) else {
             // A lone node may be asked to let others in. What they ask its cores waits until it has: a matter of milliseconds.
             let result = stream.frames(fresh, (arena, Horizon::at(*now)), &mut |frame, output| match side {
                 Side::Inbound { identity, .. } if frame.head.kind == Kind::Members => {
-                    ask_members(frame, (core, connection), identity, members.as_ref(), output).map(|()| true)
+                    ask_members(frame, (core, connection), identity, (members.as_ref(), facts.as_ref()), output).map(|()| true)
                 }
                 _ => Ok(false),
             });
@@ -249,7 +249,7 @@ impl Peer {
                 // A reader that does not take its answers gets no more of them.
                 Side::Inbound { .. } if output.total_bytes() >= limits::PEER_OUTPUT_BYTES_MAX && !is_large(frame) => Ok(false),
                 Side::Inbound { identity, .. } if frame.head.kind == Kind::Members => {
-                    ask_members(frame, (core, connection), identity, members.as_ref(), output).map(|()| true)
+                    ask_members(frame, (core, connection), identity, (members.as_ref(), facts.as_ref()), output).map(|()| true)
                 }
                 Side::Inbound { identity, node, .. } => {
                     if node.is_none() {
@@ -318,7 +318,7 @@ fn ask_members(
     frame: &Frame<'_>,
     (core, (connection, generation)): (ShardId, (u32, u32)),
     identity: &Identity,
-    members: Option<&Sender<MembersRequest>>,
+    (members, facts): (Option<&Sender<MembersRequest>>, Option<&Sender<MembersRequest>>),
     output: &mut Buffer,
 ) -> Result<(), FrameError> {
     let (Kind::Members, Some(&verb)) = (frame.head.kind, frame.meta.first()) else {
@@ -327,7 +327,9 @@ fn ask_members(
     let id = frame.head.id;
     let request =
         MembersRequest { core, connection, generation, id, caller: identity.id.clone(), verb, value: frame.value.to_vec() };
-    if members.is_none_or(|members| members.send(request).is_err()) {
+    let is_of_node = matches!(MemberVerb::of(verb), Some(MemberVerb::Facts | MemberVerb::Copy));
+    let asked = if is_of_node { facts } else { members };
+    if asked.is_none_or(|asked| asked.try_send(request).is_err()) {
         frame::write(output, (Kind::Told, 0, 0, id), Stamp::default(), Value::Bytes(EXPLICIT), |meta| {
             meta.push(ToldCode::Refused as u8);
         });

@@ -37,9 +37,20 @@ pub struct Replies {
     recent_bytes: usize,
 }
 
+/// A request that was sent elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// What it is.
+    pub kind: Kind,
+    /// Upper half of its key's routing hash.
+    pub hash: u32,
+    /// When its turn began, in nanoseconds.
+    pub ns: u64,
+}
+
 enum Slot {
-    /// For the answer to a request of this kind, sent at this nanosecond; to what was asked of the control plane otherwise.
-    Waiting(Option<(Kind, u64)>),
+    /// For the answer to a request; to what was asked of the control plane otherwise.
+    Waiting(Option<Sent>),
     /// A range of `stash`.
     Ready { start: usize, end: usize },
     /// A large reply, or one with bodies.
@@ -66,7 +77,7 @@ impl Replies {
     }
 
     /// Adds a slot for a reply that will come from elsewhere.
-    pub fn push_waiting(&mut self, sent: Option<(Kind, u64)>) {
+    pub fn push_waiting(&mut self, sent: Option<Sent>) {
         self.slots.push_back(Slot::Waiting(sent));
         self.waiting += 1;
     }
@@ -98,7 +109,7 @@ impl Replies {
     }
 
     /// Puts a reply from elsewhere into its slot. `flush` moves it on. Tells what the slot was made with.
-    pub fn fill(&mut self, number: u32, reply: ReplyBytes<'_>) -> Option<(Kind, u64)> {
+    pub fn fill(&mut self, number: u32, reply: ReplyBytes<'_>) -> Option<Sent> {
         let index = number.wrapping_sub(self.first) as usize;
         let Some(slot) = self.slots.get_mut(index) else {
             debug_assert!(false, "a reply for a slot that is not there");

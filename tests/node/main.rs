@@ -11,11 +11,13 @@ mod api;
 mod asking;
 mod exporter;
 mod http;
+mod items;
 mod life;
 mod memcached;
 mod memory;
 #[path = "../original/mod.rs"]
 mod original;
+mod others;
 mod process;
 #[path = "../random/mod.rs"]
 mod random;

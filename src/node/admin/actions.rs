@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::api::{asked, json_of, own_door};
-use super::{App, Caller, problem};
+use super::{App, Visitor, problem};
 use crate::limits;
 use crate::node::control::{Action, Cores, patiently};
 use crate::node::options::Options;
@@ -70,12 +70,12 @@ type Refusal = (StatusCode, String);
 
 async fn act(
     State(app): State<Arc<App>>,
-    Extension(Caller(caller)): Extension<Caller>,
+    Extension(Visitor(caller)): Extension<Visitor>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let known = ["flush", "memlimit", "verbosity", "reset", "drain", "shutdown", "set"];
+    let known = ["flush", "memlimit", "verbosity", "reset", "refresh_certs", "drain", "shutdown", "set"];
     let Some(name) = known.into_iter().find(|known| *known == name) else {
         return problem(StatusCode::NOT_FOUND, "there is no such action");
     };
@@ -125,6 +125,8 @@ async fn perform(app: &Arc<App>, name: &'static str, words: Words) -> Result<(),
             let (Some(key), Some(value)) = (words.key, words.value) else { return Err(missing("key and value")) };
             return set(app, key, value, words.ttl_s.unwrap_or(0)).await;
         }
+        // The seam for TLS: who renews certificates asks for this already.
+        "refresh_certs" => return Err((StatusCode::CONFLICT, "this node has no certificates: it does not speak TLS".into())),
         _ if !app.facts.options.shutdown_enabled => {
             return Err((StatusCode::FORBIDDEN, format!("{name} needs --enable_shutdown")));
         }

@@ -1,10 +1,10 @@
 //! JSON for programs and for the page: `/api/v1`, read only.
 //!
-//! Lives here: routes, and what needs a core's answer (`where`, `partitions`, `key`). Not here: shapes (`overview`), what changes something
-//! (`actions`).
+//! Lives here: routes, parameters, where a key lives. Not here: shapes (`overview`), items (`items`), clients (`clients`), other nodes
+//! (`others`), what changes something (`actions`).
 //! Described in `openapi.json` beside this file, which the node serves too.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,10 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{App, events, overview, problem, typed};
+use super::{App, clients, events, items, others, overview, problem, typed};
 use crate::key;
 use crate::limits;
 use crate::node::options::Options;
@@ -31,8 +29,6 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// Longest wait for this node's own door.
 const DOOR_WAIT: Duration = Duration::from_secs(5);
-/// Bytes of a value that the key inspector shows.
-const SHOWN_BYTES_MAX: usize = 4 << 10;
 
 /// The routes.
 pub fn routes() -> Router<Arc<App>> {
@@ -43,7 +39,15 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/v1/settings", get(settings))
         .route("/api/v1/where", get(where_is))
         .route("/api/v1/partitions", get(partitions))
-        .route("/api/v1/key", get(key))
+        .route("/api/v1/key", get(items::key))
+        .route("/api/v1/keys", get(items::keys))
+        .route("/api/v1/top", get(items::top))
+        .route("/api/v1/memory", get(items::memory))
+        .route("/api/v1/conns", get(clients::conns))
+        .route("/api/v1/slow", get(clients::slow))
+        .route("/api/v1/peers", get(async |State(app): State<Arc<App>>| json_of(&others::peers(&app.facts))))
+        .route("/api/v1/handoff", get(async |State(app): State<Arc<App>>| json_of(&others::handoff(&app.facts))))
+        .route("/api/v1/nodes", get(async |State(app): State<Arc<App>>| json_of(&*others::nodes(&app).await)))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/openapi.json", get(async || typed("application/json", OPENAPI)))
 }
@@ -107,28 +111,8 @@ async fn partitions(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> R
     }
 }
 
-async fn key(State(app): State<Arc<App>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    if !app.guard.may_see_keys(&headers) {
-        return problem(
-            StatusCode::FORBIDDEN,
-            "keys and values are shown with the token of --admin_token_file, or with --admin_keys",
-        );
-    }
-    let key = match key_of(query.as_deref()) {
-        Ok(key) => key,
-        Err(sentence) => return problem(StatusCode::BAD_REQUEST, sentence),
-    };
-    let asking = app.clone();
-    let found = asked(move || look_up(&asking.facts.options, &key)).await;
-    match found {
-        Some(Ok(Some(item))) => json_of(&item),
-        Some(Ok(None)) => problem(StatusCode::NOT_FOUND, "there is no such key"),
-        Some(Err(error)) => problem(StatusCode::BAD_GATEWAY, &format!("the node's own port does not answer: {error}")),
-        None => silent(),
-    }
-}
-
-fn silent() -> Response {
+/// A core is stuck, or has ended.
+pub fn silent() -> Response {
     problem(StatusCode::SERVICE_UNAVAILABLE, "a core does not answer")
 }
 
@@ -141,7 +125,7 @@ pub async fn asked<T: Send + 'static>(question: impl FnOnce() -> T + Send + 'sta
 ///
 /// # Errors
 /// A sentence: none is there, or none that can be one.
-fn key_of(query: Option<&str>) -> Result<Vec<u8>, &'static str> {
+pub fn key_of(query: Option<&str>) -> Result<Vec<u8>, &'static str> {
     let key =
         parameter(query, "key").ok_or("key=KEY is needed")?.map_err(|()| "a percent sign needs two hexadecimal digits")?;
     match key.len() {
@@ -151,9 +135,17 @@ fn key_of(query: Option<&str>) -> Result<Vec<u8>, &'static str> {
 }
 
 /// A parameter of a query, decoded; `Err` if it cannot be.
-fn parameter(query: Option<&str>, name: &str) -> Option<Result<Vec<u8>, ()>> {
+pub fn parameter(query: Option<&str>, name: &str) -> Option<Result<Vec<u8>, ()>> {
     let pairs = query.unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
     pairs.filter(|(known, _)| *known == name).map(|(_, value)| decode(value).ok_or(())).next()
+}
+
+/// A parameter that is a whole number; `default` where it is not there, `None` where it is none.
+pub fn number_of(query: Option<&str>, name: &str, default: usize) -> Option<usize> {
+    match parameter(query, name) {
+        None => Some(default),
+        Some(text) => std::str::from_utf8(&text.ok()?).ok()?.parse().ok(),
+    }
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
@@ -171,49 +163,6 @@ fn decode(text: &str) -> Option<Vec<u8>> {
         rest = &rest[2..];
     }
     Some(bytes)
-}
-
-/// What is told of an item.
-#[derive(Debug, Serialize)]
-struct Item {
-    size_bytes: usize,
-    flags: u32,
-    cas: u64,
-    ttl_s: Option<i64>,
-    idle_s: Option<u64>,
-    value: String,
-    is_text: bool,
-    is_whole: bool,
-}
-
-/// Asks this node for a key, as a client would, through its own door: in a ring, whoever owns it answers.
-fn look_up(options: &Options, key: &[u8]) -> io::Result<Option<Item>> {
-    let mut stream = own_door(options)?;
-    stream.write_all(format!("mg {} b v s f c t l\r\n", STANDARD.encode(key)).as_bytes())?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.by_ref().take(limits::LINE_BYTES_MAX as u64).read_line(&mut line)?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let ["VA", bytes, flags @ ..] = &words[..] else {
-        return if words == ["EN"] { Ok(None) } else { Err(io::Error::other(line.trim_end().to_string())) };
-    };
-    let size_bytes: usize = bytes.parse().map_err(io::Error::other)?;
-    let mut value = vec![0; size_bytes.min(SHOWN_BYTES_MAX)];
-    reader.read_exact(&mut value)?;
-    let flag = |letter: char| flags.iter().find_map(|flag| flag.strip_prefix(letter));
-    let number = |letter: char| flag(letter).and_then(|text| text.parse::<i64>().ok());
-    let text = String::from_utf8(value);
-    let is_text = text.is_ok();
-    Ok(Some(Item {
-        size_bytes,
-        flags: number('f').unwrap_or(0) as u32,
-        cas: flag('c').and_then(|text| text.parse().ok()).unwrap_or(0),
-        ttl_s: number('t').filter(|&seconds| seconds >= 0),
-        idle_s: number('l').map(|seconds| seconds.max(0) as u64),
-        value: text.unwrap_or_else(|error| STANDARD.encode(error.into_bytes())),
-        is_text,
-        is_whole: size_bytes <= SHOWN_BYTES_MAX,
-    }))
 }
 
 /// A connection to this node's own port.
@@ -252,6 +201,13 @@ mod tests {
             (Err("a key has 1 to 250 bytes"), Err("a key has 1 to 250 bytes"))
         );
         assert!(key(&format!("key={}", "x".repeat(250))).is_ok());
+    }
+
+    #[test]
+    fn a_number_is_whole_or_none() {
+        let number = |query: &str| number_of(Some(query), "limit", 7);
+        assert_eq!([number(""), number("limit=12"), number("limit=0")], [Some(7), Some(12), Some(0)]);
+        assert_eq!([number("limit="), number("limit=-1"), number("limit=1e9"), number("limit=%zz")], [None; 4]);
     }
 
     #[test]

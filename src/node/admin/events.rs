@@ -1,4 +1,4 @@
-//! Who this is, then figures once a second, as server-sent events: one stream for a page, at most `limits::ADMIN_WATCHERS_MAX`.
+//! Who this is, then once a second figures and, in a ring, what all its nodes tell, as server-sent events: one stream for a page, at most `limits::ADMIN_WATCHERS_MAX`.
 //!
 //! A watcher that does not read gets the next figures when it reads again: nothing is kept for it but what its socket holds.
 //!
@@ -17,7 +17,17 @@ use futures_lite::stream;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{App, overview, problem};
+use super::{App, others, overview, problem};
+
+/// What a watcher is told next.
+enum Next {
+    /// Who this is.
+    Hello,
+    /// Figures, when a second has passed.
+    Figures,
+    /// What all nodes tell, in a ring.
+    Nodes,
+}
 
 /// How often a watcher is told.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,15 +40,20 @@ pub async fn events(State(app): State<Arc<App>>, headers: HeaderMap) -> Response
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let keys_shown = app.guard.may_see_keys(&headers);
-    let stream = stream::unfold((app, ticks, place, true), move |(app, mut ticks, place, is_first)| async move {
-        let event = if is_first {
-            let (node, ring) = (overview::node(&app.facts, app.guard.has_token(), keys_shown), overview::ring(&app.facts));
-            event("hello", &overview::Hello { node, ring })
-        } else {
-            ticks.tick().await;
-            event("figures", &overview::figures(&app.facts))
+    let stream = stream::unfold((app, ticks, place, Next::Hello), move |(app, mut ticks, place, next)| async move {
+        let (event, next) = match next {
+            Next::Hello => {
+                let (node, ring) = (overview::node(&app.facts, app.guard.has_token(), keys_shown), overview::ring(&app.facts));
+                (event("hello", &overview::Hello { node, ring }), Next::Figures)
+            }
+            Next::Figures => {
+                ticks.tick().await;
+                let next = if app.facts.view().is_some() { Next::Nodes } else { Next::Figures };
+                (event("figures", &overview::figures(&app.facts)), next)
+            }
+            Next::Nodes => (event("nodes", &*others::nodes(&app).await), Next::Figures),
         };
-        Some((Ok::<_, Infallible>(event), (app, ticks, place, false)))
+        Some((Ok::<_, Infallible>(event), (app, ticks, place, next)))
     });
     Sse::new(stream).into_response()
 }

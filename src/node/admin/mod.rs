@@ -8,18 +8,22 @@
 //! The thread has no timer while nobody is connected: an idle node stays idle. Data cores know nothing of tokio.
 //!
 //! Reading order: [`facts`] (what is known), [`guard`] (who may ask), [`metrics`] and [`exporter`] (names), [`families`] (texts),
-//! [`overview`] and [`api`] (JSON), [`events`] (once a second), [`actions`] (what changes something).
+//! [`overview`] and [`api`] (JSON), [`items`], [`clients`], [`others`] (what the boards do not tell), [`events`] (once a second), [`actions`]
+//! (what changes something).
 //!
 //! Lives here: the socket, limits on connections, bodies and time, the routes. Not here: the protocol on the data port (`protocol`).
 
 pub mod actions;
 pub mod api;
+pub mod clients;
 pub mod events;
 pub mod exporter;
 pub mod facts;
 pub mod families;
 pub mod guard;
+pub mod items;
 pub mod metrics;
+pub mod others;
 pub mod overview;
 
 use std::io;
@@ -46,8 +50,10 @@ use self::actions::Ways;
 use self::facts::Facts;
 use self::families::Families;
 use self::guard::Guard;
+use self::others::Others;
 use crate::limits;
 use crate::node::StartError;
+use crate::node::exchange::Caller;
 use crate::node::options::Options;
 
 /// Bytes of stack of the thread; little of it is touched.
@@ -76,13 +82,15 @@ pub struct App {
     pub guard: Guard,
     /// To the cores and the control thread, for what no board tells.
     pub ways: Ways,
+    /// What other nodes tell.
+    pub others: Others,
     /// Places for those who watch events.
     pub watchers: Arc<Semaphore>,
 }
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller(pub SocketAddr);
+pub struct Visitor(pub SocketAddr);
 
 /// Binds the socket; `None` where there is to be no listener, or the default port is taken: that is a log line.
 ///
@@ -127,9 +135,9 @@ impl Prepared {
     ///
     /// # Errors
     /// No thread.
-    pub fn start(self, facts: Arc<Facts>, ways: Ways) -> Result<Admin, StartError> {
+    pub fn start(self, facts: Arc<Facts>, ways: Ways, caller: Option<Caller>) -> Result<Admin, StartError> {
         let watchers = Arc::new(Semaphore::new(limits::ADMIN_WATCHERS_MAX));
-        let app = Arc::new(App { facts: facts.clone(), guard: self.guard, ways, watchers });
+        let app = Arc::new(App { facts: facts.clone(), guard: self.guard, ways, others: Others::new(caller), watchers });
         let (stop, stopped) = oneshot::channel();
         let listener = self.listener;
         log::info!("admin page at http://{}/", facts.options.admin.address);
@@ -188,7 +196,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Arc<App>) {
             tokio::spawn(refuse(stream));
             continue;
         };
-        let router = router.clone().layer(Extension(Caller(address)));
+        let router = router.clone().layer(Extension(Visitor(address)));
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let service = TowerToHyperService::new(router);

@@ -195,6 +195,65 @@ pub struct PeerNow {
     now: MemberNow,
 }
 
+/// What a node tells other nodes of itself: a part of `/api/v1/nodes`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    version: &'static str,
+    uptime_s: u64,
+    ready: bool,
+    view: String,
+    cores: u16,
+    connections: u32,
+    items: u64,
+    memory_used_bytes: u64,
+    memory_limit_bytes: u64,
+    gets: u64,
+    hits: u64,
+    stores: u64,
+    requests: u64,
+    unix_ms: u64,
+    verdict: Verdict,
+    peers: Vec<PeerNow>,
+}
+
+/// Of this node, for others.
+pub fn report(facts: &Facts) -> Report {
+    let Figures { unix_ms, gets, hits, stores, requests, connections, items, index_bytes, segment_bytes, peers, .. } =
+        figures(facts);
+    let view = facts.view();
+    let me = view.as_ref().map(|view| view.id_of(view.me).as_str().to_string());
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_s: facts.process_figures().uptime_s,
+        ready: facts.hindrances().is_empty(),
+        view: format!("{:016x}", view.map_or(0, |view| view.id().0)),
+        cores: facts.options.cores,
+        connections,
+        items,
+        memory_used_bytes: index_bytes + segment_bytes,
+        memory_limit_bytes: facts.memory.limit_bytes() as u64,
+        gets,
+        hits,
+        stores,
+        requests,
+        unix_ms,
+        verdict: verdicts(facts, &facts.snapshots()).swap_remove(0),
+        peers: peers.into_iter().filter(|peer| me.as_ref() != Some(&peer.id)).collect(),
+    }
+}
+
+/// What is known of one node of the ring.
+pub fn peer_now(facts: &Facts, view: &View, snapshots: &[Snapshot], peer: PeerId) -> PeerNow {
+    PeerNow { id: view.id_of(peer).as_str().into(), now: member_now(facts, view, snapshots, peer) }
+}
+
+impl PeerNow {
+    /// Whether no core of this node has a way to it, though one had tried.
+    pub fn is_away(&self) -> bool {
+        self.now.away_s.is_some()
+    }
+}
+
 /// `/api/v1/node`.
 pub fn node(facts: &Facts, actions_allowed: bool, keys_shown: bool) -> NodeFacts {
     let snapshots = facts.snapshots();
@@ -386,10 +445,6 @@ pub fn figures(facts: &Facts) -> Figures {
     let sum = |part: fn(&Snapshot) -> u64| snapshots.iter().map(part).sum::<u64>();
     let mut all = Histogram::default();
     snapshots.iter().flat_map(|core| &core.kinds).for_each(|kind| all.merge(kind));
-    let peer = |view: &View, peer: PeerId| PeerNow {
-        id: view.id_of(peer).as_str().into(),
-        now: member_now(facts, view, &snapshots, peer),
-    };
     Figures {
         unix_ms: facts.shared.clock.now().unix_ms,
         verdicts: verdicts(facts, &snapshots),
@@ -408,7 +463,9 @@ pub fn figures(facts: &Facts) -> Figures {
         memory_limit_bytes: facts.memory.limit_bytes() as u64,
         latency: all.buckets,
         cores: cores(facts, &snapshots),
-        peers: facts.view().map_or_else(Vec::new, |view| view.members().map(|id| peer(&view, id)).collect()),
+        peers: facts
+            .view()
+            .map_or_else(Vec::new, |view| view.members().map(|id| peer_now(facts, &view, &snapshots, id)).collect()),
     }
 }
 

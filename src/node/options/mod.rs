@@ -93,6 +93,8 @@ pub struct Options {
     pub shutdown_enabled: bool,
     /// Where the admin listener is.
     pub admin: Admin,
+    /// From how many milliseconds on a request is remembered as slow; 0 for never.
+    pub slow_ms: u32,
     /// Seconds between a signal to end and the drain.
     pub drain_delay_s: u32,
     /// File for the process id.
@@ -322,6 +324,7 @@ impl Values<'_> {
             watch_disabled: self.is_set("disable_watch"),
             shutdown_enabled: self.is_set("enable_shutdown"),
             admin: self.admin()?,
+            slow_ms: self.number("slow_ms") as u32,
             drain_delay_s: self.number("drain_delay") as u32,
             pidfile: self.text("pidfile").map(PathBuf::from),
             daemon: self.is_set("daemon"),

@@ -344,6 +344,10 @@ pub const ROWS: &[Row] = &[
     row(ADMIN, "metrics_compat", One("WHETHER"), "on")
         .bounds(Words(&["on", "off"]))
         .doc("Metrics have memcached_exporter's names too, for its dashboards and alerts."),
+    row(ADMIN, "slow_ms", One("MILLISECONDS"), "10")
+        .bounds(Number(0, 60_000))
+        .note(", 0 for never")
+        .doc("From how long on a request is remembered as slow."),
     row(ADMIN, "drain_delay", One("SECONDS"), "0")
         .bounds(Number(0, 3600))
         .doc("After a signal to end, not to be ready for so long while serving on: what load balancers need to notice."),

@@ -105,12 +105,16 @@ pub enum MemberVerb {
     Compare = 0,
     /// Words of an operator.
     Order = 1,
+    /// How is this node? No bytes. Any node answers, with JSON.
+    Facts = 16,
+    /// What has this node of a key, as its own copy? The key's bytes. Any node answers, with JSON.
+    Copy = 17,
 }
 
 impl MemberVerb {
     /// The verb of a byte.
     pub fn of(byte: u8) -> Option<Self> {
-        [Self::Compare, Self::Order].into_iter().find(|verb| *verb as u8 == byte)
+        [Self::Compare, Self::Order, Self::Facts, Self::Copy].into_iter().find(|verb| *verb as u8 == byte)
     }
 }
 
