@@ -177,6 +177,7 @@ fn http_is_told_what_to_serve_and_its_names() {
         (options.http.mode, options.http.miss) = (Mode::ReadOnly, Miss::NotFound)
     });
     means("--http off", |options| options.http.mode = Mode::Off);
+    means("--http_max_age on", |options| options.http.max_age = true);
     means("--http-host a.example,b.example --http_host c.example", |options| {
         options.http.hosts = ["a.example", "b.example", "c.example"].map(String::from).to_vec();
     });

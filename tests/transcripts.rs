@@ -20,7 +20,7 @@
 //!   @clock +N                                      the clock moves by N seconds: in memory, and against nodes built with `debugtime`
 //!   @max_item_size N                               an option of the server (in memory, and `-I` of the original); also
 //!                                                  @flush_disabled (-F), @dump_disabled (-X), @cas_disabled (-C),
-//!                                                  @http WHAT, @http_miss STATUS, @http_host NAME
+//!                                                  @http WHAT, @http_miss STATUS, @http_max_age on, @http_host NAME
 //!   @node                                          needs the control plane (stats, ...): not run in memory
 //!   @memory REASON                                 runs in memory only
 //!   @since 1.6.45                                  this is how that release of the original behaves: not run against older ones

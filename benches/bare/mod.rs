@@ -4,7 +4,7 @@
 #![allow(dead_code)] // each uses a part
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use pbcache::arena::Arena;
 use pbcache::buffer::Buffer;
@@ -42,6 +42,7 @@ pub fn cores(count: u16, memory_bytes: usize) -> Vec<Core> {
         cores: (0..count).map(|_| CoreState::default()).collect(),
         services: Services::new(Arc::new([]), 10, false),
         listening: AtomicU32::new(count.into()),
+        leaving: AtomicBool::new(false),
     });
     let core = |(id, mesh): (u16, Mesh)| {
         let options =

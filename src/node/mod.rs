@@ -37,7 +37,7 @@ pub mod words;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -110,12 +110,7 @@ impl Node {
         let arena = Arena::new(arena_bytes, ceiling_bytes, options.cores as usize)
             .map_err(|error| StartError(format!("memory for --memory_size {} cannot be had: {error}.", options.memory_mb)))?;
         let peers = plan.as_ref().map_or(0, |_| limits::BOARD_PEERS_MAX);
-        let shared = Arc::new(Shared {
-            clock: Clock::default(),
-            cores: (0..options.cores).map(|_| CoreState::new(peers)).collect(),
-            services: Services::new(options.incoming.clone().into(), options.conn_limit, is_ring),
-            listening: AtomicU32::new(options.cores.into()),
-        });
+        let shared = shared(&options, peers, is_ring);
         let (control_sender, requests) = unbounded();
         let (members_sender, members_requests) = unbounded();
         let (facts_sender, facts_requests) = bounded(limits::FACTS_QUESTIONS_MAX);
@@ -157,7 +152,6 @@ impl Node {
             io,
             findings,
             started: cores.shared.clock.now(),
-            leaving: AtomicBool::new(false),
         });
         let caller = plan.as_ref().map(|plan| plan.caller(&memory.arena));
         if plan.is_some() {
@@ -173,7 +167,7 @@ impl Node {
 
     /// Tells whoever asks that this node is about to end. It serves on.
     pub fn leave(&self) {
-        self.admin.iter().for_each(|admin| admin.facts().leave());
+        self.cores.shared.leaving.store(true, Ordering::Release);
     }
 
     /// Drains every core and waits for them: what is in flight is answered, within a bounded time.
@@ -196,6 +190,17 @@ impl Node {
             admin.stop();
         }
     }
+}
+
+/// What the cores share, with room for what is known of so many other nodes.
+fn shared(options: &Options, peers: usize, is_ring: bool) -> Arc<Shared> {
+    Arc::new(Shared {
+        clock: Clock::default(),
+        cores: (0..options.cores).map(|_| CoreState::new(peers)).collect(),
+        services: Services::new(options.incoming.clone().into(), options.conn_limit, is_ring),
+        listening: AtomicU32::new(options.cores.into()),
+        leaving: AtomicBool::new(false),
+    })
 }
 
 /// The ring of a node, how its memory is divided, and how that would be in a ring.

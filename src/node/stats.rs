@@ -235,6 +235,7 @@ fn own_settings(options: &Options) -> Lines {
             "handoff_rate" => options.handoff_rate.to_string(),
             "http" => format!("{:?}", options.http.mode).to_lowercase(),
             "http_miss" => if options.http.miss == http::Miss::NotFound { "404" } else { "204" }.into(),
+            "http_max_age" => if options.http.max_age { "on" } else { "off" }.into(),
             "http_host" => list(options.http.hosts.clone()),
             "cluster_name" => options.cluster_name.clone(),
             "admin_ip" => options.admin.address.ip().to_string(),

@@ -88,6 +88,8 @@ pub struct Session {
     state: State,
     /// Second of the clock, since 1970: the date of HTTP answers.
     second: u32,
+    /// The node is about to end: HTTP connections are closed behind their next answer.
+    leaving: bool,
 }
 
 /// Where in the stream the session stands.
@@ -262,7 +264,7 @@ impl Session {
             Protocols::TextOnly => State::Text,
             Protocols::BinaryOnly => State::Binary,
         };
-        Self { options, state, second: 0 }
+        Self { options, state, second: 0, leaving: false }
     }
 
     /// Takes at most one step from the front of `input`, which must continue where the last step's `consumed` ended.
@@ -356,10 +358,10 @@ impl Session {
         };
     }
 
-    /// Tells the time of the turn, in seconds since 1970.
+    /// Tells the time of the turn, in seconds since 1970, and whether the node is about to end. Of no effect but on HTTP.
     #[inline]
-    pub fn set_second(&mut self, second: u32) {
-        self.second = second;
+    pub fn set_moment(&mut self, second: u32, leaving: bool) {
+        (self.second, self.leaving) = (second, leaving);
     }
 
     /// What the session was told of the node.

@@ -13,6 +13,7 @@
 //! Lives here: the conversation, without I/O. Not here: sockets (`pump`, `streams`), the links themselves (`core`).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arrayvec::ArrayVec;
 
@@ -461,7 +462,7 @@ impl Connection {
         }
         self.blocked = false;
         if first || self.http {
-            self.session.set_second(context.now.seconds().0);
+            self.session.set_moment(context.now.seconds().0, context.mesh.shared.leaving.load(Relaxed));
         }
         let output_start = output.total_bytes();
         let (bytes_start, bodies_start) = (output.bytes.len(), output.bodies.len());

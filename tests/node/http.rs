@@ -178,3 +178,50 @@ fn a_connection_moves_to_the_core_of_its_keys_and_speaks_http_there() {
     let moved: u32 = (0..4).map(|core| asking.stat("shards", &format!("{core}:moved")).parse::<u32>().unwrap()).sum();
     assert!(moved > 0);
 }
+
+/// A request over a connection that stays, and the answer's head and body.
+fn answered(client: &mut Client, request: &str) -> String {
+    client.stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    let mut bytes = [0; 4096];
+    while !text.contains("\r\n\r\n") {
+        let count = client.stream.read(&mut bytes).unwrap();
+        assert!(count > 0, "closed behind {text:?}");
+        text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    text
+}
+
+#[test]
+fn while_a_node_is_about_to_end_connections_end_behind_their_next_answer() {
+    for engine in ["auto", "streams"] {
+        let mut server = Server::start(&["--cores", "2", "--drain_delay", "3", "--io", engine]);
+        let mut text = server.connect();
+        text.ask("set k 0 0 1\r\nx\r\n", "STORED\r\n");
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let (mut plain, mut other) = (server.connect(), server.connect());
+        for client in [&mut plain, &mut other] {
+            let answer = answered(client, &get("/k"));
+            assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("Connection:"), "{engine}: {answer}");
+        }
+        assert!(answered(&mut server.connect(), &get("/_/readyz")).starts_with("HTTP/1.1 200"));
+        server.signal(libc::SIGTERM);
+        let is_told = |server: &Server| answered(&mut server.connect(), &get("/_/readyz")).starts_with("HTTP/1.1 503");
+        let end = Instant::now() + Duration::from_secs(2);
+        while !is_told(&server) {
+            assert!(Instant::now() < end, "{engine}: never not ready");
+        }
+        let answer = answered(&mut server.connect(), &get("/_/readyz"));
+        assert!(answer.contains("the node is about to end") && answer.contains("Connection: close"), "{engine}: {answer}");
+        assert!(answered(&mut server.connect(), &get("/_/healthz")).starts_with("HTTP/1.1 200"), "{engine}");
+        // By the short way and by the long one; a value that is stored is stored.
+        let put = "PUT /n HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\ny";
+        for (client, request) in [(&mut plain, get("/k")), (&mut other, put.to_string())] {
+            let answer = answered(client, &request);
+            assert!(answer.starts_with("HTTP/1.1 20") && answer.contains("Connection: close"), "{engine}: {answer}");
+            assert_eq!(client.stream.read(&mut [0; 16]).unwrap(), 0, "{engine}: it is closed");
+        }
+        text.ask("get n\r\n", "VALUE n 0 1\r\ny\r\nEND\r\n");
+        assert_eq!(server.wait(Duration::from_secs(15)), Some(0));
+    }
+}

@@ -24,7 +24,7 @@ pub struct Options {
     pub flush_disabled: bool,
     pub dump_disabled: bool,
     pub cas_disabled: bool,
-    /// `--http`, `--http_miss`, `--http_host`: what is given, in this order.
+    /// `--http`, `--http_miss`, `--http_max_age`, `--http_host`: what is given, in this order.
     pub http: Vec<(&'static str, String)>,
     pub node_only: bool,
     pub differs: bool,
@@ -55,6 +55,7 @@ impl Options {
                 ("--http", "readonly") => rules.mode = http::Mode::ReadOnly,
                 ("--http", "off") => rules.mode = http::Mode::Off,
                 ("--http_miss", "404") => rules.miss = http::Miss::NotFound,
+                ("--http_max_age", "on") => rules.max_age = true,
                 ("--http_host", host) => rules.hosts.push(host.into()),
                 other => panic!("no such option: {other:?}"),
             }
@@ -200,6 +201,7 @@ fn directive(mark: &str, rest: &str, options: &mut Options) -> Result<(), String
         "@cas_disabled" => options.cas_disabled = true,
         "@http" => options.http.push(("--http", rest.into())),
         "@http_miss" => options.http.push(("--http_miss", rest.into())),
+        "@http_max_age" => options.http.push(("--http_max_age", rest.into())),
         "@http_host" => options.http.push(("--http_host", rest.into())),
         "@node" => options.node_only = true,
         "@since" => options.since = Some(original::parse(rest).ok_or("no release")?),

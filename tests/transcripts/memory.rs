@@ -187,7 +187,7 @@ impl Memory {
                 continue;
             }
             let input = std::mem::take(&mut connection.input);
-            connection.session.set_second(self.now.seconds().0);
+            connection.session.set_moment(self.now.seconds().0, false);
             let consumed = self.step(connection, &input)?;
             connection.input = input[consumed.unwrap_or(0)..].to_vec();
             if consumed.is_none() && connection.receiving.is_none() && connection.chunked.is_none() {

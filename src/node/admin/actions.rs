@@ -11,6 +11,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -131,7 +132,7 @@ async fn perform(app: &Arc<App>, name: &'static str, words: Words) -> Result<(),
             return Err((StatusCode::FORBIDDEN, format!("{name} needs --enable_shutdown")));
         }
         "drain" => {
-            app.facts.leave();
+            app.facts.shared.leaving.store(true, Ordering::Release);
             return Ok(());
         }
         _ => {

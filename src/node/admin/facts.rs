@@ -3,7 +3,7 @@
 //! Lives here: figures of the node at one moment, whether it is healthy and ready. Not here: how they are written (`metrics`, `api`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::cluster::view::View;
 use crate::limits;
@@ -34,8 +34,6 @@ pub struct Facts {
     pub findings: Vec<Finding>,
     /// When it was started.
     pub started: Timestamp,
-    /// It is about to end.
-    pub leaving: AtomicBool,
 }
 
 impl Facts {
@@ -92,7 +90,7 @@ impl Facts {
     /// Why the node is not ready, a sentence each; none if it is.
     pub fn hindrances(&self) -> Vec<String> {
         let mut reasons = self.ailments();
-        if self.leaving.load(Ordering::Acquire) {
+        if self.shared.leaving.load(Ordering::Acquire) {
             reasons.insert(0, "the node is about to end".into());
         }
         let listening = self.shared.listening.load(Ordering::Acquire) as usize;
@@ -100,11 +98,6 @@ impl Facts {
             reasons.push(format!("{listening} of {} cores listen", self.shared.cores.len()));
         }
         reasons
-    }
-
-    /// The admin listener goes on, and tells from now on that the node is not ready.
-    pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Release);
     }
 }
 

@@ -69,7 +69,6 @@ pub struct Prepared {
 
 /// The running thread.
 pub struct Admin {
-    facts: Arc<Facts>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -137,10 +136,11 @@ impl Prepared {
     /// No thread.
     pub fn start(self, facts: Arc<Facts>, ways: Ways, caller: Option<Caller>) -> Result<Admin, StartError> {
         let watchers = Arc::new(Semaphore::new(limits::ADMIN_WATCHERS_MAX));
-        let app = Arc::new(App { facts: facts.clone(), guard: self.guard, ways, others: Others::new(caller), watchers });
+        let address = facts.options.admin.address;
+        let app = Arc::new(App { facts, guard: self.guard, ways, others: Others::new(caller), watchers });
         let (stop, stopped) = oneshot::channel();
         let listener = self.listener;
-        log::info!("admin page at http://{}/", facts.options.admin.address);
+        log::info!("admin page at http://{address}/");
         let run = move || {
             if let Err(error) = run(listener, app, stopped) {
                 log::error!("the admin listener ended: {error}");
@@ -148,16 +148,11 @@ impl Prepared {
         };
         let thread = std::thread::Builder::new().name("pbcache-admin".into()).stack_size(STACK_BYTES).spawn(run);
         let thread = thread.map_err(|error| StartError(format!("a thread cannot be started: {error}.")))?;
-        Ok(Admin { facts, stop, thread })
+        Ok(Admin { stop, thread })
     }
 }
 
 impl Admin {
-    /// What it knows, and what it is told.
-    pub fn facts(&self) -> &Arc<Facts> {
-        &self.facts
-    }
-
     /// Ends the thread: the socket is closed, connections are cut.
     pub fn stop(self) {
         let _ = self.stop.send(());

@@ -390,6 +390,7 @@ impl Values<'_> {
             mode: [http::Mode::On, http::Mode::ReadOnly, http::Mode::Off][self.number("http") as usize],
             miss: [http::Miss::NoContent, http::Miss::NotFound][self.number("http_miss") as usize],
             hosts,
+            max_age: self.number("http_max_age") == 1,
         })
     }
 

@@ -323,6 +323,9 @@ pub const ROWS: &[Row] = &[
     row(PROTOCOL, "http_miss", One("STATUS"), "204")
         .bounds(Words(&["204", "404"]))
         .doc("What HTTP answers to a read of a key that is not there."),
+    row(PROTOCOL, "http_max_age", One("WHETHER"), "off")
+        .bounds(Words(&["off", "on"]))
+        .doc("Answers of HTTP with an item that will expire let caches keep it until then (`Cache-Control: max-age`)."),
     row(PROTOCOL, "http_host", Many("NAME"), "")
         .bounds(Form("a host name without a port, such as cache.example.org"))
         .doc("Names by which HTTP clients call this node, beside addresses, --advertise, --ringnode and names that are nobody's: others are refused."),

@@ -60,6 +60,8 @@ const CONDITIONAL: u8 = 1 << 4;
 const READ_ONLY: u8 = 1 << 5;
 /// The answer to HEAD.
 const WITHOUT_BODY: u8 = 1 << 6;
+/// An item that will expire may be kept by caches until then.
+const MAX_AGE: u8 = 1 << 7;
 
 impl Head {
     /// The same of a request that was read at this second.
@@ -74,12 +76,17 @@ impl Head {
         head.set(NOT_FOUND, options.http.miss == Miss::NotFound);
         head.set(CAS_DISABLED, options.cas_disabled);
         head.set(READ_ONLY, options.http.mode == Mode::ReadOnly);
+        head.set(MAX_AGE, options.http.max_age);
         head
     }
 
     /// Of an answer that needs nobody.
     pub(super) fn note(session: &Session, status: Status) -> Self {
         Self::of(session.options, Form::Note(status)).at(session.second)
+    }
+
+    pub(super) fn with_status(self, status: Status) -> Self {
+        Self { form: Form::Note(status), ..self }
     }
 
     pub(super) fn closing(mut self) -> Self {
@@ -178,7 +185,7 @@ fn hit(head: Head, words: &[u8], item: &Item<'_>, output: &mut Buffer) {
         Verdict::NotModified => {
             start(head, Status::NotModified, output);
             put_tag(head, item.cas, output);
-            output.put(b"Cache-Control: no-cache\r\n");
+            put_age(head, item, output);
             return end(head, None, output);
         }
         Verdict::Failed => {
@@ -196,7 +203,12 @@ fn hit(head: Head, words: &[u8], item: &Item<'_>, output: &mut Buffer) {
     };
     let copied = if matches!(head.form, Form::Get) { item.value.copied_bytes().min(range.len()) } else { 0 };
     output.bytes.reserve(FIELDS_BYTES + copied);
-    if status == Status::Ok {
+    if head.has(MAX_AGE) {
+        start(head, status, output);
+        output.put(KIND_FIELDS);
+        put_age(head, item, output);
+        output.put(b"Accept-Ranges: bytes\r\n");
+    } else if status == Status::Ok {
         // In one piece, and then the date in its place.
         let date_at = output.bytes.len() + WHOLE_DATE_AT;
         output.put(WHOLE_FIELDS);
@@ -282,6 +294,19 @@ fn words_of(head: Head, status: Status, text: &[u8], output: &mut Buffer) {
 fn start(head: Head, status: Status, output: &mut Buffer) {
     output.put(status.line());
     output.put(&date(head.second));
+}
+
+/// For how long caches may keep an item.
+fn put_age(head: Head, item: &Item<'_>, output: &mut Buffer) {
+    match item.remaining_s.filter(|_| head.has(MAX_AGE)) {
+        Some(seconds) => {
+            output.put(b"Cache-Control: max-age=");
+            output.put_number(seconds.into());
+            output.put(LINE_END);
+        }
+        // Of one without an end, nobody has said for how long it is good.
+        None => output.put(b"Cache-Control: no-cache\r\n"),
+    }
 }
 
 /// The length, what becomes of the connection, and the end of the head.
@@ -512,9 +537,15 @@ macro_rules! first_date {
     };
 }
 
+macro_rules! kind_fields {
+    () => {
+        "Content-Type: application/octet-stream\r\nX-Content-Type-Options: nosniff\r\n"
+    };
+}
+
 macro_rules! value_fields {
     () => {
-        "Content-Type: application/octet-stream\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-cache\r\nAccept-Ranges: bytes\r\n"
+        concat!(kind_fields!(), "Cache-Control: no-cache\r\nAccept-Ranges: bytes\r\n")
     };
 }
 
@@ -522,6 +553,7 @@ const DATE_BYTES: usize = first_date!().len();
 const DATE_FORM: [u8; DATE_BYTES] = *first_date!().as_bytes().first_chunk().unwrap();
 
 /// Fields of every value. Nothing is kept of what a client called its type: bytes are bytes, and no browser shall guess.
+const KIND_FIELDS: &[u8] = kind_fields!().as_bytes();
 const VALUE_FIELDS: &[u8] = value_fields!().as_bytes();
 
 /// The beginning of the answer with a whole value, and where its date is.

@@ -51,6 +51,8 @@ pub enum Deed<'a> {
     Command(Key<'a>, Verb),
     /// These words.
     Note(&'static str),
+    /// Whether the node is ready.
+    Ready,
 }
 
 /// How long a body is.
@@ -125,6 +127,16 @@ impl<'a> Request<'a> {
         }
         let words = if method.reads() { fields.words(head)? } else { &[] };
         Ok(Self { deed, length, keeps, expects: fields.expects && !fields.is_old, answer, words })
+    }
+
+    /// The same on a node that is about to end, or not: then the connection is closed behind the answer.
+    pub fn of_session(mut self, leaving: bool) -> Self {
+        if leaving {
+            self.keeps = false;
+            self.answer.set_closing(true);
+            self.answer.set_keeping(false);
+        }
+        self
     }
 
     /// Whether its body is a value.
@@ -260,8 +272,9 @@ impl<'a> Fields<'a> {
         let key = match target.path {
             _ if method == Method::Options => return Ok((Deed::Note(""), Form::Note(Status::Options))),
             Path::Everything => return Err((Status::BadRequest, "only OPTIONS asks for *")),
-            Path::Probe if method.reads() => return Ok((Deed::Note("ok"), Form::Note(Status::Ok))),
-            Path::Probe => return Err((Status::MethodNotAllowed, "this path is only read")),
+            Path::Healthy if method.reads() => return Ok((Deed::Note("ok"), Form::Note(Status::Ok))),
+            Path::Ready if method.reads() => return Ok((Deed::Ready, Form::Note(Status::Ok))),
+            Path::Healthy | Path::Ready => return Err((Status::MethodNotAllowed, "this path is only read")),
             Path::Key(key) => key,
         };
         let (verb, form) = match method {

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn names_that_a_stranger_could_own_are_not_ours() {
-        let rules = Rules { mode: Mode::On, miss: Miss::NoContent, hosts: vec!["cache.example.org".into()] };
+        let rules = Rules { mode: Mode::On, miss: Miss::NoContent, hosts: vec!["cache.example.org".into()], max_age: false };
         for name in [
             "localhost",
             "LocalHost",

@@ -49,6 +49,8 @@ pub struct Rules {
     /// Names by which this node is called, beside addresses and names that no web page can have: `--http_host`,
     /// `--advertise`, `--ringnode`.
     pub hosts: Vec<String>,
+    /// `--http_max_age`: answers with an item that will expire say for how long caches may keep them.
+    pub max_age: bool,
 }
 
 /// Which requests are served.
@@ -75,7 +77,7 @@ pub enum Miss {
 
 impl Rules {
     /// Those of a node that was told nothing.
-    pub const DEFAULT: &'static Rules = &Rules { mode: Mode::On, miss: Miss::NoContent, hosts: Vec::new() };
+    pub const DEFAULT: &'static Rules = &Rules { mode: Mode::On, miss: Miss::NoContent, hosts: Vec::new(), max_age: false };
 }
 
 /// Where a conversation stands between two requests.
@@ -149,6 +151,7 @@ enum Front {
 /// One step from the front of the input, which may be empty if `between` is over.
 pub(super) fn step<'a>(session: &mut Session, between: Between, input: &'a [u8]) -> Step<'a> {
     if matches!((between.stage, between.scanned), (Stage::Undecided | Stage::Line, 0))
+        && !session.leaving
         && let Some(request) = plain::read(session.options, input)
     {
         session.state = State::Http(Between::START);
@@ -237,7 +240,7 @@ fn names_method(input: &[u8]) -> bool {
 /// The step of a request whose head is at the front of the input.
 fn request<'a>(session: &mut Session, between: Between, input: &'a [u8], head_bytes: usize) -> Step<'a> {
     let request = match Request::read(session.options, &input[..head_bytes]) {
-        Ok(request) => request,
+        Ok(request) => request.of_session(session.leaving),
         Err(refusal) => return refuse_of(session, refusal, input, head_bytes),
     };
     let body_bytes_max = match request.is_store() {
@@ -286,7 +289,10 @@ fn request<'a>(session: &mut Session, between: Between, input: &'a [u8], head_by
 pub(super) fn resume<'a>(session: &mut Session, head: &'a [u8], value: Value<'a>) -> Step<'a> {
     // `step` has accepted this very head when it asked for the body.
     match Request::read(session.options, head) {
-        Ok(request) => perform(session, &request, value, head.len()),
+        Ok(request) => {
+            let request = request.of_session(session.leaving);
+            perform(session, &request, value, head.len())
+        }
         Err(_) => Step::Skip { consumed: head.len() },
     }
 }
@@ -301,6 +307,12 @@ fn perform<'a>(session: &mut Session, request: &Request<'a>, value: Value<'a>, c
             let value = if request.is_store() { value } else { Value::EMPTY };
             Step::Command { command: Command { key, verb, value }, framing, consumed }
         }
+        head::Deed::Ready if session.leaving => {
+            let answer = request.answer.with_status(Status::Unavailable).at(session.second);
+            let framing = Framing { head: super::Head::Http(answer), words: &[] };
+            Step::Reply { reply: Reply::Text(b"the node is about to end"), framing, consumed, close: false }
+        }
+        head::Deed::Ready => Step::Reply { reply: Reply::Text(b"ok"), framing, consumed, close: false },
         head::Deed::Note(text) => Step::Reply { reply: Reply::Text(text.as_bytes()), framing, consumed, close: false },
     }
 }

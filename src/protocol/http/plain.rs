@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn the_short_cut_and_the_long_way_agree() {
         let mut random = Random(0x6874_7470_2f31_2e31);
-        let readonly = Rules { mode: Mode::ReadOnly, miss: Miss::NotFound, hosts: Vec::new() };
+        let readonly = Rules { mode: Mode::ReadOnly, miss: Miss::NotFound, hosts: Vec::new(), max_age: true };
         let readonly: &'static Rules = Box::leak(Box::new(readonly));
         let mut taken = 0;
         for number in 0..60_000 {

@@ -36,8 +36,10 @@ pub struct Target<'a> {
 pub enum Path<'a> {
     /// An item.
     Key(Key<'a>),
-    /// Whether the node serves.
-    Probe,
+    /// Whether the node works.
+    Healthy,
+    /// Whether new clients should come.
+    Ready,
     /// `*`.
     Everything,
 }
@@ -80,7 +82,8 @@ impl<'a> Target<'a> {
         let path = match (path, name) {
             (b"/get" | b"/get/", Some(name)) => Path::Key(key(name)?),
             (_, Some(_)) => return Err((Status::BadRequest, "key= stands behind /get/ only")),
-            (b"/_/healthz" | b"/_/readyz", None) => Path::Probe,
+            (b"/_/healthz", None) => Path::Healthy,
+            (b"/_/readyz", None) => Path::Ready,
             ([b'/', b'_', b'/', rest @ ..], None) => match rest.strip_prefix(b"key/") {
                 Some(name) => Path::Key(key(name)?),
                 None => return Err((Status::NotFound, "there is nothing here; such a key is /_/key/KEY")),

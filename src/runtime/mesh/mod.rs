@@ -13,7 +13,7 @@
 //! reads it (`core`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub mod queue;
 pub mod record;
@@ -41,6 +41,8 @@ pub struct Shared {
     pub services: Services,
     /// Cores that listen: while there are any, connections may come to every core.
     pub listening: AtomicU32,
+    /// The node is about to end: it is not ready any more, and HTTP connections are closed behind their next answer.
+    pub leaving: AtomicBool,
 }
 
 /// What the others must know of a core.
