@@ -6,18 +6,17 @@
 //!
 //! Lives here: this story, at every phase of the heartbeats. Not here: what chance makes of it (`main`).
 
-use pbcache::cluster::{Ack, Mistake};
+use pbcache::cluster::Mistake;
 use pbcache::key;
 
-use super::world::{Plan, World};
-
-const BUCKETS: u32 = 1000;
+use super::stories::plan_of;
+use super::world::World;
 
 /// How often `old` came back, and how often `new` was stored after `old` was read, of some phases.
 fn tell(mistake: Option<Mistake>) -> (u32, u32) {
     let (mut returned, mut told) = (0, 0);
     for phase in 0..30 {
-        let mut world = World::new(plan(mistake), phase);
+        let mut world = World::new(plan_of(vec![2, 1, 1], 3, mistake), phase);
         let key = key_for(&world);
         ask(&mut world, 0, 0, 1, &format!("get {key}\r\n"), 1000);
         ask(&mut world, 0, 1, 2, &format!("get {key}\r\n"), 1000);
@@ -46,29 +45,6 @@ fn tell(mistake: Option<Mistake>) -> (u32, u32) {
         }
     }
     (returned, told)
-}
-
-fn plan(mistake: Option<Mistake>) -> Plan {
-    Plan {
-        nodes: 3,
-        spare: 0,
-        cores: vec![2, 1, 1],
-        redundancy: 3,
-        buckets: BUCKETS,
-        memory_bytes: 16 << 20,
-        handoff_bytes: 1 << 20,
-        window_ms: 3_600_000,
-        skew_ms: vec![0; 3],
-        weights: vec![1; 3],
-        zones: 0,
-        keys: 1,
-        handoff_rate: 0,
-        mistake,
-        reap_early: false,
-        expires_without_trace: false,
-        views_differ: false,
-        ack: Ack::Live,
-    }
 }
 
 /// A key that node 1 answers for, node 0 behind it, there with its second core.

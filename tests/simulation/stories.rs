@@ -16,6 +16,31 @@ use super::{advance, fault, plan};
 /// Virtual milliseconds within which a node must call itself settled after a fault.
 const SETTLED_MS_MAX: u64 = 20_000;
 
+/// Nodes with so many cores each, in which nothing happens by itself.
+pub fn plan_of(cores: Vec<u16>, redundancy: usize, mistake: Option<Mistake>) -> Plan {
+    let nodes = cores.len();
+    Plan {
+        nodes,
+        cores,
+        redundancy,
+        buckets: 1000,
+        memory_bytes: 16 << 20,
+        handoff_bytes: 1 << 20,
+        window_ms: 3_600_000,
+        skew_ms: vec![0; nodes],
+        weights: vec![1; nodes],
+        zones: 0,
+        keys: 1,
+        spare: 0,
+        handoff_rate: 0,
+        mistake,
+        reap_early: false,
+        expires_without_trace: false,
+        views_differ: false,
+        ack: Ack::Live,
+    }
+}
+
 /// Nodes of one core, three where nothing else is said, and a client that asks one thing after the other.
 struct Story {
     world: World,
@@ -28,26 +53,7 @@ impl Story {
     }
 
     fn of_nodes(nodes: usize, redundancy: usize, mistake: Option<Mistake>) -> Self {
-        let plan = Plan {
-            nodes,
-            cores: vec![1; nodes],
-            redundancy,
-            buckets: 1000,
-            memory_bytes: 16 << 20,
-            handoff_bytes: 1 << 20,
-            window_ms: 3_600_000,
-            skew_ms: vec![0; nodes],
-            weights: vec![1; nodes],
-            zones: 0,
-            keys: 1,
-            spare: 0,
-            handoff_rate: 0,
-            mistake,
-            reap_early: false,
-            expires_without_trace: false,
-            views_differ: false,
-            ack: Ack::Live,
-        };
+        let plan = plan_of(vec![1; nodes], redundancy, mistake);
         Self { world: World::new(plan, 1), asked: 0 }
     }
 
