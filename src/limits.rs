@@ -325,6 +325,10 @@ pub const PEER_CONTACT_IGNORED_MS_MAX: u64 = 5000;
 /// in milliseconds. A round trip in calm; the rest is for nodes that hear of it late.
 pub const VIEW_HOLD_MS_MAX: u64 = 2000;
 
+/// Milliseconds in which a node that has left the ring is still heard: commands that were sent to it are executed for `PEER_LEASE_MS` at
+/// most, and the node that it passes them on to may wait as long for a lease to end. It goes on for longer than this.
+pub const LINK_DRAIN_MS_MAX: u64 = 1000;
+
 /// How long a node that leaves goes on trying to bring others what they do not take, in milliseconds, once they have all that it owns.
 pub const LEAVE_DRAIN_MS_MAX: u64 = 10_000;
 
@@ -371,6 +375,7 @@ pub const MEMBER_TEXT_BYTES_MAX: usize = 320;
 
 const _: () = assert!(PEER_FRESH_MS < PEER_LEASE_MS && PEER_LEASE_MS < PEER_SILENCE_MS_MAX);
 const _: () = assert!(PEER_PING_MS < PEER_FRESH_MS);
+const _: () = assert!(2 * PEER_LEASE_MS < LINK_DRAIN_MS_MAX);
 const _: () = assert!(INLINE_VALUE_BYTES_MAX < COPIED_VALUE_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(

@@ -24,6 +24,9 @@ use crate::version::Version;
 /// It is no response to anything, or cannot be read.
 pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
     turn.observe_head(&frame.head);
+    if turn.cluster.links.is_draining(link) {
+        return respond_late(turn, link, frame);
+    }
     let waited_for_clock = !turn.cluster.links.may_execute(link, turn.at);
     turn.cluster.links.heard(link, frame.head.sent_ms, turn.at);
     let shares_view = turn.shares_view(&frame.head);
@@ -50,6 +53,17 @@ pub(super) fn respond(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> R
     if may_coordinate || (was_full && !turn.cluster.requests.is_full()) {
         retry(turn);
     }
+    Ok(())
+}
+
+/// A response of a node that is not in the ring any more. Of what it promises nothing counts, and what else it was asked was given up.
+fn respond_late(turn: &mut Turn<'_>, link: LinkId, frame: &Frame<'_>) -> Result<(), FrameError> {
+    if frame.head.kind == Kind::Replies {
+        reply_all(turn, link, frame)?;
+    } else if let Some(in_flight) = turn.cluster.answered(link, frame.head.id, turn.at) {
+        pass_on(turn, in_flight, frame, false)?;
+    }
+    retry(turn);
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   new node        a place in every table, a first link; all that this core has of what it owns is dirty for it
-//!   removed node    links closed --> what was under way is lost, and goes on under the new view; hints end as rerouted, leases end
+//!   removed node    commands under way are answered, links closed --> what else was under way is lost, and goes on under the new view;
+//!                   hints end as rerouted, leases end
 //!   others          links, hints, transfers and leases that we granted stay; leases that they granted must be granted anew
 //! ```
 //!
@@ -16,7 +17,7 @@
 use std::sync::Arc;
 
 use super::handoff::{self, Handoff};
-use super::links::State;
+use super::links::{LinkId, State};
 use super::requests::Purpose;
 use super::view::{PeerId, View};
 use super::{Mistake, Turn, answers, leases};
@@ -33,6 +34,11 @@ pub(super) fn install(turn: &mut Turn<'_>, view: Arc<View>) {
     turn.cluster.hints.grow(nodes);
     turn.cluster.handoffs.resize_with(nodes, Handoff::default);
     turn.cluster.leases.handle_view(nodes);
+    let returns = view.others().filter(|&node| !before.has(node) && node.index() < before.peers_count());
+    let drains: Vec<LinkId> = returns.flat_map(|node| turn.cluster.links.of_node(node).to_vec()).collect();
+    drains.into_iter().filter(|&link| turn.cluster.links.is_draining(link)).collect::<Vec<_>>().into_iter().for_each(|link| {
+        end_drain(turn, link);
+    });
     turn.cluster.links.handle_view(&view);
     let lost: Vec<_> = before.others().filter(|&node| !view.has(node)).flat_map(|node| remove(turn, node)).collect();
     if !turn.cluster.options.has(Mistake::GainsForgotten) {
@@ -62,14 +68,31 @@ pub(super) fn on_source_lost(turn: &mut Turn<'_>, node: PeerId) {
     view.others().filter(|&other| other != node && view.will_gain(other)).for_each(|other| handoff::on_gain(turn, other));
 }
 
-/// A node is not in the ring any more. Returns what was under way to it.
+/// A node is not in the ring any more. Returns what was under way to it and is lost: its answers to commands are waited for, for it may have
+/// executed them and goes on until everybody has heard that it is not in the ring.
 fn remove(turn: &mut Turn<'_>, node: PeerId) -> Vec<(Purpose, bool, Monotonic)> {
     turn.cluster.leases.remove_node(node, &turn.cluster.links);
     handoff::remove(turn, node);
     let mut lost = Vec::new();
-    for (link, was_up) in turn.cluster.links.remove(node, turn.at) {
+    for link in turn.cluster.links.remove(node) {
+        let was_up = turn.cluster.links.link(link).state == State::Up;
         let until = turn.cluster.links.may_execute_until(link);
-        lost.extend(turn.cluster.requests.take_lost(link).into_iter().map(|purpose| (purpose, was_up, until)));
+        let drains = was_up && !turn.cluster.options.has(Mistake::LinksCut);
+        let taken = turn.cluster.requests.take_lost(link, |purpose| !(drains && matches!(purpose, Purpose::Forward(_))));
+        lost.extend(taken.into_iter().map(|purpose| (purpose, was_up, until)));
+        match turn.cluster.requests.count_of(link) {
+            0 => turn.cluster.links.close(link, turn.at),
+            commands => turn.cluster.links.drain(link, commands, turn.at),
+        }
     }
     lost
+}
+
+/// No more answers come over a link to a node that is not in the ring any more. What was not answered is lost.
+pub(super) fn end_drain(turn: &mut Turn<'_>, link: LinkId) {
+    let until = turn.cluster.links.may_execute_until(link);
+    turn.cluster.links.close(link, turn.at);
+    for purpose in turn.cluster.requests.take_lost(link, |_| true) {
+        answers::lost(turn, purpose, true, until);
+    }
 }

@@ -226,11 +226,19 @@ fn forward(turn: &mut Turn<'_>, id: OperationId, link: LinkId) {
     if op.kind != Effect::Pure && moment.at >= op.deadline {
         return too_late(turn, id);
     }
+    // A node that has left serves nothing. Who does not know that yet gets a command back, and not passed on to itself: it would wait there for
+    // itself, and go round.
+    let next = turn.cluster.links.link(link).node;
+    let came_from_there = matches!(op.origin, Origin::Peer(PeerRequest { node: Some(node), .. }) if node == next);
+    if came_from_there && turn.cluster.view.me_index.is_none() {
+        return too_late(turn, id);
+    }
     if op.kind != Effect::Pure && !turn.cluster.links.may_execute(link, moment.at) {
         leases::ask_clock(turn, link);
         return turn.cluster.operations.park(id);
     }
-    if !turn.cluster.requests.has_room(&turn.cluster.links, link) {
+    // Over a link to a node that has left, nothing new: it waits for those in front of it, and goes elsewhere.
+    if turn.cluster.links.is_draining(link) || !turn.cluster.requests.has_room(&turn.cluster.links, link) {
         return turn.cluster.operations.park(id);
     }
     turn.cluster.operations.enter(id, OpState::Forwarded { link });
@@ -584,7 +592,8 @@ fn repair(turn: &mut Turn<'_>, id: OperationId, command: &Command<'_>) {
     }
 }
 
-/// Its sender may have given a request up: it is not executed. Nor are those that came behind it before the sender knew that.
+/// Its sender may have given a request up, or is to answer it itself: it is not executed. Nor are those that came behind it before the sender
+/// knew that.
 fn too_late(turn: &mut Turn<'_>, id: OperationId) {
     let followers = turn.cluster.operations.followers(id);
     for id in std::iter::once(id).chain(followers) {

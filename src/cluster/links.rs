@@ -5,6 +5,8 @@
 //!
 //!   Idle --first need--> Connecting --handshake--> Up --silence, reset--> Down --pause--> Probing --handshake--> Up
 //!            (requests wait)                            (requests go to the next in the ranking)
+//!
+//!   node has left:  Up --commands under way--> Draining --all answered, or too late--> Removed          anything else --> Removed
 //! ```
 //!
 //! Liveness lives here and nowhere else; who owns what never changes by it. A node that makes contact is tried again at once.
@@ -46,6 +48,8 @@ pub enum State {
     Down(Monotonic),
     /// Away, and being made again since this millisecond.
     Probing(Monotonic),
+    /// Its node is not in the ring any more. Commands that were sent are answered until this millisecond, and nothing else goes there.
+    Draining(Monotonic),
     /// Its node is not in the ring any more.
     Removed,
 }
@@ -53,7 +57,7 @@ pub enum State {
 impl State {
     /// Whether the other side is taken to be away.
     pub fn is_away(self) -> bool {
-        matches!(self, Self::Down(_) | Self::Probing(_) | Self::Removed)
+        matches!(self, Self::Down(_) | Self::Probing(_) | Self::Draining(_) | Self::Removed)
     }
 }
 
@@ -230,21 +234,32 @@ impl Links {
         self.links.iter_mut().for_each(|link| link.outgoing.batch = None);
     }
 
-    /// A node is not in the ring any more: its links are closed, and nothing is known of it. Returns the links, and of each whether it was
-    /// up.
-    pub(super) fn remove(&mut self, node: PeerId, at: Monotonic) -> Vec<(LinkId, bool)> {
-        let links = self.node(node).links.clone();
-        let mut removed = Vec::with_capacity(links.len());
-        for &link in &links {
-            if matches!(self.link(link).state, State::Connecting(_) | State::Up | State::Probing(_)) {
-                self.hang_up(link);
-            }
-            removed.push((link, self.down(link, at)));
-            self.links[link.0 as usize].state = State::Removed;
-            self.outputs.dial.retain(|&dial| dial != link);
+    /// A node is not in the ring any more: nothing is known of it, and its links are to be closed by `close`, or by `drain` first.
+    pub(super) fn remove(&mut self, node: PeerId) -> Vec<LinkId> {
+        let links = std::mem::take(&mut self.nodes[node.index()].links);
+        self.nodes[node.index()] = Node { links: links.clone(), ..Node::default() };
+        links
+    }
+
+    /// Closes a link to a node that is not in the ring any more.
+    pub(super) fn close(&mut self, link: LinkId, at: Monotonic) {
+        if matches!(self.link(link).state, State::Connecting(_) | State::Up | State::Probing(_) | State::Draining(_)) {
+            self.hang_up(link);
         }
-        self.nodes[node.index()] = Node { links, ..Node::default() };
-        removed
+        self.down(link, at);
+        self.links[link.0 as usize].state = State::Removed;
+        self.outputs.dial.retain(|&dial| dial != link);
+    }
+
+    /// So many commands are under way over a link to a node that is not in the ring any more: they are still answered.
+    pub(super) fn drain(&mut self, link: LinkId, outstanding: u32, at: Monotonic) {
+        let link = &mut self.links[link.0 as usize];
+        (link.state, link.outstanding) = (State::Draining(at + limits::LINK_DRAIN_MS_MAX), outstanding);
+    }
+
+    /// Whether only what was sent before is answered over a link.
+    pub(super) fn is_draining(&self, link: LinkId) -> bool {
+        matches!(self.link(link).state, State::Draining(_))
     }
 
     /// Makes places for the links to the first `cores` cores of a node.
@@ -308,7 +323,7 @@ impl Links {
                 Reach::Unknown
             }
             State::Up | State::Connecting(_) => Reach::Unknown,
-            State::Removed => Reach::Away,
+            State::Draining(_) | State::Removed => Reach::Away,
             State::Down(_) | State::Probing(_) => {
                 self.probe(link, at);
                 if self.link(link).reconnecting { Reach::Unknown } else { Reach::Away }
@@ -455,7 +470,7 @@ impl Links {
     /// Takes the output of a link that is up.
     pub fn take_output(&mut self, link: LinkId, output: &mut Buffer) {
         let link = &mut self.links[link.0 as usize];
-        if link.state == State::Up {
+        if matches!(link.state, State::Up | State::Draining(_)) {
             (link.is_ready, link.outgoing.batch) = (false, None);
             output.append(&mut link.outgoing.output);
         }
@@ -536,11 +551,12 @@ impl Links {
         was_up
     }
 
-    /// Links that have timed out: silent, or not made in time. Their sockets are to be closed, and `down` called.
+    /// Links that have timed out: silent, not made in time, or drained. Their sockets are to be closed, and `down` called.
     pub(super) fn timed_out(&mut self, at: Monotonic) -> ArrayVec<LinkId, 16> {
         let is_timed_out = |link: &Link| match link.state {
             State::Connecting(since) | State::Probing(since) => at - since > limits::PEER_CONNECT_MS_MAX,
             State::Up => link.outstanding > 0 && at - link.heard_at > limits::PEER_SILENCE_MS_MAX,
+            State::Draining(until) => link.outstanding == 0 || at >= until,
             State::Idle | State::Down(_) | State::Removed => false,
         };
         self.ids().filter(|&link| is_timed_out(self.link(link))).take(16).collect()

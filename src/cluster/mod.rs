@@ -134,6 +134,8 @@ pub enum Mistake {
     PendingForgotten,
     /// A core coordinates what another one did under the view before, without that one's word.
     WordNotAwaited,
+    /// Commands under way to a node that has left the ring are given up at once.
+    LinksCut,
     /// A copy that came under another view leaves no hints.
     OtherViewTrusted,
     /// A copy counts as committed though its coordinator has not said so.
@@ -232,7 +234,7 @@ pub struct Figures {
     pub consulted: u64,
     /// Older or missing copies renewed because a read found them.
     pub repaired: u64,
-    /// Writes that met something newer elsewhere and started again.
+    /// Writes that met something newer elsewhere.
     pub conflicts: u64,
     /// Commands that were answered with an error because no node could be reached, or one went away.
     pub failed: u64,
@@ -471,8 +473,13 @@ impl Turn<'_> {
 
     /// A link of ours could not be made, or is lost; `why` in words.
     pub fn handle_link_down(&mut self, link: LinkId, why: &str) {
-        if self.cluster.links.link(link).state == State::Removed {
-            return;
+        match self.cluster.links.link(link).state {
+            State::Removed => return,
+            State::Draining(_) => {
+                change::end_drain(self, link);
+                return answers::retry(self);
+            }
+            _ => {}
         }
         let node = self.cluster.links.link(link).node;
         let until = self.cluster.links.may_execute_until(link);
@@ -484,7 +491,7 @@ impl Turn<'_> {
         if was_up {
             change::on_source_lost(self, node);
         }
-        for purpose in self.cluster.requests.take_lost(link) {
+        for purpose in self.cluster.requests.take_lost(link, |_| true) {
             answers::lost(self, purpose, was_up, until);
         }
         answers::retry(self);
@@ -544,7 +551,9 @@ impl Turn<'_> {
         }
         self.cluster.ticked_at = self.at;
         for link in self.cluster.links.timed_out(self.at) {
-            self.cluster.links.hang_up(link);
+            if !self.cluster.links.is_draining(link) {
+                self.cluster.links.hang_up(link);
+            }
             self.handle_link_down(link, "it does not answer");
         }
         let active = self.cluster.is_changing() || self.at < self.cluster.active_at + limits::PEER_ACTIVE_MS;

@@ -241,6 +241,8 @@ fn end_writing(turn: &mut Turn<'_>, id: OperationId) {
     let (was_seen, fence) = (turn.cluster.operations.was_seen(id), turn.engine.fence());
     let Some(op) = turn.op(id).filter(|op| op.state() == OpState::Writing { waiting: 0 }) else { return };
     let Some(conflict) = op.write_state().conflict.take() else { return conclude::finish(turn, id) };
+    turn.cluster.figures.conflicts += 1;
+    let Some(op) = turn.op(id) else { return };
     if was_seen {
         let write = op.write_state();
         // A flush that began meanwhile has removed it everywhere: it came before that.
@@ -251,7 +253,6 @@ fn end_writing(turn: &mut Turn<'_>, id: OperationId) {
     }
     op.conflicts += 1;
     op.may_be_executed = true;
-    turn.cluster.figures.conflicts += 1;
     match conflict {
         Conflict::Here => turn.cluster.operations.enter(id, OpState::Queued),
         Conflict::Node(node) => {

@@ -256,9 +256,9 @@ impl Requests {
         Some(in_flight)
     }
 
-    /// A link is lost. What was under way over it is taken out, in the order in which it was sent.
-    pub(super) fn take_lost(&mut self, link: LinkId) -> Vec<Purpose> {
-        let of_link = self.in_flight.iter().filter(|(_, in_flight)| in_flight.link == link);
+    /// A link is lost. What was under way over it, and is meant by `which`, is taken out, in the order in which it was sent.
+    pub(super) fn take_lost(&mut self, link: LinkId, which: impl Fn(&Purpose) -> bool) -> Vec<Purpose> {
+        let of_link = self.in_flight.iter().filter(|(_, in_flight)| in_flight.link == link && which(&in_flight.purpose));
         let mut ids: Vec<(u64, usize)> = of_link.map(|(id, in_flight)| (in_flight.number, id)).collect();
         ids.sort_unstable();
         let mut lost = Vec::with_capacity(ids.len());
@@ -268,6 +268,11 @@ impl Requests {
             lost.push(in_flight.purpose);
         }
         lost
+    }
+
+    /// Requests under way over a link. O(requests under way).
+    pub(super) fn count_of(&self, link: LinkId) -> u32 {
+        self.in_flight.iter().filter(|(_, in_flight)| in_flight.link == link).count() as u32
     }
 }
 

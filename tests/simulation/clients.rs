@@ -380,6 +380,12 @@ impl Clients {
         }
     }
 
+    /// Two nodes have written a key at once in a calm period: that one of them lost is no mistake.
+    pub fn forgive_interrupted(&mut self, calm: u32) {
+        let of_period = self.history.iter_mut().filter(|record| record.calm == Some(calm));
+        of_period.filter(|record| record.told == Some(Told::Interrupted)).for_each(|record| record.calm = None);
+    }
+
     /// Forgets what was asked of keys that the evil node owns.
     pub fn forget_evil(&mut self, world: &World) {
         self.history.retain(|record| record.key.is_empty() || !world.is_owned_by_evil(&record.key));

@@ -223,14 +223,16 @@ fn comparisons_win_once(clients: &Clients, broken: &mut Vec<String>) {
     }
 }
 
-/// `no-errors`: within a calm period every request is answered, and none with an error.
+/// `no-errors`: within a calm period every request is answered, and none with an error; nor is one of a key that never expires told that it may
+/// have been executed. (Of one that expires, a node whose clock is seconds ahead makes a tombstone as soon as it comes: that is newer.)
 fn errors_are_rare(clients: &Clients, broken: &mut Vec<String>) {
-    for record in &clients.history {
-        if record.calm.is_some()
-            && let Some(Told::Failed(text)) = &record.told
+    for record in clients.history.iter().filter(|record| record.calm.is_some()) {
+        let expires = record.key.starts_with("key");
+        if let Some(told @ (Told::Failed(_) | Told::Interrupted)) = &record.told
+            && (*told != Told::Interrupted || !expires)
         {
             broken.push(format!(
-                "no-errors: {:?} of {} at {} was answered with {text:?}",
+                "no-errors: {:?} of {} at {} was answered with {told:?}",
                 record.asked, record.key, record.begun
             ));
         }

@@ -753,12 +753,10 @@ impl World {
             || matches!(frame.head.kind, frame::Kind::PutDone | frame::Kind::Begin | frame::Kind::Purged | frame::Kind::Fence)
         {
             let copy = copy.map(|put| (put.replica.version, put.replica.tombstone, put.exempt, put.missing));
-            let (kind, id) = (frame.head.kind, frame.head.id);
-            let done = if kind == frame::Kind::PutDone { frame::PutDone::read(frame.meta, horizon).ok() } else { None };
-            println!(
-                "{} {}.{} -> {}.{} {kind:?} {id} fence {:?} {copy:?} {done:?}",
-                self.now, source.0, source.1, target.0, target.1, frame.head.fence
-            );
+            let (head, is_done) = (frame.head, frame.head.kind == frame::Kind::PutDone);
+            let done = if is_done { frame::PutDone::read(frame.meta, horizon).ok() } else { None };
+            let ((from, core), (to, to_core)) = (source, target);
+            println!("{} {from}.{core} -> {to}.{to_core} {head:?} {copy:?} {done:?}", self.now);
         }
     }
 
