@@ -13,7 +13,7 @@ use crate::command::{Error, Get, Reply, Verb};
 
 macro_rules! counters {
     ($($field:ident $stat:literal $help:literal;)*) => {
-        /// Counters of one core since start or `stats reset`.
+        /// Counters of one core since its start.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters {
             $(#[doc = $help] pub $field: u64,)*
@@ -26,6 +26,11 @@ macro_rules! counters {
             /// Adds the counters of another core.
             pub fn add(&mut self, other: &Counters) {
                 $(self.$field += other.$field;)*
+            }
+
+            /// What was counted since an earlier moment.
+            pub fn since(&self, before: &Counters) -> Self {
+                Self { $($field: self.$field.saturating_sub(before.$field),)* }
             }
 
             /// Gives every counter to `visit`, in the order of the rows.

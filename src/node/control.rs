@@ -29,6 +29,7 @@ use crate::arena::Arena;
 use crate::buffer::Buffer;
 use crate::command::{Error, Reply};
 use crate::engine::{Cursor, Statistics};
+use crate::metrics::Counters;
 use crate::observe::prefixes::Prefixes;
 use crate::protocol::{self, Framing, Head};
 use crate::routing::ShardId;
@@ -148,8 +149,8 @@ pub struct Control {
     dumping: Arc<AtomicBool>,
     watching: Arc<Watching>,
     waits: Waits,
-    /// What the engines had counted at the last `stats reset`; empty before the first.
-    totals_at_reset: Vec<Statistics>,
+    /// What the cores had counted at the last `stats reset`; empty before the first. The cores count on: `/metrics` never goes back.
+    totals_at_reset: Vec<(Counters, Statistics)>,
 }
 
 /// What a request is answered with.
@@ -388,13 +389,12 @@ impl Control {
         }
     }
 
-    /// Counts from here on: counters start again, and the totals of the engines are told as what was added since.
+    /// Counts from here on: all totals are told as what was added since.
     fn reset(&mut self) {
         self.watching.reset();
         self.totals_at_reset = self.cores.ask(|core| {
-            core.context.shard.counters = Default::default();
             core.context.shard.observer.prefixes.clear();
-            core.context.shard.engine.statistics()
+            (core.context.shard.counters, core.context.shard.engine.statistics())
         });
     }
 
@@ -404,8 +404,9 @@ impl Control {
             engine: core.context.shard.engine.statistics(),
             connections: core.context.mesh.own_state().connections.load(Ordering::Relaxed),
         });
-        for (core, before) in figures.iter_mut().zip(&self.totals_at_reset) {
-            core.engine = stats::since(&core.engine, before);
+        for (core, (counters, engine)) in figures.iter_mut().zip(&self.totals_at_reset) {
+            core.counters = core.counters.since(counters);
+            core.engine = stats::since(&core.engine, engine);
         }
         figures
     }

@@ -23,7 +23,7 @@ pub struct Shard {
     pub id: ShardId,
     /// The items.
     pub engine: Engine,
-    /// What happened, since start or `stats reset`.
+    /// What happened since the start.
     pub counters: Counters,
     /// What is noted of the commands for who asked for it.
     pub observer: Observer,
