@@ -159,7 +159,9 @@ pub const WATCHER_BYTES_MAX: usize = 256 << 10;
 /// Keys that one core counts among those that are asked for most: 17 KiB.
 pub const TOP_KEYS_PER_CORE: usize = 64;
 /// One command in about this many is sampled for them.
-pub const TOP_KEYS_SAMPLE: u32 = 64;
+pub const TOP_KEYS_SAMPLE: u32 = 128;
+/// Commands of a turn that may pass before the sample, one less: they cost a few instructions more than others.
+pub const TOP_KEYS_SKIP: u64 = 8;
 
 /// Requests that took long that one core remembers: 6 KiB.
 pub const SLOW_REQUESTS_PER_CORE: usize = 128;
@@ -174,6 +176,9 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 
 /// Of them, those that watch events.
 pub const ADMIN_WATCHERS_MAX: usize = 16;
+
+/// Connections beyond `ADMIN_CONNECTIONS_MAX` that are being told so; of more, the socket is closed without a word.
+pub const ADMIN_TURNED_AWAY_MAX: usize = 256;
 
 /// Longest body of a request to the admin listener, in bytes.
 pub const ADMIN_BODY_BYTES_MAX: usize = 16 << 10;

@@ -154,7 +154,7 @@ impl Context {
         if self.unsampled >= limits::TOP_KEYS_SAMPLE {
             self.unsampled = 0;
             // Not always the first of a turn: a client that asks in a fixed order would show always the same key.
-            self.shard.observer.sample((took_ns % limits::BATCH_COMMANDS_MAX as u64) as u8);
+            self.shard.observer.sample((took_ns % limits::TOP_KEYS_SKIP) as u8);
         }
     }
 

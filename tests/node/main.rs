@@ -7,6 +7,7 @@
 
 mod abuse;
 mod admin;
+mod admin_abuse;
 mod api;
 mod asking;
 mod exporter;

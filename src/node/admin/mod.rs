@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod others;
 pub mod overview;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -42,9 +43,9 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::actions::Ways;
 use self::facts::Facts;
@@ -60,6 +61,8 @@ use crate::node::options::Options;
 const STACK_BYTES: usize = 512 << 10;
 /// Wait after a failed accept, most often for want of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// How long a client that is not served may take to read why.
+const TURN_AWAY: Duration = Duration::from_secs(1);
 
 /// A socket that listens, and the rules for it.
 pub struct Prepared {
@@ -161,7 +164,7 @@ impl Admin {
 }
 
 fn run(listener: TcpListener, app: Arc<App>, stopped: oneshot::Receiver<()>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(4).build()?;
     let served = runtime.block_on(async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -178,6 +181,7 @@ fn run(listener: TcpListener, app: Arc<App>, stopped: oneshot::Receiver<()>) -> 
 
 async fn accept(listener: tokio::net::TcpListener, app: Arc<App>) {
     let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
+    let turned_away = Arc::new(Semaphore::new(limits::ADMIN_TURNED_AWAY_MAX));
     let router = router(app.clone());
     loop {
         let Ok((stream, address)) = listener.accept().await else {
@@ -188,23 +192,30 @@ async fn accept(listener: tokio::net::TcpListener, app: Arc<App>) {
             continue;
         }
         let Ok(place) = places.clone().try_acquire_owned() else {
-            tokio::spawn(refuse(stream));
+            if let Ok(place) = turned_away.clone().try_acquire_owned() {
+                tokio::spawn(turn_away(stream, "503 Service Unavailable", place));
+            }
             continue;
         };
-        let router = router.clone().layer(Extension(Visitor(address)));
-        tokio::spawn(async move {
-            let _ = stream.set_nodelay(true);
-            let service = TowerToHyperService::new(router);
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(limits::ADMIN_HEAD_S_MAX))
-                .max_buf_size(limits::ADMIN_HEAD_BYTES_MAX)
-                .max_headers(limits::ADMIN_FIELDS_MAX)
-                .serve_connection(TokioIo::new(stream), service);
-            // A client that hangs up or says nothing is no news.
-            let _ = connection.await;
-            drop(place);
-        });
+        tokio::spawn(serve(stream, router.clone().layer(Extension(Visitor(address))), place));
+    }
+}
+
+/// One connection, for as long as its client asks in time.
+async fn serve(stream: TcpStream, router: Router, place: OwnedSemaphorePermit) {
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(limits::ADMIN_HEAD_S_MAX))
+        .max_buf_size(limits::ADMIN_HEAD_BYTES_MAX)
+        .max_headers(limits::ADMIN_FIELDS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let parts = connection.into_parts();
+    // A client that hangs up, or says nothing, is no news; one that is too slow with a request is told.
+    if ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty() {
+        turn_away(parts.io.into_inner(), "408 Request Timeout", place).await;
     }
 }
 
@@ -213,10 +224,19 @@ fn is_own(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// There is no place: said in one packet, for which nobody waits.
-async fn refuse(mut stream: TcpStream) {
-    let text = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
-    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(text.as_bytes())).await;
+/// Answers who is not served, and reads what it still sends for a moment: what is not read when a socket is closed destroys the answer.
+async fn turn_away(mut stream: TcpStream, status: &str, place: OwnedSemaphorePermit) {
+    let text = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n");
+    let answered = async {
+        stream.write_all(text.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut rest = stream.take(limits::ADMIN_HEAD_BYTES_MAX as u64);
+        let mut bytes = [0; 1024];
+        while rest.read(&mut bytes).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(TURN_AWAY, answered).await;
+    drop(place);
 }
 
 fn router(app: Arc<App>) -> Router {
