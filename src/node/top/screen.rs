@@ -201,7 +201,7 @@ impl Screen {
     }
 
     fn nodes(&self) -> Vec<Vec<String>> {
-        let heads = ["NODE", "STATE", "SHARE", "ZONE", "LINKS", "UNDER WAY", "KEYS WAIT", "OLDEST", "DIRTY PARTITIONS"];
+        let heads = ["NODE", "STATE", "SHARE", "ZONE", "ITEMS", "MEMORY", "LINKS", "KEYS WAIT", "OLDEST", "DIRTY PARTITIONS"];
         let here = text(&self.sample.ring, "me");
         let peers = list(&self.sample.now, "peers");
         let row = |member: &Value| {
@@ -212,16 +212,44 @@ impl Screen {
                 None => text(now, "state").into(),
             };
             let zone = if text(member, "zone").is_empty() { "-" } else { text(member, "zone") };
-            let pending = number(now, "hints_pending");
-            let oldest = if pending > 0.0 { duration(number(now, "oldest_hint_s") as u64) } else { "-".into() };
+            let waiting = self.waiting_for(id, now);
+            let oldest = if waiting.keys > 0.0 { duration(waiting.oldest_s as u64) } else { "-".into() };
             let name = if id == here { format!("{id} (this)") } else { id.into() };
             let (share, links) = (percent(number(member, "share")), whole(number(now, "links_up")));
-            let (waiting, dirty) = (whole(number(now, "requests_waiting")), whole(number(now, "dirty_partitions")));
-            vec![name, state, share, zone.into(), links, waiting, whole(pending), oldest, dirty]
+            let report = self.report(id);
+            let told = |name: &str, shown: fn(f64) -> String| report.map_or("-".into(), |report| shown(number(report, name)));
+            let (items, memory) = (told("items", whole), told("memory_used_bytes", bytes));
+            vec![name, state, share, zone.into(), items, memory, links, whole(waiting.keys), oldest, whole(waiting.partitions)]
         };
         let members = list(&self.sample.ring, "nodes").iter().map(row);
         std::iter::once(heads.map(String::from).to_vec()).chain(members).collect()
     }
+
+    /// What a node tells of itself, if it does.
+    fn report(&self, id: &str) -> Option<&Value> {
+        let node = list(&self.sample.nodes, "nodes").iter().find(|node| text(node, "id") == id)?;
+        Some(&node["report"]).filter(|report| report.is_object())
+    }
+
+    /// What all nodes together keep for one; `own` is what this one knows of it.
+    fn waiting_for(&self, id: &str, own: &Value) -> Waiting {
+        let here = text(&self.sample.ring, "me");
+        let others = list(&self.sample.nodes, "nodes").iter().filter(|node| text(node, "id") != here);
+        let told = others.flat_map(|node| list(&node["report"], "peers")).filter(|peer| text(peer, "id") == id);
+        told.chain([own]).fold(Waiting::default(), |sum, peer| Waiting {
+            keys: sum.keys + number(peer, "hints_pending"),
+            oldest_s: sum.oldest_s.max(number(peer, "oldest_hint_s")),
+            partitions: sum.partitions.max(number(peer, "dirty_partitions")),
+        })
+    }
+}
+
+/// What is kept for a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Waiting {
+    keys: f64,
+    oldest_s: f64,
+    partitions: f64,
 }
 
 /// From nothing to the most.
@@ -265,7 +293,12 @@ mod tests {
             { "id": "b:1", "state": "up", "share": 0.5, "zone": "west" },
         ] });
         let node = json!({ "id": "a:1", "version": "0.1.0", "uptime_s": 3, "cores": 1, "io": "uring" });
-        Sample { node, ring, nodes: Value::Null, now: figures(3, 3000), then: Some(figures(1, 1000)) }
+        let nodes = json!({ "nodes": [
+            { "id": "a:1", "report": { "items": 1234, "memory_used_bytes": 2048, "peers": [{ "id": "b:1", "hints_pending": 9 }] } },
+            { "id": "c:1", "report": { "peers": [{ "id": "b:1", "hints_pending": 6, "oldest_hint_s": 20.0 }] } },
+            { "id": "b:1", "trouble": "it is away", "report": null },
+        ] });
+        Sample { node, ring, nodes, now: figures(3, 3000), then: Some(figures(1, 1000)) }
     }
 
     #[test]
@@ -280,8 +313,10 @@ mod tests {
         assert!(all.contains("half within 16 us, 99 % within 16 us"), "{all}");
         assert!(all.contains("0          1,000    25.0 %"), "{all}");
         let away = lines.iter().find(|line| line.starts_with("b:1")).unwrap();
-        assert!(away.contains("away since 12 s") && away.contains("west") && away.contains("1,204"), "{away}");
-        assert!(lines.iter().any(|line| line.starts_with("a:1 (this)  here")), "{all}");
+        assert!(away.contains("away since 12 s") && away.contains("west"), "{away}");
+        // What this node keeps and what another one does, but not what this one has told of itself a moment ago.
+        assert!(away.contains("1,210") && away.contains("20 s"), "{away}");
+        assert!(lines.iter().any(|line| line.starts_with("a:1 (this)  here") && line.contains("2.0 KiB")), "{all}");
     }
 
     #[test]

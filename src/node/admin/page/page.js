@@ -2,6 +2,7 @@
 //
 //   hello   { node, ring }   once: who this is, who is in the ring, where second copies are
 //   figures { .. }           once a second: counters since start, of which this page makes rates
+//   nodes   { nodes }        once a second in a ring: what every node of it tells of itself
 //
 // Everything is put into the page as text, never as markup.
 
@@ -9,6 +10,10 @@ const $ = (selector) => document.querySelector(selector);
 const SAMPLES = 300;
 const history = [];
 let node = null, ring = null, lookedUp = null;
+// What the nodes told, and what they told before.
+let told = [], toldBefore = [];
+// Work that takes long, by who does it for whom: what was left of it second by second.
+const work = new Map();
 
 const number = (value) => Math.round(value).toLocaleString("en");
 const bytes = (value) => {
@@ -110,17 +115,24 @@ function drawRing() {
   $("#ring-text").textContent = list.map((arc) => `${arc.id} ${arc.state}, ${percent(arc.length)} of the keys${arc.hints_pending ? `, ${number(arc.hints_pending)} keys wait for it` : ""}`).join("; ");
 }
 
-// Arrows from here to those who lack something, with how much.
+// Who keeps how much for whom: what this node knows, and what the others tell.
+function pairs() {
+  const now = history.at(-1), others = (from, peers) => peers.filter(({ id }) => id !== from).map((peer) => ({ from, peer }));
+  const own = now ? others(ring.me, now.peers) : [];
+  return own.concat(...told.filter(({ id, report }) => id !== ring.me && report).map(({ id, report }) => others(id, report.peers)));
+}
+
+// Arrows to those who lack something, with how much.
 function drawWaiting(group, list) {
-  const here = list.find((arc) => arc.id === ring.me);
-  for (const arc of list) {
-    if (!here || !(arc.hints_pending || arc.dirty_partitions)) continue;
+  for (const { from, peer } of pairs()) {
+    const here = list.find((arc) => arc.id === from), arc = list.find((each) => each.id === peer.id);
+    if (!here || !arc || !(peer.hints_pending || peer.dirty_partitions)) continue;
     const [x, y] = at(arc.middle, RADIUS - 14), [fromX, fromY] = at(here.middle, RADIUS - 14);
     const bendX = (x + fromX + CENTRE_X) / 3, bendY = (y + fromY + CENTRE_Y) / 3;
     group.append(drawn("path", { class: "hint", d: `M ${fromX.toFixed(1)} ${fromY.toFixed(1)} Q ${bendX.toFixed(1)} ${bendY.toFixed(1)} ${x.toFixed(1)} ${y.toFixed(1)}` }));
     group.append(drawn("circle", { class: "hint-head", cx: x.toFixed(1), cy: y.toFixed(1), r: 5 }));
-    const text = arc.hints_pending ? `${number(arc.hints_pending)} keys` : `${number(arc.dirty_partitions)} partitions`;
-    group.append(drawn("text", { class: "count", x: bendX.toFixed(1), y: (bendY - 6).toFixed(1), "text-anchor": "middle", "data-waiting": arc.id }, text));
+    const text = peer.hints_pending ? `${number(peer.hints_pending)} keys` : `${number(peer.dirty_partitions)} partitions`;
+    group.append(drawn("text", { class: "count", x: bendX.toFixed(1), y: (bendY - 6).toFixed(1), "text-anchor": "middle", "data-waiting": arc.id, "data-from": from }, text));
   }
 }
 
@@ -219,15 +231,40 @@ function showCores(now, then) {
   }));
 }
 
-function showHandoff(now, then) {
-  const s = then ? (now.unix_ms - then.unix_ms) / 1000 : 0;
-  rows($("#handoff"), now.peers.filter((peer) => peer.id !== (ring && ring.me)).map((peer) => {
-    const before = then && then.peers.find((other) => other.id === peer.id);
-    const delivered = before && s > 0 ? (before.hints_pending - peer.hints_pending) / s : 0;
-    const cleaned = before && s > 0 ? (before.dirty_partitions - peer.dirty_partitions) / s : 0;
-    const left = peer.hints_pending + peer.dirty_partitions === 0 ? "-" : peer.away_s !== null ? "when it is back"
-      : delivered > 0 || cleaned > 0 ? seconds(Math.max(delivered > 0 ? peer.hints_pending / delivered : 0, cleaned > 0 ? peer.dirty_partitions / cleaned : 0)) : "not known yet";
-    return [peer.id, right(number(peer.hints_pending)), right(peer.hints_pending ? seconds(peer.oldest_hint_s) : "-"), right(number(peer.hints_replayed)), right(number(peer.dirty_partitions)), left];
+// What is left of some work: the share that is done, and the seconds that the rest takes at the pace of the last seconds.
+function progress(name, left, at) {
+  if (left === 0) { work.delete(name); return null; }
+  const made = work.get(name) ?? { most: 0, samples: [] };
+  work.set(name, made);
+  made.most = Math.max(made.most, left);
+  made.samples.push({ left, at });
+  if (made.samples.length > 5) made.samples.shift();
+  const [first] = made.samples, pace = (first.left - left) / Math.max(0.001, at - first.at);
+  return { done: 1 - left / made.most, s: pace > 0 ? left / pace : null };
+}
+
+function showHandoff(now) {
+  const all = pairs(), busy = all.filter(({ peer }) => peer.hints_pending || peer.dirty_partitions);
+  // Of a large ring, only who has something to bring.
+  const shown = all.length > 30 ? busy : all;
+  rows($("#handoff"), shown.map(({ from, peer }) => {
+    const parts = [["keys", peer.hints_pending], ["partitions", peer.dirty_partitions]].map(([what, left]) => progress(`${from} ${peer.id} ${what}`, left, now.unix_ms / 1000)).filter((part) => part);
+    const done = parts.reduce((sum, part) => sum + part.done, 0) / parts.length, meter = element("progress", { max: 1, value: parts.length ? done : 1 });
+    meter.setAttribute("aria-label", `brought to ${peer.id} by ${from}`);
+    const paced = parts.filter((part) => part.s !== null), known = seconds(Math.ceil(Math.max(...paced.map((part) => part.s))));
+    // Partitions may wait until the keys are there.
+    const left = parts.length === 0 ? "-" : peer.away_s !== null ? "when it is back" : paced.length === 0 ? "not known yet" : paced.length < parts.length ? `at least ${known}` : known;
+    return [peer.id, from, right(number(peer.hints_pending)), right(peer.hints_pending ? seconds(peer.oldest_hint_s) : "-"), right(number(peer.hints_replayed)), right(number(peer.dirty_partitions)), parts.length ? element("span", {}, meter, ` ${percent(done)}`) : "-", left];
+  }));
+}
+
+function showNodes() {
+  rows($("#nodes"), told.map(({ id, trouble, report }) => {
+    if (!report) return [id, ...Array(6).fill("-"), { text: trouble ?? "nothing", kind: "state-away wrap" }];
+    const then = toldBefore.find((each) => each.id === id)?.report, s = then ? (report.unix_ms - then.unix_ms) / 1000 : 0;
+    const rate = (part) => s > 0 ? Math.max(0, (report[part] - then[part]) / s) : 0, gets = rate("gets");
+    return [id, right(number(rate("requests"))), right(gets > 0 ? percent(rate("hits") / gets) : "-"), right(number(report.items)), right(`${bytes(report.memory_used_bytes)} of ${bytes(report.memory_limit_bytes)}`),
+      right(number(report.connections)), right(seconds(report.uptime_s)), { text: report.verdict.text, kind: report.verdict.level === "bad" ? "state-away wrap" : "wrap" }];
   }));
 }
 
@@ -238,9 +275,19 @@ async function ask(path, options) {
   return answer;
 }
 
-async function showPartitions(event) {
-  event.preventDefault();
-  const target = new FormData(event.target).get("target"), text = $("#grid-text");
+// Numbers in a row as one range.
+function ranges(list) {
+  const found = [];
+  for (const number of list) {
+    const last = found.at(-1);
+    if (last && last[1] === number - 1) last[1] = number;
+    else found.push([number, number]);
+  }
+  return found;
+}
+
+async function showPartitions() {
+  const target = new FormData($("#partitions")).get("target"), text = $("#grid-text");
   $("#grid-figure").hidden = false;
   try {
     const { dirty, partitions } = await ask(`/api/v1/partitions?target=${encodeURIComponent(target)}`);
@@ -249,9 +296,13 @@ async function showPartitions(event) {
     const set = new Set(dirty);
     for (let partition = 0; partition < partitions; partition += 1) {
       context.fillStyle = set.has(partition) ? wanting : clean;
-      context.fillRect(4 * (partition % 64), 4 * Math.floor(partition / 64), 4, 4);
+      // A gap between two squares, and a smaller one for what is clean: told by more than colour.
+      const size = set.has(partition) ? 4 : 2;
+      context.clearRect(4 * (partition % 64), 4 * Math.floor(partition / 64), 4, 4);
+      context.fillRect(4 * (partition % 64), 4 * Math.floor(partition / 64), size, size);
     }
-    text.textContent = `${number(dirty.length)} of ${number(partitions)} partitions are to be sent to ${target}; each square is one.`;
+    text.textContent = `${number(dirty.length)} of ${number(partitions)} partitions are to be sent to ${target}; each square is one, row by row.`;
+    rows($("#grid-table"), ranges(dirty).map(([first, last]) => [first === last ? first : `${first} to ${last}`, right(last - first + 1)]));
   } catch (error) {
     text.textContent = error.message;
   }
@@ -278,10 +329,15 @@ async function showWhere(key) {
   drawRing();
 }
 
+const bearer = () => {
+  const token = $("#key input[name=token]").value;
+  return token ? { Authorization: `Bearer ${token}` } : {};
+};
+
 async function inspect(event) {
   event.preventDefault();
-  const form = new FormData(event.target), place = $("#key-answer");
-  const headers = form.get("token") ? { Authorization: `Bearer ${form.get("token")}` } : {};
+  const form = new FormData(event.target), place = $("#key-answer"), headers = bearer();
+  $("#copies").hidden = true;
   try {
     if (event.submitter && event.submitter.name === "set") {
       const body = JSON.stringify({ key: form.get("key"), value: form.get("value"), ttl_s: Number(form.get("ttl")) });
@@ -290,6 +346,12 @@ async function inspect(event) {
     const item = await ask(`/api/v1/key?key=${encodeURIComponent(form.get("key"))}`, { headers });
     const facts = `${bytes(item.size_bytes)}, flags ${item.flags}, CAS ${item.cas}, ${item.ttl_s === null ? "never expires" : `expires in ${seconds(item.ttl_s)}`}${item.is_text ? "" : ", as base64"}${item.is_whole ? "" : ", its beginning"}`;
     place.replaceChildren(element("p", {}, facts), element("pre", {}, item.value));
+    rows($("#copies table"), item.copies.map(({ id, state, serves, trouble, copy }) => [
+      `${id}${serves ? " (answers)" : ""}`, { text: trouble ?? (copy ? copy.is_deleted ? "deleted" : copy.is_stale ? "stale" : state : "has none"), kind: trouble ? "state-away" : "" },
+      copy ? new Date(copy.written_unix_ms).toLocaleTimeString() : "-", right(copy ? bytes(copy.size_bytes) : "-"), right(copy ? copy.ttl_s === null ? "never" : seconds(copy.ttl_s) : "-"), right(copy ? copy.version : "-"),
+    ]));
+    $("#copies").hidden = false;
+    showWhere(form.get("key"));
   } catch (error) {
     place.replaceChildren(element("p", {}, error.message));
   }
@@ -297,16 +359,48 @@ async function inspect(event) {
 
 // -- what is asked for when it is opened
 
-async function openLatency() {
-  if (!this.open) return;
-  const { latencies } = await ask("/api/v1/stats");
-  rows(this.querySelector("table"), latencies.map((each) => [each.door, each.operation, right(number(each.count)), right(seconds(each.mean_s)), right(seconds(each.p50_s)), right(seconds(each.p99_s)), right(seconds(each.p999_s))]));
+const OPENED = {
+  latency: async (table) => {
+    const { latencies } = await ask("/api/v1/stats");
+    rows(table, latencies.map((each) => [each.door, each.operation, right(number(each.count)), right(seconds(each.mean_s)), right(seconds(each.p50_s)), right(seconds(each.p99_s)), right(seconds(each.p999_s))]));
+  },
+  slow: async (table) => {
+    const { least_ms, count, requests } = await ask("/api/v1/slow");
+    rows(table, requests.map((each) => [new Date(each.unix_ms).toLocaleTimeString(), right(seconds(each.took_s)), each.operation === null ? each.what : `${each.what}: ${each.door} ${each.operation}`, right(each.commands), right(each.core), each.client ?? "-", each.owners.join(", ") || "-"]));
+    return least_ms === 0 ? "--slow_ms 0 remembers none." : `${number(count)} took longer than ${least_ms} ms since the start.`;
+  },
+  top: async (table) => {
+    const { samples, keys } = await ask("/api/v1/top", { headers: bearer() });
+    rows(table, keys.map((each) => [{ text: each.is_text ? each.key : `base64 ${each.key}`, kind: "wrap" }, right(`${percent(each.share)}${each.share_most > each.share ? ` to ${percent(each.share_most)}` : ""}`), right(percent(each.reads)), right(each.core)]));
+    return `From ${number(samples)} commands of the last minutes.`;
+  },
+  memory: async (table) => {
+    const { sampled, items, classes } = await ask("/api/v1/memory");
+    rows(table, classes.map((each) => [each.name, right(number(each.items)), right(bytes(each.bytes))]));
+    return `From ${number(sampled)} of ${number(items)} items.`;
+  },
+  settings: async (table) => {
+    const settings = await ask("/api/v1/settings");
+    rows(table, Object.entries(settings).map(([name, value]) => [name, { text: value, kind: "wrap" }]));
+  },
+};
+
+async function fill(details) {
+  const note = details.querySelector("p");
+  try {
+    const text = await OPENED[details.id](details.querySelector("table"));
+    if (note) note.textContent = text;
+  } catch (error) {
+    if (note) note.textContent = error.message;
+  }
 }
-async function openSettings() {
-  if (!this.open) return;
-  const settings = await ask("/api/v1/settings");
-  rows(this.querySelector("table"), Object.entries(settings).map(([name, value]) => [name, { text: value, kind: "wrap" }]));
-}
+
+// What is open is asked for again once in a while, but not by a page that nobody sees.
+setInterval(() => {
+  if (document.hidden) return;
+  for (const id of ["latency", "slow", "top"]) if ($(`#${id}`).open) fill($(`#${id}`));
+  if (!$("#grid-figure").hidden) showPartitions();
+}, 3000);
 
 // -- the stream
 
@@ -321,9 +415,16 @@ function handleHello(event) {
   rows($("#tuning"), knobs.map((knob) => [knob.name, { text: knob.state, kind: `state-${knob.state}` }, { text: knob.found, kind: "wrap" }, { text: knob.wanted, kind: "wrap" }]));
   const others = ring.nodes.filter((each) => each.id !== ring.me).map((each) => element("option", {}, each.id));
   $("#partitions select").replaceChildren(...others);
-  $("#partitions").hidden = others.length === 0;
+  $("#partitions").hidden = $("#nodes-section").hidden = others.length === 0;
+  showVerdict(node.verdicts);
+  performance.mark("usable");
   drawRing();
   showMembers();
+}
+
+function handleNodes(event) {
+  [toldBefore, told] = [told, JSON.parse(event.data).nodes];
+  showNodes();
 }
 
 function handleFigures(event) {
@@ -340,23 +441,23 @@ function handleFigures(event) {
   showMembers();
   PLOTS.forEach(showPlot);
   showCores(now, then);
-  showHandoff(now, then);
+  showHandoff(now);
 }
 
 function listen() {
   const stream = new EventSource("/api/v1/events");
   stream.addEventListener("hello", handleHello);
   stream.addEventListener("figures", handleFigures);
+  stream.addEventListener("nodes", handleNodes);
   stream.addEventListener("error", () => {
     showVerdict([{ level: "bad", text: "This node does not answer; the figures below are old." }]);
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
   });
 }
 
+listen();
 makePlots();
 $("#where").addEventListener("submit", lookUp);
 $("#key").addEventListener("submit", inspect);
-$("#partitions").addEventListener("submit", showPartitions);
-$("#latency").addEventListener("toggle", openLatency);
-$("#settings").addEventListener("toggle", openSettings);
-listen();
+$("#partitions").addEventListener("submit", (event) => { event.preventDefault(); showPartitions(); });
+for (const id of Object.keys(OPENED)) $(`#${id}`).addEventListener("toggle", ({ target }) => target.open && fill(target));
