@@ -195,7 +195,7 @@ fn answered(client: &mut Client, request: &str) -> String {
 #[test]
 fn while_a_node_is_about_to_end_connections_end_behind_their_next_answer() {
     for engine in ["auto", "streams"] {
-        let mut server = Server::start(&["--cores", "2", "--drain_delay", "3", "--io", engine]);
+        let mut server = Server::start(&["--cores", "2", "--drain_delay", "600", "--io", engine]);
         let mut text = server.connect();
         text.ask("set k 0 0 1\r\nx\r\n", "STORED\r\n");
         let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -207,7 +207,7 @@ fn while_a_node_is_about_to_end_connections_end_behind_their_next_answer() {
         assert!(answered(&mut server.connect(), &get("/_/readyz")).starts_with("HTTP/1.1 200"));
         server.signal(libc::SIGTERM);
         let is_told = |server: &Server| answered(&mut server.connect(), &get("/_/readyz")).starts_with("HTTP/1.1 503");
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(20);
         while !is_told(&server) {
             assert!(Instant::now() < end, "{engine}: never not ready");
         }
@@ -222,6 +222,8 @@ fn while_a_node_is_about_to_end_connections_end_behind_their_next_answer() {
             assert_eq!(client.stream.read(&mut [0; 16]).unwrap(), 0, "{engine}: it is closed");
         }
         text.ask("get n\r\n", "VALUE n 0 1\r\ny\r\nEND\r\n");
+        // A second signal ends the delay.
+        server.signal(libc::SIGTERM);
         assert_eq!(server.wait(Duration::from_secs(15)), Some(0));
     }
 }
