@@ -336,6 +336,8 @@ pub enum Reply<'e> {
     Error(Error),
     /// No memory this turn, though there may be after the next `tick`: ask again with the same command. Never encoded.
     Busy,
+    /// A number of RESP.
+    Integer(i64),
     /// `OK`: flush_all, verbosity, cache_memlimit.
     Ok,
     /// `version`: the text behind the word.
@@ -437,6 +439,8 @@ pub enum Error {
     /// Arithmetic on something that is not a decimal number of at most 20 digits. Client's fault.
     /// `CLIENT_ERROR cannot increment or decrement non-numeric value`
     NonNumeric,
+    /// A signed number would leave 64 bits. Client's fault. `CLIENT_ERROR increment or decrement would overflow`
+    Overflow,
     /// No node that could hold the key answered in time. `SERVER_ERROR no node for this key could be reached`
     Unreachable,
     /// The node that worked on the command went away, and to run it again could count it twice: incr, append, cas and their like.

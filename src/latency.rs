@@ -23,11 +23,13 @@ pub enum Door {
     Binary,
     /// HTTP.
     Http,
+    /// RESP.
+    Resp,
 }
 
 impl Door {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Text, Self::Meta, Self::Binary, Self::Http];
+    pub const ALL: [Self; 5] = [Self::Text, Self::Meta, Self::Binary, Self::Http, Self::Resp];
 
     /// The word for it in labels.
     pub fn name(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Door {
             Self::Meta => "meta",
             Self::Binary => "binary",
             Self::Http => "http",
+            Self::Resp => "resp",
         }
     }
 }

@@ -54,6 +54,21 @@ pub const META_WORDS_MAX: usize = 20;
 /// Longest opaque token of a meta command, in bytes, its letter `O` included. memcached 1.6.
 pub const META_OPAQUE_BYTES_MAX: usize = 32;
 
+/// Longest header or line of a RESP request, in bytes. Redis: `PROTO_INLINE_MAX_SIZE`.
+pub const RESP_LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Most arguments of a RESP request. Redis: 2^31; each costs its client a header, and us nothing where a command is taken key by key.
+pub const RESP_ARGUMENTS_MAX: i64 = 1 << 20;
+
+/// Longest RESP argument that is no value, in bytes.
+pub const RESP_ARGUMENT_BYTES_MAX: usize = INLINE_VALUE_BYTES_MAX;
+
+/// Longest RESP request that is waited for as a whole, in bytes: a command that is taken key by key, and a long value, do not count.
+pub const RESP_REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes behind a long value: ` EX 60 NX GET` and more of the kind, framed.
+pub const RESP_TAIL_BYTES_MAX: usize = 256;
+
 /// Default largest item (key, value and header), in bytes: memcached's `-I 1m`.
 pub const ITEM_BYTES_DEFAULT: usize = 1 << 20;
 

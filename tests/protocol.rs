@@ -63,14 +63,13 @@ fn trace(input: &[u8], cuts: &[usize], arena: &Arc<Arena>) -> Trace {
     for end in cuts.iter().copied().chain([input.len()]) {
         loop {
             let seen = &input[front..end];
-            if let Some(Pending { head, body, tail }) = pending {
-                let total = head + body + tail;
-                if seen.len() < total {
+            if let Some(mut large) = pending.take() {
+                let Some((words, total)) = large.go_on(&mut session, seen, arena) else {
+                    pending = Some(large);
                     break;
-                }
-                pending = None;
-                steps.push((resume(&mut session, &seen[..total], head, body, arena), front + total));
+                };
                 front += total;
+                steps.push((words, front));
                 continue;
             }
             if let Some(mut body) = chunked.take() {
@@ -126,6 +125,19 @@ fn trace(input: &[u8], cuts: &[usize], arena: &Arc<Arena>) -> Trace {
     Trace { steps, left: input.len() - front }
 }
 
+impl Pending {
+    /// Goes on with what has come: the step in words and the bytes that it took, once all of it is there.
+    fn go_on(&mut self, session: &mut Session, seen: &[u8], arena: &Arc<Arena>) -> Option<(String, usize)> {
+        loop {
+            let total = self.head + self.body + self.tail;
+            match resume(session, seen.get(..total)?, self.head, self.body, arena) {
+                Ok(words) => return Some((words, total)),
+                Err(tail) => self.tail = tail,
+            }
+        }
+    }
+}
+
 impl Chunked {
     fn new(start: usize, head: &[u8]) -> Self {
         Self { start, head: head.to_vec(), chunks: Chunks::new(ITEM_BYTES_MAX as usize) }
@@ -167,8 +179,8 @@ fn whole(step: &Step<'_>, seen_bytes: usize) -> (String, usize, bool) {
     (words, consumed, close)
 }
 
-/// The step of a large store, in words. A third of them finds no memory.
-fn resume(session: &mut Session, bytes: &[u8], head: usize, body: usize, arena: &Arc<Arena>) -> String {
+/// The step of a large store, in words, or a longer tail that it wants. A third of them finds no memory.
+fn resume(session: &mut Session, bytes: &[u8], head: usize, body: usize, arena: &Arc<Arena>) -> Result<String, usize> {
     let (value, tail) = bytes[head..].split_at(body);
     if body.is_multiple_of(3) {
         let step = session.refuse(&bytes[..head], body + tail.len());
@@ -182,16 +194,22 @@ fn resume(session: &mut Session, bytes: &[u8], head: usize, body: usize, arena: 
                 other => panic!("a refused value is skipped, not {other:?}"),
             }
         }
-        return words;
+        return Ok(words);
     }
     let mut leased = Body::lease(arena, body).expect("room for one value");
     leased.write(0, value);
     let body = Arc::new(leased);
+    let session_before = *session;
     let step = session.resume(&bytes[..head], &body, tail);
+    if let Step::Incomplete { needed } = step {
+        assert!(needed > tail.len() && needed <= limits::RESP_TAIL_BYTES_MAX, "{needed} needed of a tail of {}", tail.len());
+        *session = session_before;
+        return Err(needed);
+    }
     if let Step::Command { consumed, .. } | Step::Reply { consumed, .. } = step {
         assert_eq!(consumed, head);
     }
-    format!("{step:?}")
+    Ok(format!("{step:?}"))
 }
 
 fn encode_one(framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>) -> usize {
@@ -289,7 +307,10 @@ fn short_conversations_of_the_other_doors_too() {
     let http = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n\r\nPUT /b?ttl=9 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi\
         POST /%63 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhi\r\n0\r\n\r\n\
         GET /d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcDELETE /e HTTP/1.0\r\n\r\nGET /f";
-    for (conversation, steps) in [(&meta[..], 7), (&binary, 8), (http, 9)] {
+    let resp =
+        b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*3\r\n$4\r\nmset\r\n$1\r\na\r\n$2\r\nhi\r\n*3\r\n$3\r\nDEL\r\n$1\r\na\r\n$1\r\nb\r\n\
+        PING\r\n*3\r\n$3\r\nFOO\r\n$1\r\na\r\n$2\r\nbc\r\nDEL a \"b\"\r\n*0\r\n*2\r\n$4\r\nECHO\r\n$x\r\n";
+    for (conversation, steps) in [(&meta[..], 7), (&binary, 8), (http, 9), (resp, 11)] {
         let whole = trace(conversation, &[], &arena);
         assert_eq!(whole.steps.len(), steps, "{:#?}", whole.steps);
         for first in 0..=conversation.len() {

@@ -103,6 +103,14 @@ fn http_requests_allocate_nothing() {
 }
 
 #[test]
+fn resp_requests_allocate_nothing() {
+    check(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nhi\r\n", 2);
+    check(b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nhi\r\n$2\r\nNX\r\n*3\r\n$4\r\nMGET\r\n$1\r\na\r\n$1\r\nb\r\n", 3);
+    check(b"*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n*3\r\n$3\r\nFOO\r\n$1\r\nk\r\n$1\r\nk\r\n*1\r\n$4\r\nPING\r\n", 7);
+    check(b"*1\r\n$3\r\nGET\r\nPING hi\r\n", 2);
+}
+
+#[test]
 fn the_counter_counts() {
     let before = counting::allocations();
     drop(std::hint::black_box(Box::new(1)));

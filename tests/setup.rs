@@ -20,6 +20,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("libc", "libc6-dev"),
     ("git", "git"),
     ("memcached", "memcached"),
+    ("redis-server", "redis-server"),
     ("python3", "python3"),
     ("ip", "iproute2"),
     ("unshare", "util-linux"),

@@ -29,6 +29,12 @@
 //!   @differs REASON                                we differ from the original on purpose: not run against it
 //! ```
 //!
+//! Requests of RESP are written as words, whose lengths are computed:
+//!
+//! ```text
+//!   >* SET k a\svalue EX 60                        the escapes above; an empty word between two spaces
+//! ```
+//!
 //! Binary packets have readable lines. Words are `field=value`; what is not named is 0 or empty; lengths are computed:
 //!
 //! ```text
@@ -40,7 +46,7 @@
 //! Numbers are decimal or 0x; `extras=` is hex, where `_` means nothing; `key=` and `value=` take the escapes above.
 //!
 //! Every transcript runs in memory (whole, byte by byte, cut at seeded places), over TCP against a node, and against the
-//! original memcached, so that every expectation is checked against it (skipped where none is installed; not in CI).
+//! original memcached, or redis-server, so that every expectation is checked against it (skipped where none is installed; not in CI).
 //! Beside them, any bytes from a seed go through sessions and engine (`inputs.rs`; PROTOCOL_SEED, PROTOCOL_ROUNDS).
 //! Environment: TRANSCRIPT_SEED for the cuts, TRANSCRIPT for a part of the file names to run, MEMCACHED (see
 //! `tests/original`), PBCACHE_BIN.
@@ -114,6 +120,7 @@ folder!(text);
 folder!(meta);
 folder!(binary);
 folder!(http);
+folder!(resp);
 
 /// What memcached speaks is asked of it, too.
 mod against_memcached {
@@ -133,6 +140,21 @@ mod against_memcached {
     fn binary() {
         run::against_memcached("binary");
     }
+}
+
+/// What Redis speaks is asked of it.
+mod against_redis {
+    use crate::run;
+
+    #[test]
+    fn resp() {
+        run::against_redis("resp");
+    }
+}
+
+#[test]
+fn the_comparison_with_redis_is_not_left_out_in_silence() {
+    skip::fails_without("against_redis::resp", "redis-server is not installed");
 }
 
 #[test]

@@ -197,6 +197,7 @@ pub fn settings(options: &Options, limit_bytes: u64, verbosity: u32, tuning_want
             crate::protocol::Protocols::Any => "auto-negotiate".into(),
             crate::protocol::Protocols::TextOnly => "ascii".into(),
             crate::protocol::Protocols::BinaryOnly => "binary".into(),
+            crate::protocol::Protocols::RespOnly => "resp".into(),
         },
         "item_size_max" => options.item_bytes_max.to_string(),
         "flush_enabled" => on(!options.flush_disabled),

@@ -395,7 +395,7 @@ pub(super) fn encode(head: Head, key: &[u8], reply: &Reply<'_>, output: &mut Buf
         Reply::Stored(item) => put(head, 0, NOTHING, item.cas, output),
         Reply::Touched(item) => put(head, 0, (&item.client_flags.to_be_bytes(), &[], &[]), item.cas, output),
         Reply::Number { number, item, .. } => put(head, 0, (&[], &[], &number.to_be_bytes()), item.cas, output),
-        Reply::Item(_) | Reply::Deleted | Reply::Ok | Reply::Reset | Reply::Noop | Reply::Bye => {
+        Reply::Item(_) | Reply::Integer(_) | Reply::Deleted | Reply::Ok | Reply::Reset | Reply::Noop | Reply::Bye => {
             put(head, 0, NOTHING, 0, output);
         }
     }
@@ -466,7 +466,7 @@ fn failure(opcode: u8, error: Error) -> (u16, &'static str) {
     match error {
         Error::TooLarge => TOO_LARGE,
         Error::OutOfMemory => OUT_OF_MEMORY,
-        Error::NonNumeric => NON_NUMERIC,
+        Error::NonNumeric | Error::Overflow => NON_NUMERIC,
         Error::Binary { status, text } => (status, text),
         Error::Unreachable => UNREACHABLE,
         Error::Interrupted => INTERRUPTED,

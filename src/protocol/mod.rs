@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   first byte 0x80                                        -> binary
+//!   first byte *, or a line with a command of RESP alone   -> RESP, for the whole conversation
 //!   first byte A to Z, and a first line that ends in HTTP/ -> HTTP, for the whole conversation
 //!   `m` + one letter + space                               -> meta
 //!   anything else                                          -> text
@@ -17,7 +18,7 @@
 //! Rules that may not be broken here:
 //! 1. The same steps come out however the bytes were cut.
 //! 2. consumed + what is left = the input; nothing is read behind `consumed` later on.
-//! 3. One key per command: `get a b c` is three steps, whose framing the session keeps (`END` after the last).
+//! 3. One key per command: `get a b c` is three steps, whose framing the session keeps (`END` after the last); MGET likewise.
 //! 4. No input panics, and no input makes `Incomplete::needed` exceed `limits`.
 //! 5. A `Session` is a small copy: the pump steps ahead of execution and goes back to the copy when a command must wait.
 //!
@@ -33,6 +34,7 @@ use crate::latency;
 pub mod binary;
 pub mod http;
 pub mod meta;
+pub mod resp;
 pub mod scan;
 pub mod text;
 
@@ -66,6 +68,8 @@ pub enum Protocols {
     TextOnly,
     /// `-B binary`.
     BinaryOnly,
+    /// `--redis_port`.
+    RespOnly,
 }
 
 impl Default for Options {
@@ -97,6 +101,8 @@ pub struct Session {
 enum State {
     /// Nothing received yet: the first byte decides.
     Fresh,
+    /// The first word of a line, and not all of the line: RESP or HTTP.
+    Open,
     /// Between two text or meta commands.
     Text,
     /// Within a line longer than `limits::LINE_BYTES_MAX`, whose first `scanned` bytes hold no newline. Kept so that a long
@@ -108,6 +114,8 @@ enum State {
     Binary,
     /// Between two HTTP requests.
     Http(http::Between),
+    /// A conversation in RESP.
+    Resp(resp::Conversation),
     /// Data of a refused command that is still to come, and the protocol behind it.
     Swallow { remaining: u64, door: Door },
 }
@@ -118,6 +126,7 @@ enum Door {
     Text,
     Binary,
     Http,
+    Resp(resp::Conversation),
 }
 
 /// What the front of the input is.
@@ -159,7 +168,8 @@ pub enum Step<'a> {
         consumed: usize,
     },
     /// A store of more than `limits::INLINE_VALUE_BYTES_MAX` bytes. Keep `head` bytes of the input, receive `body` bytes into
-    /// a leased [`Body`] and `tail` more bytes, then call [`Session::resume`]. Nothing is consumed before.
+    /// a leased [`Body`] and `tail` more bytes, then call [`Session::resume`], which may ask for a longer tail by `Incomplete`. Nothing is
+    /// consumed before.
     Body {
         /// Bytes of the command before the value.
         head: usize,
@@ -201,6 +211,8 @@ pub enum Head {
     Binary(binary::Head),
     /// An HTTP request.
     Http(http::Head),
+    /// A RESP request, or one key of it.
+    Resp(resp::Head),
 }
 
 /// Bytes of a [`Head`] that travels to another node.
@@ -215,6 +227,7 @@ impl Head {
             Head::Meta(head) => (PROTOCOL_META, head.to_bytes()),
             Head::Binary(head) => (PROTOCOL_BINARY, head.to_bytes()),
             Head::Http(head) => (PROTOCOL_HTTP, head.to_bytes()),
+            Head::Resp(head) => (PROTOCOL_RESP, head.to_bytes()),
         };
         bytes[0] = protocol;
         bytes[1..7].copy_from_slice(&rest);
@@ -229,7 +242,14 @@ impl Head {
             Head::Meta(_) => latency::Door::Meta,
             Head::Binary(_) => latency::Door::Binary,
             Head::Http(_) => latency::Door::Http,
+            Head::Resp(_) => latency::Door::Resp,
         }
+    }
+
+    /// Which of several answers it is that the client gets as one; `None` for an answer of its own.
+    #[inline]
+    pub fn part(&self) -> Option<resp::Part> {
+        if let Head::Resp(head) = self { head.as_part() } else { None }
     }
 
     /// Whether it is of a meta command.
@@ -246,6 +266,7 @@ impl Head {
             PROTOCOL_META => meta::Head::from_bytes(rest).map(Head::Meta),
             PROTOCOL_BINARY => Some(Head::Binary(binary::Head::from_bytes(rest))),
             PROTOCOL_HTTP => http::Head::from_bytes(rest).map(Head::Http),
+            PROTOCOL_RESP => resp::Head::from_bytes(rest).map(Head::Resp),
             _ => None,
         }
     }
@@ -255,6 +276,7 @@ const PROTOCOL_TEXT: u8 = 1;
 const PROTOCOL_META: u8 = 2;
 const PROTOCOL_BINARY: u8 = 3;
 const PROTOCOL_HTTP: u8 = 4;
+const PROTOCOL_RESP: u8 = 5;
 
 impl Session {
     /// The session of a new connection.
@@ -263,6 +285,7 @@ impl Session {
             Protocols::Any => State::Fresh,
             Protocols::TextOnly => State::Text,
             Protocols::BinaryOnly => State::Binary,
+            Protocols::RespOnly => State::Resp(resp::Conversation::NEW),
         };
         Self { options, state, second: 0, leaving: false }
     }
@@ -276,15 +299,17 @@ impl Session {
         if let State::Text = self.state {
             return text::step(self, input);
         }
-        if let State::Fresh = self.state {
-            self.state = match input[0] {
-                binary::REQUEST_MAGIC => State::Binary,
-                b'A'..=b'Z' if self.options.http.mode != http::Mode::Off => State::Http(http::Between::FIRST),
-                _ => State::Text,
-            };
+        if let State::Resp(conversation) = self.state {
+            return resp::step(self, conversation, input);
+        }
+        if let State::Fresh | State::Open = self.state
+            && !self.choose(input)
+        {
+            return Step::Incomplete { needed: input.len() + 1 };
         }
         match self.state {
-            State::Fresh | State::Text => text::step_line(self, 0, input),
+            State::Fresh | State::Open | State::Text => text::step_line(self, 0, input),
+            State::Resp(conversation) => resp::step(self, conversation, input),
             State::Line { scanned } => text::step_line(self, scanned, input),
             State::Keys(_) => text::step_keys(self, input),
             State::Binary => binary::step(self, input),
@@ -295,6 +320,23 @@ impl Session {
                 Step::Skip { consumed }
             }
         }
+    }
+
+    /// Chooses the protocol of a conversation by its first bytes. False if they do not tell.
+    #[cold]
+    fn choose(&mut self, input: &[u8]) -> bool {
+        let may_be_http = input[0].is_ascii_uppercase() && self.options.http.mode != http::Mode::Off;
+        self.state = match (input[0], resp::claim(input)) {
+            (binary::REQUEST_MAGIC, _) => State::Binary,
+            (_, resp::Claim::Yes) => State::Resp(resp::Conversation::NEW),
+            (_, resp::Claim::Open) => {
+                self.state = if may_be_http { State::Open } else { State::Fresh };
+                return false;
+            }
+            _ if may_be_http => State::Http(http::Between::FIRST),
+            _ => State::Text,
+        };
+        true
     }
 
     /// The end of an HTTP conversation needs no input; every other step does.
@@ -312,6 +354,7 @@ impl Session {
         match self.state {
             State::Binary => binary::resume(self, head, Value::Body(body)),
             State::Http(_) => http::resume(self, head, Value::Body(body)),
+            State::Resp(conversation) => resp::resume(self, conversation, head, Value::Body(body), tail),
             _ => text::resume(self, head, Value::Body(body), tail),
         }
     }
@@ -334,6 +377,10 @@ impl Session {
         let (door, step) = match self.state {
             State::Binary => (Door::Binary, binary::resume(self, head, value)),
             State::Http(_) => (Door::Http, http::resume(self, head, value)),
+            State::Resp(conversation) => {
+                let step = resp::resume(self, conversation, head, value, b"");
+                (Door::Resp(self.conversation()), step)
+            }
             _ => (Door::Text, text::resume(self, head, value, text::LINE_END)),
         };
         // Where the connection is closed behind the answer, what is still to come is dropped anyway.
@@ -354,6 +401,7 @@ impl Session {
             (0, Door::Text) => State::Text,
             (0, Door::Binary) => State::Binary,
             (0, Door::Http) => State::Http(http::Between::START),
+            (0, Door::Resp(conversation)) => State::Resp(conversation),
             (remaining, door) => State::Swallow { remaining, door },
         };
     }
@@ -364,6 +412,14 @@ impl Session {
         (self.second, self.leaving) = (second, leaving);
     }
 
+    /// The conversation, where this is one in RESP.
+    fn conversation(&self) -> resp::Conversation {
+        match self.state {
+            State::Resp(conversation) | State::Swallow { door: Door::Resp(conversation), .. } => conversation,
+            _ => resp::Conversation::NEW,
+        }
+    }
+
     /// What the session was told of the node.
     pub fn options(&self) -> Options {
         self.options
@@ -371,7 +427,7 @@ impl Session {
 
     /// Whether nothing has told yet which protocol it is.
     pub fn is_fresh(&self) -> bool {
-        matches!(self.state, State::Fresh)
+        matches!(self.state, State::Fresh | State::Open)
     }
 
     /// Whether data of a refused command is still to come.
@@ -384,6 +440,7 @@ impl Session {
         match self.state {
             State::Binary => input.len() >= binary::HEADER_BYTES,
             State::Http(_) => memchr::memmem::find(input, b"\r\n\r\n").is_some(),
+            State::Open => false,
             _ => scan::newline(input, 0).is_some(),
         }
     }
@@ -395,7 +452,12 @@ impl Session {
 
     /// Whether this connection speaks HTTP, or may do so as far as its first line has come.
     pub fn is_http(&self) -> bool {
-        matches!(self.state, State::Http(_) | State::Swallow { door: Door::Http, .. })
+        matches!(self.state, State::Http(_) | State::Open | State::Swallow { door: Door::Http, .. })
+    }
+
+    /// Whether this connection speaks RESP.
+    pub fn is_resp(&self) -> bool {
+        matches!(self.state, State::Resp(_) | State::Swallow { door: Door::Resp(_), .. })
     }
 
     /// Whether an HTTP request was refused.
@@ -423,5 +485,6 @@ pub fn encode(framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut
         Head::Meta(head) => meta::encode(head, framing.words, key, reply, output),
         Head::Binary(head) => binary::encode(head, key, reply, output),
         Head::Http(head) => http::encode(head, framing.words, reply, output),
+        Head::Resp(head) => resp::encode(head, framing.words, reply, output),
     }
 }

@@ -664,8 +664,8 @@ fn encode_line(reply: &Reply<'_>, output: &mut Buffer) {
             output.put(error_line(*error).as_bytes());
             LINE_END
         }
-        Reply::Item(_) | Reply::Busy => {
-            debug_assert!(false, "an item has its own encoder, and Busy is asked again");
+        Reply::Item(_) | Reply::Integer(_) | Reply::Busy => {
+            debug_assert!(false, "an item has its own encoder, nobody asks here for integers, and Busy is asked again");
             b"SERVER_ERROR out of memory\r\n"
         }
     };
@@ -686,6 +686,7 @@ pub(super) fn error_line(error: Error) -> &'static str {
         Error::TooLarge => "SERVER_ERROR object too large for cache",
         Error::OutOfMemory => "SERVER_ERROR out of memory storing object",
         Error::NonNumeric => "CLIENT_ERROR cannot increment or decrement non-numeric value",
+        Error::Overflow => "CLIENT_ERROR increment or decrement would overflow",
         Error::Unreachable => "SERVER_ERROR no node for this key could be reached",
         Error::Interrupted => "SERVER_ERROR the node for this key went away; the command may have been executed",
         Error::Line(line) => line,

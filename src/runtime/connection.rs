@@ -261,7 +261,8 @@ impl Connection {
         }
         let (core, streak) = self.steering;
         let settled = streak >= limits::STEERING_STREAK_MIN;
-        let movable = self.is_drained() && self.receiving.is_none() && !self.blocked && !self.closing;
+        let movable =
+            self.is_drained() && !self.replies.are_gathering() && self.receiving.is_none() && !self.blocked && !self.closing;
         (settled && movable).then_some(core)
     }
 
@@ -418,6 +419,9 @@ impl Connection {
                 // Others wait for this room, not for the end of this connection.
                 (self.receiving, self.input) = (None, Vec::new());
                 self.count_held(context);
+            } else if self.session.is_resp() {
+                let has_turn = self.replies.is_empty() && !self.replies.are_gathering();
+                output.put(if has_turn { b"-ERR out of memory reading request\r\n" } else { b"" });
             } else if !self.session.is_binary() && self.replies.is_empty() {
                 output.put(b"SERVER_ERROR out of memory reading request\r\n");
             }
@@ -461,7 +465,8 @@ impl Connection {
             return Flow::Blocked;
         }
         self.blocked = false;
-        if first || self.http {
+        let undecided = self.session.is_fresh();
+        if undecided || self.http {
             self.session.set_moment(context.now.seconds().0, context.mesh.shared.leaving.load(Relaxed));
         }
         let output_start = output.total_bytes();
@@ -491,7 +496,7 @@ impl Connection {
         if !self.control_pending {
             self.replies.close_batch(output, bytes_start, bodies_start);
         }
-        self.http |= first && self.session.is_http();
+        self.http |= undecided && self.session.is_http();
         if self.http {
             self.note_progress(context);
         }
@@ -554,6 +559,8 @@ impl Connection {
                         self.blocked = true;
                         return at;
                     }
+                    // More words behind the value have come already.
+                    None if at < input.len() => continue,
                     None => {
                         self.needed = 1;
                         return at;
@@ -697,7 +704,11 @@ impl Connection {
                     }
                     self.answer(framing, command.key.bytes, &Reply::Error(Error::OutOfMemory), output);
                 } else if self.replies.is_empty() {
+                    let start = output.bytes.len();
                     protocol::encode(framing, command.key.bytes, &reply, output);
+                    if let Some(part) = framing.head.part() {
+                        self.replies.gather(part, start, output);
+                    }
                 } else {
                     self.replies.push(framing, command.key.bytes, &reply);
                 }
@@ -711,7 +722,7 @@ impl Connection {
                     return Outcome::Blocked;
                 }
                 context.shard.counters.requests_crossed += 1;
-                self.replies.push_waiting(Some(sent(command, framing, context)));
+                self.replies.push_waiting(Some(sent(command, framing, context)), framing.head.part());
                 self.steering = if self.steering.0 == core { (core, self.steering.1 + 1) } else { (core, 1) };
                 Outcome::Done
             }
@@ -725,7 +736,7 @@ impl Connection {
         if !turn.submit(origin, command, framing.head, framing.words) {
             return Outcome::Blocked;
         }
-        self.replies.push_waiting(Some(sent(command, framing, context)));
+        self.replies.push_waiting(Some(sent(command, framing, context)), framing.head.part());
         self.steering.1 = 0;
         Outcome::Done
     }
@@ -744,7 +755,7 @@ impl Connection {
         }
         let ticket = self.next_ticket(id);
         context.ask_control(ticket, control, framing);
-        self.replies.push_waiting(None);
+        self.replies.push_waiting(None, None);
         self.control_pending = true;
         Outcome::Done
     }
@@ -755,7 +766,11 @@ impl Connection {
 
     fn answer(&mut self, framing: &Framing<'_>, key: &[u8], reply: &Reply<'_>, output: &mut Buffer) {
         if self.replies.is_empty() {
+            let start = output.bytes.len();
             protocol::encode(framing, key, reply, output);
+            if let Some(part) = framing.head.part() {
+                self.replies.gather(part, start, output);
+            }
         } else {
             self.replies.push(framing, key, reply);
         }
@@ -839,6 +854,13 @@ impl Connection {
             (None, Some(chunks)) => self.session.resume_chunked(&receiving.head, chunks.value()),
             (None, None) => return None,
         };
+        // Words behind the value.
+        if let Step::Incomplete { needed } = step {
+            self.session = session_before;
+            receiving.tail_bytes = needed;
+            self.receiving = Some(receiving);
+            return None;
+        }
         if full || matches!(self.take_step(id, &step, context, output), Outcome::Blocked) {
             self.session = session_before;
             self.receiving = Some(receiving);

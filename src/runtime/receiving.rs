@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use crate::arena::Body;
-use crate::limits::INLINE_VALUE_BYTES_MAX;
+use crate::limits::{INLINE_VALUE_BYTES_MAX, RESP_TAIL_BYTES_MAX};
 use crate::protocol::http::{Chunks, Fault};
 
 /// A large value on its way in.
@@ -25,8 +25,8 @@ pub struct Receiving {
     pub length: usize,
     filled: usize,
     /// What has come behind the value.
-    pub tail: ArrayVec<u8, 2>,
-    /// How much that is.
+    pub tail: ArrayVec<u8, RESP_TAIL_BYTES_MAX>,
+    /// How much that is, as far as is known.
     pub tail_bytes: usize,
     /// The value is there, and its command could not be executed so far.
     pub complete: Option<Arc<Body>>,

@@ -8,6 +8,8 @@
 //! Replies go out in groups: what one received batch asked for. Sending the ready ones ahead would cost a second send, and a client
 //! that answers each piece with its next requests would ask in ever smaller pieces.
 //!
+//! Several answers may be parts of one (`DEL a b c`): they are gathered when their turn has come, and the last one lets the sum go out.
+//!
 //! Lives here: order, grouping, the bytes kept meanwhile. Not here: what is asked and of whom (`connection`).
 
 use std::collections::VecDeque;
@@ -17,6 +19,7 @@ use crate::buffer::Buffer;
 use crate::command::Reply;
 use crate::latency::Kind;
 use crate::limits;
+use crate::protocol::resp::{Gathered, Part};
 use crate::protocol::{self, Framing};
 
 /// Replies in the order of their requests, from the first that is not there yet.
@@ -33,6 +36,8 @@ pub struct Replies {
     group_end: u32,
     /// Slots that wait, of that group.
     group_waiting: u32,
+    /// The parts so far of an answer whose last part has not had its turn.
+    gathered: Gathered,
     /// Length of recent replies from other cores, in bytes: the larger of the last one and a decaying memory.
     recent_bytes: usize,
 }
@@ -50,9 +55,9 @@ pub struct Sent {
 
 enum Slot {
     /// For the answer to a request; to what was asked of the control plane otherwise.
-    Waiting(Option<Sent>),
+    Waiting(Option<Sent>, Option<Part>),
     /// A range of `stash`.
-    Ready { start: usize, end: usize },
+    Ready { start: usize, end: usize, part: Option<Part> },
     /// A large reply, or one with bodies.
     Carried(Box<Buffer>),
 }
@@ -62,6 +67,16 @@ impl Replies {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether some parts of an answer are here, and not all.
+    pub fn are_gathering(&self) -> bool {
+        !self.gathered.is_empty()
+    }
+
+    /// Takes a part back that was just written behind `start`; with the last one, the answer stands there.
+    pub fn gather(&mut self, part: Part, start: usize, output: &mut Buffer) {
+        self.gathered.take(part, start, output);
     }
 
     /// Whether the replies under way fill the output already: their number is bounded, and so is their expected length.
@@ -77,8 +92,8 @@ impl Replies {
     }
 
     /// Adds a slot for a reply that will come from elsewhere.
-    pub fn push_waiting(&mut self, sent: Option<Sent>) {
-        self.slots.push_back(Slot::Waiting(sent));
+    pub fn push_waiting(&mut self, sent: Option<Sent>, part: Option<Part>) {
+        self.slots.push_back(Slot::Waiting(sent, part));
         self.waiting += 1;
     }
 
@@ -88,7 +103,7 @@ impl Replies {
         let mut buffer = Buffer { bytes: std::mem::take(&mut self.stash), bodies: Vec::new() };
         protocol::encode(framing, key, reply, &mut buffer);
         let slot = if buffer.bodies.is_empty() {
-            Slot::Ready { start, end: buffer.bytes.len() }
+            Slot::Ready { start, end: buffer.bytes.len(), part: framing.head.part() }
         } else {
             let bytes = buffer.bytes.split_off(start);
             buffer.bodies.iter_mut().for_each(|inset| inset.offset -= start);
@@ -115,7 +130,7 @@ impl Replies {
             debug_assert!(false, "a reply for a slot that is not there");
             return None;
         };
-        let Slot::Waiting(sent) = *slot else {
+        let Slot::Waiting(sent, part) = *slot else {
             debug_assert!(false, "a reply that nobody waits for");
             return None;
         };
@@ -128,7 +143,13 @@ impl Replies {
             ReplyBytes::Inline(bytes) => {
                 let start = self.stash.len();
                 self.stash.extend_from_slice(bytes);
-                Slot::Ready { start, end: self.stash.len() }
+                Slot::Ready { start, end: self.stash.len(), part }
+            }
+            // A part is a number or a line.
+            ReplyBytes::Carried(buffer) if part.is_some() => {
+                let start = self.stash.len();
+                self.stash.extend_from_slice(&buffer.bytes);
+                Slot::Ready { start, end: self.stash.len(), part }
             }
             ReplyBytes::Carried(buffer) => Slot::Carried(buffer),
         };
@@ -151,7 +172,7 @@ impl Replies {
             let start = self.stash.len();
             self.stash.extend_from_slice(&output.bytes[bytes_start..]);
             output.bytes.truncate(bytes_start);
-            self.push_front(Slot::Ready { start, end: self.stash.len() });
+            self.push_front(Slot::Ready { start, end: self.stash.len(), part: None });
         }
         self.open_group();
     }
@@ -174,13 +195,17 @@ impl Replies {
     pub fn flush_ready(&mut self, output: &mut Buffer) {
         while let Some(slot) = self.slots.front_mut() {
             match slot {
-                Slot::Waiting(_) => {
+                Slot::Waiting(..) => {
                     if self.group_waiting == 0 {
                         self.open_group();
                     }
                     return;
                 }
-                &mut Slot::Ready { start, end } => output.put(&self.stash[start..end]),
+                &mut Slot::Ready { start, end, part: None } => output.put(&self.stash[start..end]),
+                &mut Slot::Ready { start, end, part: Some(part) } => {
+                    self.gathered.add(&self.stash[start..end]);
+                    self.gathered.finish(part, output);
+                }
                 Slot::Carried(buffer) => output.append(buffer),
             }
             self.slots.pop_front();
@@ -214,8 +239,8 @@ mod tests {
         output.put(b"before ");
         output.put(b"a ");
         let (b, c) = (replies.next_slot(), replies.next_slot() + 1);
-        replies.push_waiting(None);
-        replies.push_waiting(None);
+        replies.push_waiting(None, None);
+        replies.push_waiting(None, None);
         replies.close_batch(&mut output, 7, 0);
         assert_eq!(output.bytes, b"before ", "what others put there stays");
         // Numbers do not change when the piece that was taken back goes in front.
@@ -223,7 +248,7 @@ mod tests {
         assert_eq!(flushed(&mut replies), "");
         // The next batch is a group of its own, and does not delay the first.
         let d = replies.next_slot();
-        replies.push_waiting(None);
+        replies.push_waiting(None, None);
         replies.close_batch(&mut Buffer::default(), 0, 0);
         replies.fill(b, ready(b"b "));
         assert_eq!(flushed(&mut replies), "a b c ");
@@ -239,8 +264,8 @@ mod tests {
         let mut output = Buffer::default();
         output.put(&vec![b'x'; limits::REPLIES_GROUPED_BYTES_MAX + 1]);
         let (first, second) = (replies.next_slot(), replies.next_slot() + 1);
-        replies.push_waiting(None);
-        replies.push_waiting(None);
+        replies.push_waiting(None, None);
+        replies.push_waiting(None, None);
         replies.close_batch(&mut output, 0, 0);
         assert_eq!(output.bytes.len(), limits::REPLIES_GROUPED_BYTES_MAX + 1);
         replies.fill(first, ready(&vec![b'y'; limits::REPLIES_GROUPED_BYTES_MAX + 1]));
@@ -250,13 +275,40 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_an_answer_go_out_as_one_whichever_comes_last() {
+        let part = |last| Some(Part { sums: true, last });
+        for error in [false, true] {
+            let mut replies = Replies::default();
+            let first = replies.next_slot();
+            (0..3).for_each(|index| replies.push_waiting(None, part(index == 2)));
+            replies.push_waiting(None, None);
+            replies.close_batch(&mut Buffer::default(), 0, 0);
+            replies.fill(first + 2, ready(b":1\r\n"));
+            replies.fill(first, ready(if error { b"-ERR first\r\n" } else { b":1\r\n" }));
+            replies.fill(first + 3, ready(b"next"));
+            assert!(!replies.are_gathering());
+            assert_eq!(flushed(&mut replies), "");
+            replies.fill(first + 1, ready(if error { b"-ERR second\r\n" } else { b":1\r\n" }));
+            assert_eq!(flushed(&mut replies), if error { "-ERR first\r\nnext" } else { ":3\r\nnext" });
+            // At once, where nothing waits.
+            let mut output = Buffer::default();
+            for (index, last) in [false, true].into_iter().enumerate() {
+                assert_eq!(replies.are_gathering(), index > 0);
+                output.put(b"+OK\r\n");
+                replies.gather(Part { sums: false, last }, 0, &mut output);
+            }
+            assert_eq!(output.bytes, b"+OK\r\n");
+        }
+    }
+
+    #[test]
     fn numbers_wrap() {
         let mut replies = Replies { first: u32::MAX - 1, group_end: u32::MAX - 1, ..Replies::default() };
         for round in 0..4 {
             let numbers: Vec<u32> = (0..3)
                 .map(|_| {
                     let number = replies.next_slot();
-                    replies.push_waiting(None);
+                    replies.push_waiting(None, None);
                     number
                 })
                 .collect();

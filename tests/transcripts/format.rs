@@ -172,6 +172,7 @@ fn parse(source: &str, options: &mut Options) -> Result<Option<Action>, String> 
     Ok(Some(match mark {
         ">" => Action::Send(parts(rest)?),
         "<" => Action::Expect(parts(rest)?),
+        ">*" => Action::Send(vec![Part::Bytes(framed(rest)?)]),
         ">!" => Action::SendPacket(Request::parse(rest)?),
         "<!" => Action::ExpectPacket(Response::parse(rest)?),
         "=" => match rest {
@@ -251,6 +252,16 @@ pub fn parts(source: &str) -> Result<Vec<Part>, String> {
         parts.push(Part::Bytes(bytes));
     }
     Ok(parts)
+}
+
+/// A request of RESP: words at spaces, each with its length.
+fn framed(source: &str) -> Result<Vec<u8>, String> {
+    let words = source.split(' ').map(literal).collect::<Result<Vec<_>, _>>()?;
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in &words {
+        bytes.extend([format!("${}\r\n", word.len()).as_bytes(), word, b"\r\n"].concat());
+    }
+    Ok(bytes)
 }
 
 /// Bytes with escapes and without names.

@@ -101,6 +101,35 @@ fn http(random: &mut Random) -> Vec<u8> {
     [lines.join("\r\n").as_bytes(), b"\r\n\r\n", &body[..]].concat()
 }
 
+/// A request of RESP: framed, with counts and lengths that agree in most cases, or a line.
+fn resp(random: &mut Random) -> Vec<u8> {
+    let mut words: Vec<Vec<u8>> = random.pick(&RESP_COMMANDS).split(' ').map(|word| word.as_bytes().to_vec()).collect();
+    for word in &mut words {
+        match &word[..] {
+            b"K" => *word = key(random),
+            b"V" => *word = vec![b'v'; random.pick(&[0, 1, 5, 300, 16_384, 16_385, 16_386, 16_388, 20_000, 60_000, 65_536])],
+            b"N" => *word = random.pick(&NUMBERS).as_bytes().to_vec(),
+            _ => {}
+        }
+    }
+    match random.below(10) {
+        0 => words.push(key(random)),
+        1 => drop(words.pop()),
+        _ => {}
+    }
+    if random.below(6) == 0 && words.iter().all(|word| word.len() < 300) {
+        let end: &[u8] = random.pick(&[&b"\r\n"[..], b"\n"]);
+        return [&words.join(&b' '), end].concat();
+    }
+    let count = if random.below(20) == 0 { random.pick(&NUMBERS).to_string() } else { words.len().to_string() };
+    let mut bytes = format!("*{count}\r\n").into_bytes();
+    for word in &words {
+        let length = if random.below(60) == 0 { random.pick(&NUMBERS).to_string() } else { word.len().to_string() };
+        bytes.extend([format!("${length}\r\n").as_bytes(), word, b"\r\n"].concat());
+    }
+    bytes
+}
+
 fn key(random: &mut Random) -> Vec<u8> {
     match random.below(12) {
         0 => vec![b'k'; 250],
@@ -155,7 +184,8 @@ fn packet(random: &mut Random, key: &[u8]) -> Vec<u8> {
 /// Some requests in a row, perhaps with a few bytes changed. Half of them stay in one protocol, or they would rarely get far.
 pub fn input(random: &mut Random) -> Vec<u8> {
     let count = 1 + random.below(5);
-    let mut bytes = match random.below(5) {
+    let mut bytes = match random.below(6) {
+        5 => (0..count).flat_map(|_| resp(random)).collect(),
         4 => (0..count).flat_map(|_| http(random)).collect(),
         0 => (0..count)
             .flat_map(|_| {
@@ -224,6 +254,40 @@ const NUMBERS: [&str; 20] = [
     "+1",
     "x",
     "1x",
+];
+
+/// Commands of RESP; K stands for a key, V for a value, N for a number.
+const RESP_COMMANDS: [&str; 30] = [
+    "GET K",
+    "get K",
+    "Get K",
+    "SET K V",
+    "SET K V NX",
+    "set K V xx",
+    "SET K V EX N",
+    "SET K V NX EX N GET",
+    "SETNX K V",
+    "APPEND K V",
+    "STRLEN K",
+    "MGET K",
+    "MGET K K K",
+    "MSET K V",
+    "MSET K V K V K V",
+    "DEL K",
+    "DEL K K K",
+    "UNLINK K K",
+    "EXISTS K K",
+    "TOUCH K K",
+    "TYPE K",
+    "PING",
+    "PING V",
+    "ECHO V",
+    "SELECT N",
+    "AUTH K K",
+    "RESET",
+    "FOO K V V",
+    "V K",
+    "FLUSHALL",
 ];
 
 const HTTP_FIELDS: [&str; 26] = [

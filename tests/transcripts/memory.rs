@@ -15,6 +15,7 @@ use pbcache::command::{Command, Control, Error, Reply};
 use pbcache::engine::{self, Engine};
 use pbcache::limits;
 use pbcache::protocol::http::{Chunks, Fault};
+use pbcache::protocol::resp::Gathered;
 use pbcache::protocol::{self, Framing, Session, Step};
 use pbcache::time::{Exptime, Timestamp};
 
@@ -48,6 +49,8 @@ struct Connection {
     /// The head of a request, and its body in chunks.
     chunked: Option<(Vec<u8>, Chunks)>,
     output: Buffer,
+    /// Parts of an answer whose last part is to come.
+    gathered: Gathered,
     closed: bool,
 }
 
@@ -126,6 +129,7 @@ impl Peer for Memory {
             receiving: None,
             chunked: None,
             output: Buffer::default(),
+            gathered: Gathered::default(),
             closed: false,
         });
         self.current = name.into();
@@ -251,9 +255,20 @@ impl Memory {
     }
 
     fn store_large(&mut self, connection: &mut Connection, receiving: Receiving) -> Result<(), String> {
-        let tail: Vec<u8> = connection.input.drain(..receiving.tail_bytes).collect();
+        let tail = connection.input[..receiving.tail_bytes].to_vec();
         let body = Arc::new(receiving.body);
+        let session_before = connection.session;
         let step = connection.session.resume(&receiving.head, &body, &tail);
+        if let Step::Incomplete { needed } = step {
+            if needed <= tail.len() || needed > limits::RESP_TAIL_BYTES_MAX {
+                return Err(format!("{needed} bytes needed of a tail of {}", tail.len()));
+            }
+            connection.session = session_before;
+            let body = Arc::into_inner(body).ok_or("the value is held")?;
+            connection.receiving = Some(Receiving { body, tail_bytes: needed, ..receiving });
+            return Ok(());
+        }
+        connection.input.drain(..tail.len());
         if let Step::Command { consumed, .. } | Step::Reply { consumed, .. } = step
             && consumed != receiving.head.len()
         {
@@ -265,14 +280,23 @@ impl Memory {
     /// Executes a step and encodes its reply.
     fn perform(&mut self, connection: &mut Connection, step: Step<'_>) -> Result<(), String> {
         let output = &mut connection.output;
+        let start = output.bytes.len();
         match step {
-            Step::Command { command, framing, .. } => self.execute(&command, &framing, output)?,
+            Step::Command { command, framing, .. } => {
+                self.execute(&command, &framing, output)?;
+                if let Some(part) = framing.head.part() {
+                    connection.gathered.take(part, start, output);
+                }
+            }
             Step::Control { control, framing, .. } => {
                 let reply = self.control(control);
                 protocol::encode(&framing, b"", &reply, output);
             }
             Step::Reply { reply, framing, close, .. } => {
                 protocol::encode(&framing, b"", &reply, output);
+                if let Some(part) = framing.head.part() {
+                    connection.gathered.take(part, start, output);
+                }
                 connection.closed |= close;
             }
             Step::Skip { .. } => {}

@@ -4,10 +4,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::format::{self, Action, Line, Match, Names, Options, Transcript};
 use crate::memory::{Cut, Memory};
 use crate::original::{self, Version, original};
+use crate::skip;
 use crate::tcp::{Server, Tcp};
 
 /// Whoever answers.
@@ -77,6 +79,20 @@ pub fn against_memcached(folder: &str) {
     }
 }
 
+/// Every transcript of `folder` in which we mean to agree with Redis, against the one that is installed.
+pub fn against_redis(folder: &str) {
+    if !Command::new("redis-server").arg("--version").output().is_ok_and(|answer| answer.status.success()) {
+        return skip::because("redis-server is not installed: expectations are not checked against it");
+    }
+    let mut servers = Servers::new(|_: &Options| Server::redis());
+    servers.emptied_by = (b"FLUSHALL\r\n", b"+OK\r\n");
+    run_all(
+        folder,
+        |options| !(options.differs || options.clock || options.memory_only),
+        |transcript| servers.run(transcript).map_err(|failure| format!("{failure}\n  against redis-server")),
+    );
+}
+
 /// Transcripts of `folder` against a node: the plain ones, or those that ask for options and the control plane. Those that move
 /// the clock are among the latter, in builds with `debugtime`.
 pub fn against_node(folder: &str, plain: bool, arguments: &[&str]) {
@@ -104,12 +120,14 @@ struct Servers<F> {
     start: F,
     /// The release of the original that they are; `None` for ours, which is the latest.
     original: Option<Version>,
+    /// What removes all items, and its answer.
+    emptied_by: (&'static [u8], &'static [u8]),
     running: HashMap<Options, Server>,
 }
 
 impl<F: Fn(&Options) -> Server> Servers<F> {
     fn new(start: F) -> Self {
-        Self { start, original: None, running: HashMap::new() }
+        Self { start, original: None, emptied_by: (b"flush_all\r\n", b"OK\r\n"), running: HashMap::new() }
     }
 
     /// Runs a transcript. What goes by seconds of the clock is only right within one: a failure counts unless one began meanwhile.
@@ -133,7 +151,7 @@ impl<F: Fn(&Options) -> Server> Servers<F> {
         }
         let server = self.running.entry(options.clone()).or_insert_with(|| (self.start)(&options));
         if !options.flush_disabled && !options.cas_disabled {
-            empty(server)?;
+            empty(server, self.emptied_by)?;
         }
         if options.clock {
             server.debug_time("p");
@@ -144,14 +162,14 @@ impl<F: Fn(&Options) -> Server> Servers<F> {
 
 /// Removes all items, and with them a flush that an earlier transcript planned. An immediate flush is exact in 1.6: it goes by
 /// the order of CAS, not by seconds.
-fn empty(server: &Server) -> Result<(), String> {
+fn empty(server: &Server, (order, answer): (&[u8], &[u8])) -> Result<(), String> {
     let mut peer = Tcp::new(server);
     let mut received = Vec::new();
     peer.connect("flush")?;
-    peer.send(b"flush_all\r\n")?;
-    while received != b"OK\r\n" {
+    peer.send(order)?;
+    while received != answer {
         if peer.receive(&mut received) != Arrival::Bytes {
-            return Err(format!("flush_all between transcripts: {}", format::show(&received)));
+            return Err(format!("emptied between transcripts: {}", format::show(&received)));
         }
     }
     Ok(())

@@ -33,6 +33,12 @@ impl Server {
         Self::start(&original.program, &arguments, "-p").unwrap_or_else(|| panic!("{} cannot be started", original.program))
     }
 
+    /// Starts a Redis that writes nothing to disk.
+    pub fn redis() -> Self {
+        let arguments = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--loglevel", "warning"];
+        Self::start("redis-server", &arguments, "--port").unwrap_or_else(|| panic!("redis-server cannot be started"))
+    }
+
     /// Starts a node of ours.
     pub fn node(options: &Options, more: &[&str]) -> Self {
         let binary = std::env::var("PBCACHE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pbcache").into());

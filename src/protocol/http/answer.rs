@@ -267,6 +267,7 @@ fn fail(head: Head, error: Error, output: &mut Buffer) {
         Error::Unreachable => (Status::Unavailable, "no node for this key could be reached"),
         Error::Interrupted => (Status::GatewayTimeout, "the node for this key went away; the request may have been performed"),
         Error::NonNumeric => (Status::InternalError, "this is no number"),
+        Error::Overflow => (Status::InternalError, "the number would leave 64 bits"),
         Error::Line(line) => (Status::InternalError, line),
         Error::Binary { text, .. } => (Status::InternalError, text),
     };

@@ -219,6 +219,11 @@ fn find_head(mut between: Between, input: &[u8]) -> Front {
     }
 }
 
+/// Whether an input whose first line ends at `newline` begins with a request.
+pub(super) fn begins(input: &[u8], newline: usize) -> bool {
+    names_version(scan::line(input, newline)) || names_method(input)
+}
+
 /// Whether a line ends with the name of the protocol.
 fn names_version(line: &[u8]) -> bool {
     let line = scan::trim_end(line);
