@@ -173,8 +173,12 @@ pub const WATCHER_BYTES_MAX: usize = 256 << 10;
 
 /// Keys that one core counts among those that are asked for most: 17 KiB.
 pub const TOP_KEYS_PER_CORE: usize = 64;
-/// One command in about this many is sampled for them.
-pub const TOP_KEYS_SAMPLE: u32 = 128;
+/// One command in this many is sampled for them, and more where less is asked for: each costs some thousand instructions.
+pub const TOP_KEYS_SAMPLE: u32 = 1024;
+/// One in this many at most, and not before so many nanoseconds after the last one.
+pub const TOP_KEYS_SAMPLE_MIN: u32 = 16;
+/// See [`TOP_KEYS_SAMPLE_MIN`].
+pub const TOP_KEYS_PAUSE_NS: u64 = 10_000_000;
 /// Commands of a turn that may pass before the sample, one less: they cost a few instructions more than others.
 pub const TOP_KEYS_SKIP: u64 = 8;
 

@@ -1,8 +1,8 @@
 //! Keys that are asked for most, from a sample of the commands that a core executes.
 //!
 //! ```text
-//!   1 of about 128 commands --> | key, count, error | ..  64 of them       a key that is not among them takes the place of the least,
-//!                                                                          with its count: what it may have had is its error
+//!   1 of 16 to 1,024 commands --> | key, count, error | ..  64 of them       a key that is not among them takes the place of the least,
+//!                                                                            with its count: what it may have had is its error
 //! ```
 //!
 //! What is asked for in more than one of 64 samples is always among them, and is counted too high by its error at most. Counts are halved

@@ -43,6 +43,8 @@ pub struct Context {
     pub slow: SlowRequests,
     /// Commands, and turns, since a command was last sampled for the keys that are asked for most.
     pub unsampled: u32,
+    /// When the last of them was taken.
+    pub sampled_ns: u64,
     /// How to speak with other nodes; `None` on a lone node.
     pub peer_setup: Option<Arc<PeerSetup>>,
     /// What new sessions are told.
@@ -151,8 +153,9 @@ impl Context {
         }
         // Turns count too: what is executed for other nodes is a command of this core as well.
         self.unsampled += self.latency.end_turn(took_ns) + 1;
-        if self.unsampled >= limits::TOP_KEYS_SAMPLE {
-            self.unsampled = 0;
+        let has_paused = self.ns >= self.sampled_ns + limits::TOP_KEYS_PAUSE_NS;
+        if self.unsampled >= limits::TOP_KEYS_SAMPLE || (has_paused && self.unsampled >= limits::TOP_KEYS_SAMPLE_MIN) {
+            (self.unsampled, self.sampled_ns) = (0, self.ns);
             // Not always the first of a turn: a client that asks in a fixed order would show always the same key.
             self.shard.observer.sample((took_ns % limits::TOP_KEYS_SKIP) as u8);
         }

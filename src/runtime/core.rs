@@ -148,6 +148,7 @@ impl Core {
                 latency: Latency::default(),
                 slow: SlowRequests::new(slow_ms),
                 unsampled: 0,
+                sampled_ns: 0,
                 peer_setup,
                 protocol,
                 control,

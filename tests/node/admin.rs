@@ -28,7 +28,7 @@ pub fn sample(text: &str, name: &str, labels: &str) -> f64 {
 }
 
 /// Asks until an answer is as wanted: boards are written four times a second.
-pub fn until(port: u16, path: &str, is_wanted: impl Fn(&asking::Answer) -> bool) -> asking::Answer {
+pub fn until(port: u16, path: &str, mut is_wanted: impl FnMut(&asking::Answer) -> bool) -> asking::Answer {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let answer = get(port, path);

@@ -42,11 +42,17 @@ fn the_key_that_is_asked_for_most_stands_first() {
     let mut client = server.connect();
     client.ask("set hot 0 0 1\r\nx\r\n", "STORED\r\n");
     // 8 of 16 commands are for one key.
-    for round in 0..600 {
-        let commands: String = (0..8).map(|index| format!("mg hot\r\nmg cold{}\r\n", round * 8 + index)).collect();
-        client.ask(format!("{commands}mn\r\n"), format!("{}MN\r\n", "HD\r\nEN\r\n".repeat(8)));
-    }
-    let answer = until(port, "/api/v1/top", |answer| json(answer)["samples"].as_u64() >= Some(50));
+    let mut rounds = 0..;
+    let mut ask = || {
+        for round in rounds.by_ref().take(600) {
+            let commands: String = (0..8).map(|index| format!("mg hot\r\nmg cold{}\r\n", round * 8 + index)).collect();
+            client.ask(format!("{commands}mn\r\n"), format!("{}MN\r\n", "HD\r\nEN\r\n".repeat(8)));
+        }
+    };
+    let answer = until(port, "/api/v1/top", |answer| {
+        ask();
+        json(answer)["samples"].as_u64() >= Some(50)
+    });
     let top = json(&answer);
     let (first, share) = (&top["keys"][0], |name: &str| top["keys"][0][name].as_f64().unwrap());
     assert_eq!((&first["key"], &first["core"]), (&"hot".into(), &0.into()), "{top}");
