@@ -37,8 +37,8 @@
 //! coordinated here, and what it wrote is copied ([`peer::frame`]) or kept as a hint ([`cluster::handoff`]) before it is answered.
 //! [`runtime::peer_socket`] moves the frames. A lone node has none of this.
 //!
-//! Who is in the ring is a table that every node has ([`membership::table`]); it spreads by [`node::members`], and what follows from it is a
-//! [`cluster::view::View`] with two layouts while the ring changes: one that serves, and one that is being filled.
+//! Who is in the ring is a table that every node has ([`membership::table`]); it spreads by [`node::members`] and [`membership::gossip`], and
+//! what follows from it is a [`cluster::view::View`] with two layouts while the ring changes: one that serves, and one that is being filled.
 //!
 //! # What is absent
 //!

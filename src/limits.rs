@@ -397,6 +397,13 @@ pub const MEMBER_TABLE_BYTES_MAX: usize = 2 << 20;
 /// Id, zone and address of one node together, in bytes: its record fits into a datagram of gossip beside other ones.
 pub const MEMBER_TEXT_BYTES_MAX: usize = 320;
 
+/// Largest datagram of gossip, in bytes: with IP and UDP below the least size that IPv6 carries whole.
+pub const GOSSIP_PACKET_BYTES_MAX: usize = 1200;
+
+/// Largest record in a datagram of gossip, in bytes: names, their three lengths, and numbers.
+pub const GOSSIP_RECORD_BYTES_MAX: usize = 400;
+
+const _: () = assert!(MEMBER_TEXT_BYTES_MAX + 64 <= GOSSIP_RECORD_BYTES_MAX);
 const _: () = assert!(PEER_FRESH_MS < PEER_LEASE_MS && PEER_LEASE_MS < PEER_SILENCE_MS_MAX);
 const _: () = assert!(PEER_PING_MS < PEER_FRESH_MS);
 const _: () = assert!(2 * PEER_LEASE_MS < LINK_DRAIN_MS_MAX);

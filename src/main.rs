@@ -65,7 +65,7 @@ fn serve(options: Options) -> Result<(), StartError> {
     say(&format!("{}\n", node.listening));
     node.tuning_hint.iter().for_each(|hint| log::warn!("{hint}"));
     parent.release(&kept);
-    tell_supervisor(NotifyState::Ready);
+    node.when_ready(|| tell_supervisor(NotifyState::ExtendTimeoutUsec(STILL_USEC)), || tell_supervisor(NotifyState::Ready));
     signals::wait();
     log::info!("draining");
     tell_supervisor(NotifyState::Stopping);
@@ -77,6 +77,9 @@ fn serve(options: Options) -> Result<(), StartError> {
     process::clean_up(&kept);
     Ok(())
 }
+
+/// How much longer than before a supervisor is to wait for a node that gets what it is to own, in microseconds: it is told so every 10 s.
+const STILL_USEC: u32 = 60_000_000;
 
 /// Tells systemd, where it started this process and waits for it. Where it did not, nothing happens.
 fn tell_supervisor(state: NotifyState<'_>) {

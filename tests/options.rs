@@ -153,9 +153,13 @@ fn what_a_ring_is_told_has_an_effect_or_a_sentence() {
         options.joins = ["a:11211", "b:5", "[::1]:11211"].map(String::from).to_vec();
         options.data_dir = Some("/x".into());
     });
-    let both = "option --ringnode makes a ring that is an explicit list for good, --join and --data_dir one that changes; give one of them.";
-    refused("--ringnode a --join b", both);
+    let both = "option --ringnode makes a ring that is an explicit list for good, --data_dir belongs to one that changes; add --join, or leave \
+                one of them out.";
     refused("--ringnode a --data_dir /x", both);
+    assert!(parse("--ringnode a --join b --data_dir /x").is_ok(), "the list is what the table begins with");
+    means("--front --removal_after 0", |options| (options.weight, options.removal_after_s) = (Some(0), 0));
+    means("--front --weight 0", |options| options.weight = Some(0));
+    refused("--front --weight 2", "option --front holds nothing, --weight asks for a share; give one of them.");
     refused(
         "--join a/weight=3",
         "option --join has the value 'a/weight=3'; allowed is HOST or HOST:PORT, an IPv6 address with a port in brackets.",

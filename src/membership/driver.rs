@@ -113,6 +113,37 @@ pub fn give_up(table: &Table, me: &NodeId, reports: &Reports, away_ms: u64, now_
     })
 }
 
+/// The record of a node that is gone for good, as far as this one can tell: for `after_ms` nobody has heard of it, by gossip and on every link
+/// (`gone_ms`). Only in a ring of at least three, with the reports of more than half of them that each has all that it is to own, so that one
+/// goes after the other; and only where items have another copy. The first node that is there writes it; the others when that one does not.
+pub fn write_off(
+    table: &Table,
+    me: &NodeId,
+    reports: &Reports,
+    gone_ms: impl Fn(&NodeId) -> Option<u64>,
+    after_ms: u64,
+    now_ms: u64,
+) -> Option<Record> {
+    let is_calm = changes::queue(table).is_empty() && table.ring().redundancy >= 2;
+    let serves = table.get(me.as_str())?.state.is_serving();
+    if after_ms == 0 || !is_calm || !serves || table.serving().count() < REMOVAL_NODES_MIN {
+        return None;
+    }
+    let is_there = |id: &NodeId| id == me || reports.others.iter().any(|(other, report)| other == id && report.is_there);
+    let is_first = table.serving().find(|record| is_there(&record.id)).is_some_and(|first| first.id == *me);
+    let patience_ms = if is_first { after_ms } else { after_ms.saturating_add(REMOVAL_SECOND_MS) };
+    let is_gone = |record: &&Record| !is_there(&record.id) && gone_ms(&record.id).is_some_and(|gone_ms| gone_ms >= patience_ms);
+    let record = table.serving().find(is_gone)?;
+    let all_whole = reports.is_whole && reports.all_say(table, me.as_str(), |report| report.shares_view && report.is_whole);
+    let written = table.next_written(now_ms);
+    all_whole.then(|| Record { state: State::Removed, is_moving: false, weight_next: record.weight, written, ..record.clone() })
+}
+
+/// Nodes that a ring must have before it removes one by itself: of two, each would be the majority of what it sees.
+const REMOVAL_NODES_MIN: usize = 3;
+/// How much later than the first node another one writes somebody off, in milliseconds.
+const REMOVAL_SECOND_MS: u64 = 10_000;
+
 /// How long a node may be away whose change holds up all others, in milliseconds.
 pub const CHANGE_AWAY_MS_MAX: u64 = 60_000;
 
@@ -298,6 +329,40 @@ mod tests {
         let (mut table, _) = three_and(Record { weight_next: 3, ..record("d", State::Normal, NOW_MS - 5) });
         table.put(away(&table, &["d"], CHANGE_AWAY_MS_MAX).unwrap(), NOW_MS).unwrap();
         assert_eq!((table.get("d").unwrap().weight_next, changes::queue(&table).len()), (1, 0));
+    }
+
+    #[test]
+    fn who_is_gone_for_long_is_written_off_by_a_majority_of_three_and_one_at_a_time() {
+        let normal = |name| record(name, State::Normal, NOW_MS - 9);
+        let of = |count: usize| table(&["a", "b", "c", "d", "e"][..count].iter().map(|name| normal(name)).collect::<Vec<_>>());
+        let off = |table: &Table, me: &str, away: &[&str], ms: u64, after_ms: u64| {
+            let reports = reports(table, me, |id| if away.contains(&id) { AWAY } else { FULL });
+            let gone = |id: &NodeId| away.contains(&id.as_str()).then_some(ms);
+            write_off(table, &NodeId::new(me).unwrap(), &reports, gone, after_ms, NOW_MS)
+                .map(|record| record.id.as_str().to_string())
+        };
+        let five = of(5);
+        assert_eq!(off(&five, "a", &["d"], 900, 900).as_deref(), Some("d"));
+        assert_eq!(off(&five, "a", &["d"], 899, 900), None, "too early");
+        assert_eq!(off(&five, "a", &["d"], 90_000, 0), None, "never by itself");
+        assert_eq!(off(&five, "b", &["d"], 900, 900), None, "another one writes it");
+        assert_eq!(off(&five, "b", &["d"], 900 + REMOVAL_SECOND_MS, 900).as_deref(), Some("d"), "who has not");
+        assert_eq!(off(&five, "a", &["d", "e"], 900, 900).as_deref(), Some("d"), "one at a time");
+        assert_eq!(off(&five, "a", &["c", "d", "e"], 900, 900), None, "a minority");
+        assert_eq!(off(&of(4), "a", &["c", "d"], 900, 900), None, "half");
+        assert_eq!(off(&of(3), "a", &["c"], 900, 900).as_deref(), Some("c"));
+        assert_eq!(off(&of(2), "a", &["b"], 900, 900), None, "of two");
+        let mut one_copy = of(5);
+        one_copy.set_redundancy(1, NOW_MS);
+        assert_eq!(off(&one_copy, "a", &["d"], 900, 900), None, "it would be lost for good");
+        let mut busy = of(5);
+        busy.put(record("f", State::Joining, NOW_MS), NOW_MS).unwrap();
+        assert_eq!(off(&busy, "a", &["d"], 900, 900), None, "a change is under way");
+        let gone = |_: &NodeId| Some(900);
+        let lacking = reports(&five, "a", |id| if id == "d" { AWAY } else { Report { is_whole: id != "b", ..FULL } });
+        assert!(write_off(&five, &NodeId::new("a").unwrap(), &lacking, gone, 900, NOW_MS).is_none(), "one lacks something");
+        let there = reports(&five, "a", |_| FULL);
+        assert!(write_off(&five, &NodeId::new("a").unwrap(), &there, gone, 900, NOW_MS).is_none(), "its links are there");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!   table   one record a node, merged by a rule that gives the same whatever comes first     codec   its bytes, bounded
 //!   changes which layout serves, which one comes next, whose turn it is: functions of the table
 //!   driver  what this node writes next of itself                                             file    the table on disk
+//!   gossip  who can be reached by anybody, and records on their way                          seal    the envelope of a datagram
 //! ```
 //!
 //! There is no leader and no vote on an order: placement is a function of the table, so only the table must become the same everywhere, and
@@ -15,4 +16,6 @@ pub mod changes;
 pub mod codec;
 pub mod driver;
 pub mod file;
+pub mod gossip;
+pub mod seal;
 pub mod table;

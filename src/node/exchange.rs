@@ -8,7 +8,7 @@
 //!
 //! Lives here: the asking side. Not here: what is asked and why (`members`), the answering side (`runtime::peer_socket`).
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,6 +25,10 @@ use crate::time::Timestamp;
 
 /// Longest wait for a connection, and for each piece of an answer.
 const EXCHANGE_MS_MAX: Duration = Duration::from_secs(2);
+/// What is said of one that does not answer as a node does.
+pub const NO_NODE: &str = "what answers there is no pbcache of this version";
+/// Longest wait for what another kind of server says to an empty line.
+const EMPTY_LINE_WAIT: Duration = Duration::from_millis(300);
 /// Largest answer: a table of 4,096 nodes.
 const ANSWER_BYTES_MAX: usize = 2 << 20;
 
@@ -76,10 +80,14 @@ impl Caller {
         send(&mut socket, &mut stream.output)?;
         let (mut received, mut asked, mut answer) = (vec![0; 64 << 10], false, None);
         while answer.is_none() {
-            let count = socket.read(&mut received).map_err(|error| format!("no answer: {error}"))?;
-            if count == 0 {
-                return Err("it has closed the connection; is it a pbcache of this version?".into());
-            }
+            let count = match socket.read(&mut received) {
+                Ok(count) if count > 0 => count,
+                Err(error) if !is_closed(error.kind()) && (asked || !speaks_lines(&mut socket)) => {
+                    return Err(format!("no answer: {error}"));
+                }
+                _ if asked => return Err("it has closed the connection".into()),
+                _ => return Err(NO_NODE.into()),
+            };
             let mut fresh = &received[..count];
             if !stream.is_open() {
                 let is_over = stream.handshake(fresh)?.is_some();
@@ -125,10 +133,24 @@ impl Caller {
     }
 }
 
+/// Whether a server that has been silent so far answers an empty line, as memcached does. A node does not.
+fn speaks_lines(socket: &mut TcpStream) -> bool {
+    let mut answer = [0; 16];
+    let is_sent = socket.write_all(b"\r\n").and_then(|()| socket.set_read_timeout(Some(EMPTY_LINE_WAIT)));
+    is_sent.is_ok() && socket.read(&mut answer).is_ok_and(|count| count > 0 && answer[..count].is_ascii())
+}
+
 fn send(socket: &mut TcpStream, output: &mut Buffer) -> Result<(), String> {
     let bytes = output.flatten();
     output.clear();
-    socket.write_all(&bytes).map_err(|error| format!("it takes no question: {error}"))
+    socket.write_all(&bytes).map_err(|error| match is_closed(error.kind()) {
+        true => NO_NODE.into(),
+        false => format!("it takes no question: {error}"),
+    })
+}
+
+fn is_closed(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
 }
 
 fn answer_of(frame: &Frame<'_>) -> Option<Answer> {

@@ -3,6 +3,7 @@
 //! ```text
 //!   --data_dir has a table   -->  that one: the others are found by it, without any seed
 //!   --join                   -->  the table of the first that answers; until one does, the node does not listen
+//!   --join and --ringnode    -->  the same, or the list if none of them answers at once: on all that were given it, the same table
 //!   neither                  -->  a ring of its own, of one node, which others may join
 //! ```
 //!
@@ -10,24 +11,28 @@
 //!
 //! Lives here: those three ways, and what does not fit together. Not here: the table's life afterwards (`members`).
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::StartError;
-use super::exchange::{Answer, Caller, unix_ms};
+use super::exchange::{Answer, Caller, NO_NODE, unix_ms};
 use super::members;
 use super::options::{self, Options};
+use crate::cluster::view::Entry;
+use crate::key;
 use crate::membership::codec;
 use crate::membership::driver::{self, Start};
 use crate::membership::file::Saved;
-use crate::membership::table::{Record, RingRecord, State, Table};
+use crate::membership::table::{Record, RingRecord, State, Table, Written};
 use crate::peer::frame::MemberVerb;
 use crate::placement::NodeId;
 
 /// How often seeds are asked that do not answer, and how often it is said.
 const ASK_PAUSE: Duration = Duration::from_millis(500);
 const SAY_PAUSE: Duration = Duration::from_secs(10);
+/// How often all seeds may show that they are no nodes, before the node gives up: one that ends closes its connections, too.
+const STRANGE_MAX: u32 = 5;
 
 /// What a node begins with.
 #[derive(Clone)]
@@ -44,7 +49,12 @@ pub struct Begun {
 ///
 /// # Errors
 /// The file is another node's or another cluster's, a seed is no node of this cluster, or nothing could be a ring.
-pub fn begin(options: &Options, me: &NodeId, address: &str, caller: &Caller) -> Result<Begun, StartError> {
+pub fn begin(
+    options: &Options,
+    me: &NodeId,
+    (address, listed): (&str, &[Entry]),
+    caller: &Caller,
+) -> Result<Begun, StartError> {
     let saved = match &options.data_dir {
         Some(folder) => members::read_file(folder)?,
         None => None,
@@ -60,7 +70,14 @@ pub fn begin(options: &Options, me: &NodeId, address: &str, caller: &Caller) -> 
             (saved.table.clone(), seeds.is_empty() && is_lone(&saved.table))
         }
         _ if !seeds.is_empty() => {
-            let asked = ask_seeds(&seeds, address, caller)?;
+            let asked = match listed {
+                [] => ask_seeds(&seeds, options, address, caller)?,
+                _ => match ask_once(&seeds, options, address, caller) {
+                    Ok(table) => table,
+                    Err(Unasked::Refused(sentence)) => return Err(StartError(sentence)),
+                    Err(Unasked::Strange(_) | Unasked::Away(_) | Unasked::Nobody) => found_listed(options, listed)?,
+                },
+            };
             let adopted = match &saved {
                 Some(saved) => driver::adopt(&saved.table, me, asked),
                 None => Ok(asked),
@@ -112,36 +129,113 @@ fn found(options: &Options) -> Result<Table, StartError> {
     }))
 }
 
-/// The table of the first seed that answers.
-fn ask_seeds(seeds: &[String], own: &str, caller: &Caller) -> Result<Table, StartError> {
-    let mut said: Option<Instant> = None;
+/// The ring of a list of nodes: the same table on all that were given the list, older than all that they write.
+fn found_listed(options: &Options, listed: &[Entry]) -> Result<Table, StartError> {
+    let mut ids: Vec<&str> = listed.iter().map(|entry| entry.id.as_str()).collect();
+    ids.sort_unstable();
+    let ring_id = key::routing_hash(format!("{} {}", options.cluster_name, ids.join(" ")).as_bytes());
+    let mut table = found(options)?;
+    table = Table::new(RingRecord { ring_id, ..table.ring().clone() });
+    for entry in listed {
+        let weight = entry.weight.max(1);
+        let record = Record {
+            id: entry.id.clone(),
+            epoch: 1,
+            state: State::Normal,
+            is_moving: false,
+            is_front: entry.weight == 0,
+            written: Written::default(),
+            asked: Written::default(),
+            weight,
+            weight_next: weight,
+            zone: entry.zone.clone(),
+            address: entry.address.clone(),
+            incarnation: 0,
+        };
+        table.put(record, unix_ms()).map_err(|refusal| StartError(format!("--ringnode {}: {refusal}.", entry.id)))?;
+    }
+    Ok(table)
+}
+
+/// Why no seed has given its table.
+enum Unasked {
+    /// A node has said why it does not, or this one is not to join it: a sentence.
+    Refused(String),
+    /// What listens there is no node, as far as it shows: a sentence.
+    Strange(String),
+    /// It cannot be reached.
+    Away(String),
+    /// There is no other node among the seeds.
+    Nobody,
+}
+
+/// The table of the first seed that answers. Waits for one.
+fn ask_seeds(seeds: &[String], options: &Options, own: &str, caller: &Caller) -> Result<Table, StartError> {
+    let (mut said, mut strange): (Option<Instant>, u32) = (None, 0);
     loop {
-        let mut trouble = String::new();
-        for seed in seeds.iter().filter(|seed| *seed != own) {
-            match caller.ask(seed, MemberVerb::Compare, b"") {
-                Ok(Answer::Table(bytes)) => {
-                    let table = codec::decode(&bytes, unix_ms());
-                    return table
-                        .map_err(|refusal| StartError(format!("--join {seed}: its member table is refused: {refusal}.")));
-                }
-                Ok(Answer::Refused(why)) => return Err(StartError(format!("--join {seed} refuses: {why}."))),
-                Ok(Answer::Text(_)) => trouble = format!("{seed} answers something else"),
-                Err(why) => trouble = why,
+        let trouble = match ask_once(seeds, options, own, caller) {
+            Ok(table) => return Ok(table),
+            Err(Unasked::Refused(sentence)) => return Err(StartError(sentence)),
+            Err(Unasked::Nobody) => {
+                return Err(StartError(format!("--join names only this node itself ({own}); name another one.")));
             }
-        }
-        if trouble.is_empty() {
-            return Err(StartError(format!("--join names only this node itself ({own}); name another one.")));
-        }
-        // What two nodes say who do not belong together does not become better by waiting.
-        if let Some(why) = trouble.split_once(": ").map(|(_, why)| why).filter(|why| why.ends_with('.')) {
-            return Err(StartError(format!("--join: {why}")));
-        }
+            Err(Unasked::Strange(sentence)) if strange + 1 >= STRANGE_MAX => return Err(StartError(sentence)),
+            Err(Unasked::Strange(sentence)) => {
+                strange += 1;
+                sentence
+            }
+            Err(Unasked::Away(trouble)) => {
+                strange = 0;
+                trouble
+            }
+        };
         if said.is_none_or(|said| said.elapsed() >= SAY_PAUSE) {
             log::warn!("no node of --join answers so far ({trouble}); this node waits for one, and does not listen before");
             said = Some(Instant::now());
         }
         thread::sleep(ASK_PAUSE);
     }
+}
+
+/// Asks each seed once. What is worth waiting for counts before what is not.
+fn ask_once(seeds: &[String], options: &Options, own: &str, caller: &Caller) -> Result<Table, Unasked> {
+    let mut worst = Unasked::Nobody;
+    for seed in seeds.iter().filter(|seed| *seed != own && !is_own(seed, options)) {
+        let unasked = match caller.ask(seed, MemberVerb::Compare, b"") {
+            Ok(Answer::Table(bytes)) => match codec::decode(&bytes, unix_ms()) {
+                Ok(table) => return Ok(table),
+                Err(refusal) => Unasked::Refused(format!("--join {seed}: its member table is refused: {refusal}.")),
+            },
+            Ok(Answer::Refused(why)) if why.ends_with("ask again") => Unasked::Away(format!("{seed}: {why}")),
+            Ok(Answer::Refused(why)) => Unasked::Refused(format!("--join {seed} refuses: {why}.")),
+            Ok(Answer::Text(_)) => Unasked::Away(format!("{seed} answers something else")),
+            // What two nodes say that do not belong together does not become better by waiting.
+            Err(why) if why.ends_with('.') => {
+                Unasked::Refused(format!("--join: {}", why.split_once(": ").map_or(why.as_str(), |(_, why)| why)))
+            }
+            Err(why) if why.ends_with(NO_NODE) => Unasked::Strange(format!("--join {why}; name a node of the ring.")),
+            Err(why) => Unasked::Away(why),
+        };
+        worst = match (worst, unasked) {
+            (Unasked::Nobody, unasked) | (Unasked::Refused(_) | Unasked::Strange(_), unasked @ Unasked::Away(_)) => unasked,
+            (worst, _) => worst,
+        };
+    }
+    Err(worst)
+}
+
+/// Whether a seed is this node under another name.
+fn is_own(seed: &str, options: &Options) -> bool {
+    let Ok(mut places) = seed.to_socket_addrs() else { return false };
+    let listens = |place: SocketAddr| {
+        let ip = place.ip().to_canonical();
+        let is_local = || UdpSocket::bind((ip, 0)).is_ok();
+        options
+            .addresses
+            .iter()
+            .any(|own| own.port() == place.port() && (own.ip() == ip || (own.ip().is_unspecified() && is_local())))
+    };
+    places.all(listens)
 }
 
 fn check_file(options: &Options, me: &NodeId, saved: &Saved) -> Result<(), StartError> {

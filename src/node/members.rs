@@ -4,26 +4,28 @@
 //!   MEMBERS of other nodes, answers of those that were asked, reports of the cores --> one thread --> table
 //!   table has changed --> file, view to every core, to all others at once           each 5 s: with one of them, at random
 //!   own change under way --> reports of the cores --> next record (membership::driver) --> table
+//!   gossip: records, tables that differ, who is down      down for long, on every link too, as the majority sees it --> removed
 //! ```
 //!
 //! One actor, one event at a time. Whom it asks, it asks on threads of their own, one for each node.
 //!
-//! Lives here: the actor, the file of the table. Not here: the rules (`membership`), how a question travels (`exchange`), orders of an
-//! operator (`orders`).
+//! Lives here: the actor, the file of the table. Not here: the rules (`membership`), how a question travels (`exchange`), datagrams
+//! (`gossip`), orders of an operator (`orders`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::StartError;
 use super::control::Cores;
 use super::exchange::{Answer, Caller, unix_ms};
+use super::gossip::{self, Handle, Notice};
 use super::orders;
 use super::signals;
 use crate::arena::Arena;
@@ -32,6 +34,7 @@ use crate::cluster::{Cluster, ClusterOptions};
 use crate::engine::Replication;
 use crate::membership::driver::{self, Reports};
 use crate::membership::file::{self, Saved};
+use crate::membership::gossip::{Contact, Life, Reach, tag_of};
 use crate::membership::table::{Record, State, Table};
 use crate::membership::{changes, codec};
 use crate::peer::frame::{MemberVerb, ToldCode};
@@ -43,8 +46,11 @@ use crate::runtime::peer_socket::PeerSetup;
 
 /// How often the cores are asked how far they are, while a change of this node is under way.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often a table is compared with that of another node.
-const COMPARE_MS: u64 = 5000;
+/// How often a table is compared with that of another node: where gossip tells of tables that differ, and where it does not.
+const COMPARE_MS: u64 = 60_000;
+const COMPARE_ALONE_MS: u64 = 5000;
+/// How often it is looked whether somebody is gone for good.
+const GONE_LOOK_MS: u64 = 1000;
 /// How long a node that has left goes on routing, so that all hear of it.
 const LINGER_MS: u64 = 1500;
 /// Lines of the log of changes.
@@ -52,23 +58,35 @@ const LOG_LINES_MAX: usize = 32;
 /// The file in `--data_dir`.
 pub const FILE_NAME: &str = "members";
 
-/// The view that counts now, for whoever answers questions about it; `None` on a lone node.
+/// What of the ring counts now, for whoever answers questions about it.
 #[derive(Default)]
-pub struct Published(Mutex<Option<Arc<View>>>);
+pub struct Published {
+    view: Mutex<Option<Arc<View>>>,
+    gossip: Mutex<Option<Arc<Handle>>>,
+}
 
 impl Published {
     /// Before anything has changed.
     pub fn new(view: Option<Arc<View>>) -> Self {
-        Self(Mutex::new(view))
+        Self { view: Mutex::new(view), gossip: Mutex::default() }
     }
 
-    /// What counts now.
+    /// The view; `None` on a lone node.
     pub fn view(&self) -> Option<Arc<View>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gossip, where there is any.
+    pub fn gossip(&self) -> Option<Arc<Handle>> {
+        self.gossip.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, view: &Arc<View>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(view.clone());
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view.clone());
+    }
+
+    fn set_gossip(&self, gossip: Arc<Handle>) {
+        *self.gossip.lock().unwrap_or_else(PoisonError::into_inner) = Some(gossip);
     }
 }
 
@@ -92,6 +110,10 @@ pub struct Begin {
     pub data_dir: Option<PathBuf>,
     /// Nodes that were named at the start: they hear of this one first.
     pub seeds: Vec<String>,
+    /// Where this node listens: for gossip, too.
+    pub bind: SocketAddr,
+    /// `--removal_after`, in milliseconds.
+    pub removal_after_ms: u64,
 }
 
 /// What has come back from a node that was asked.
@@ -110,6 +132,11 @@ pub struct Members {
     asking: BTreeMap<String, bool>,
     answers: (Sender<Compared>, Receiver<Compared>),
     compared_ms: u64,
+    /// Gossip, once this node is not alone.
+    gossip: Option<Arc<Handle>>,
+    gone_looked_ms: u64,
+    /// Since when nodes cannot be reached over any link of any core.
+    away_since: BTreeMap<NodeId, u64>,
     /// Since when the node is away whose change is the first.
     head_away_ms: Option<u64>,
     /// When this node had left, if it has.
@@ -131,6 +158,9 @@ impl Members {
             asking: BTreeMap::new(),
             answers: crossbeam_channel::unbounded(),
             compared_ms: 0,
+            gossip: None,
+            gone_looked_ms: 0,
+            away_since: BTreeMap::new(),
             head_away_ms: None,
             left_ms: None,
             log: Vec::new(),
@@ -141,18 +171,102 @@ impl Members {
     /// Serves until the cores have ended.
     pub fn run(&mut self, requests: &Receiver<MembersRequest>) {
         self.tell_all();
-        let seeds = self.begin.seeds.clone();
-        seeds.into_iter().for_each(|seed| self.compare(seed));
+        self.compare_with_seeds();
+        if self.view.is_some() {
+            self.begin_gossip();
+        }
         loop {
-            match requests.recv_timeout(LOOK) {
-                Ok(request) => self.answer(&request),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            while let Ok(compared) = self.answers.1.try_recv() {
-                self.compared(compared);
+            let notices = self.gossip.as_ref().map_or_else(never, |gossip| gossip.notices.clone());
+            let answers = self.answers.1.clone();
+            select! {
+                recv(requests) -> request => match request {
+                    Ok(request) => self.answer(&request),
+                    Err(_) => return,
+                },
+                recv(notices) -> notice => match notice {
+                    Ok(notice) => self.noticed(notice),
+                    // Its thread has ended, and has said why.
+                    Err(_) => self.gossip = None,
+                },
+                recv(answers) -> compared => compared.into_iter().for_each(|compared| self.compared(compared)),
+                default(LOOK) => {}
             }
             self.look();
+        }
+    }
+
+    fn compare_with_seeds(&mut self) {
+        let seeds = self.begin.seeds.clone();
+        seeds.into_iter().for_each(|seed| self.compare(seed));
+    }
+
+    /// This node is not alone: it gossips from now on.
+    fn begin_gossip(&mut self) {
+        let Some(own) = self.begin.table.get(self.begin.me.as_str()) else { return };
+        let place = own.address.to_socket_addrs().ok().and_then(|mut places| places.next()).unwrap_or(self.begin.bind);
+        let place = SocketAddr::new(place.ip().to_canonical(), place.port());
+        let begin = gossip::Begin {
+            own: Life { tag: tag_of(&own.id), incarnation: own.incarnation, place },
+            bind: self.begin.bind,
+            ring_id: self.begin.table.ring().ring_id,
+            setup: self.begin.setup.clone(),
+            shared: self.cores.shared.clone(),
+        };
+        match Handle::start(begin) {
+            Ok(gossip) => {
+                let gossip = Arc::new(gossip);
+                self.published.set_gossip(gossip.clone());
+                self.begin.table.records().for_each(|record| gossip.tell(record));
+                self.gossip = Some(gossip);
+                self.tell_gossip();
+            }
+            Err(error) => log::error!(
+                "gossip cannot use UDP on {}: {error}; links go on, and nobody is removed by this node itself",
+                self.begin.bind
+            ),
+        }
+    }
+
+    /// What gossip knows of a node.
+    pub(super) fn heard(&self, id: &NodeId) -> Reach {
+        self.gossip.as_ref().map_or(Reach::Unknown, |gossip| gossip.reach(id))
+    }
+
+    /// Gossip hears of the table.
+    fn tell_gossip(&self) {
+        let Some(gossip) = &self.gossip else { return };
+        let contact = |record: &Record| {
+            let place = record.address.to_socket_addrs().ok()?.next()?;
+            let place = SocketAddr::new(place.ip().to_canonical(), place.port());
+            self.begin.setup.known.add(place.ip());
+            Some(Contact { tag: tag_of(&record.id), place })
+        };
+        gossip.table(self.others().filter_map(contact).collect(), self.begin.table.digest());
+    }
+
+    /// Gossip has found something out.
+    fn noticed(&mut self, notice: Notice) {
+        let named = |members: &Self, tag: u64| members.others().find(|record| tag_of(&record.id) == tag).cloned();
+        match notice {
+            Notice::Record(record) => {
+                if let Err(why) = self.write(*record) {
+                    log::warn!("a record that came by gossip is refused: {why}");
+                }
+            }
+            Notice::Differs(tag) => {
+                if let Some(record) = named(self, tag) {
+                    self.compare(record.address);
+                }
+            }
+            Notice::Turned { tag, is_up } => {
+                if let Some(record) = named(self, tag) {
+                    log::info!("gossip: {} is {}", record.id, if is_up { "there" } else { "down" });
+                }
+            }
+            Notice::Double(place) => log::error!(
+                "two nodes have the id {}: this one and one at {place}; give one of them another --node_id or --data_dir, or end it",
+                self.begin.me
+            ),
         }
     }
 
@@ -191,11 +305,12 @@ impl Members {
         Ok(())
     }
 
-    /// Writes a record of this node.
+    /// Takes a record over, if it beats what is here.
     pub(super) fn write(&mut self, record: Record) -> Result<(), String> {
         let before = self.begin.table.clone();
-        self.begin.table.put(record, unix_ms()).map_err(|refusal| refusal.to_string())?;
-        self.changed(&before);
+        if self.begin.table.put(record, unix_ms()).map_err(|refusal| refusal.to_string())? {
+            self.changed(&before);
+        }
         Ok(())
     }
 
@@ -209,11 +324,15 @@ impl Members {
                 log::info!("ring: {line}");
                 self.log.push(line);
             }
+            if let Some(gossip) = self.gossip.as_ref().filter(|_| old != Some(record)) {
+                gossip.tell(record);
+            }
         }
         let excess = self.log.len().saturating_sub(LOG_LINES_MAX);
         self.log.drain(..excess);
         self.save();
         self.publish();
+        self.tell_gossip();
         self.tell_all();
         let own = self.begin.table.get(self.begin.me.as_str()).map(|own| own.state);
         match own {
@@ -279,6 +398,7 @@ impl Members {
         self.cores.shared.services.open_to_nodes();
         self.published.set(&view);
         self.view = Some(view);
+        self.begin_gossip();
     }
 
     /// Writes the table to its file, whole or not at all.
@@ -344,13 +464,21 @@ impl Members {
             self.left_ms = Some(u64::MAX - LINGER_MS);
             signals::raise();
         }
-        if now_ms >= self.compared_ms + COMPARE_MS {
+        let has_company = self.gossip.as_ref().is_some_and(|gossip| gossip.has_company());
+        let pause_ms = if has_company { COMPARE_MS } else { COMPARE_ALONE_MS };
+        if now_ms >= self.compared_ms + pause_ms {
             self.compared_ms = now_ms;
             let others: Vec<String> = self.others().map(|record| record.address.clone()).collect();
             if !others.is_empty() {
-                self.compare(others[(now_ms / COMPARE_MS) as usize % others.len()].clone());
+                self.compare(others[(now_ms / COMPARE_ALONE_MS) as usize % others.len()].clone());
+            }
+            if !has_company {
+                // Their names resolve anew, and may lead elsewhere by now.
+                self.compare_with_seeds();
+                self.tell_gossip();
             }
         }
+        self.look_for_gone(now_ms);
         let own = self.begin.table.get(self.begin.me.as_str());
         let Some(head) = changes::queue(&self.begin.table).into_iter().next() else {
             self.head_away_ms = None;
@@ -368,6 +496,34 @@ impl Members {
         let away_ms = now_ms - *self.head_away_ms.get_or_insert(now_ms);
         if let Some(record) = driver::give_up(&self.begin.table, &self.begin.me, &reports, away_ms, unix_ms()) {
             log::warn!("the {} of {} is given up: it is away for {} s", head.kind.name(), head.node, away_ms / 1000);
+            self.write_or_say(record);
+        }
+    }
+
+    /// Removes a node that is gone for good, if it is for this one to do so.
+    fn look_for_gone(&mut self, now_ms: u64) {
+        let Some(gossip) = self.gossip.clone().filter(|_| self.begin.removal_after_ms > 0) else { return };
+        if now_ms < self.gone_looked_ms + GONE_LOOK_MS {
+            return;
+        }
+        self.gone_looked_ms = now_ms;
+        if self.others().all(|record| gossip.gone_ms(&record.id).is_none()) {
+            return self.away_since.clear();
+        }
+        // Links that nobody needs do not find out by themselves.
+        self.cores.tell_all(|core| {
+            if let Some(turn) = core.context.turn() {
+                turn.cluster.active_now(turn.at);
+            }
+        });
+        let Some(reports) = self.reports() else { return };
+        let away = reports.others.iter().filter(|(_, report)| !report.is_there).map(|(id, _)| id.clone());
+        let before = std::mem::take(&mut self.away_since);
+        self.away_since = away.map(|id| (id.clone(), before.get(&id).copied().unwrap_or(now_ms))).collect();
+        let gone_ms = |id: &NodeId| Some(gossip.gone_ms(id)?.min(now_ms - self.away_since.get(id)?));
+        let (table, me, after_ms) = (&self.begin.table, &self.begin.me, self.begin.removal_after_ms);
+        if let Some(record) = driver::write_off(table, me, &reports, gone_ms, after_ms, unix_ms()) {
+            log::warn!("{} is removed: nobody has heard of it for {} s", record.id, after_ms / 1000);
             self.write_or_say(record);
         }
     }

@@ -12,6 +12,7 @@ pub mod admin;
 pub mod budget;
 pub mod control;
 pub mod exchange;
+pub mod gossip;
 pub mod host;
 pub mod joining;
 pub mod log_lines;
@@ -82,6 +83,10 @@ pub struct Node {
     threads: Vec<JoinHandle<Result<(), String>>>,
     control: Option<JoinHandle<()>>,
     admin: Option<Admin>,
+    published: Arc<Published>,
+    is_front: bool,
+    /// Its ring is an explicit list.
+    is_listed: bool,
     /// Where it listens, as one text.
     pub listening: String,
     /// What is said of the machine, unless it is not to be.
@@ -160,9 +165,38 @@ impl Node {
         let (actions_sender, actions) = unbounded();
         let ways = Ways { cores: cores.clone(), actions: actions_sender };
         let admin = admin.map(|admin| admin.start(facts, ways, caller)).transpose()?;
-        let control = Control::new(cores.clone(), memory, options, published, wanting);
-        let control = start_control((requests, actions), control)?;
-        Ok(Self { cores, threads, control: Some(control), admin, listening, tuning_hint })
+        let is_front = options.weight == Some(0);
+        let is_listed = !options.ringnodes.is_empty() && options.joins.is_empty();
+        let control = Control::new(cores.clone(), memory, options, published.clone(), wanting);
+        let control = Some(start_control((requests, actions), control)?);
+        Ok(Self { cores, threads, control, admin, published, is_front, is_listed, listening, tuning_hint })
+    }
+
+    /// Calls `ready` when this node has all that it is to own: at once where it is alone, else from a thread. Until then it calls `still` now
+    /// and then. Nodes of an explicit list do not ask after each other at their start: they are ready at once, too.
+    pub fn when_ready(&self, still: impl Fn() + Send + 'static, ready: impl FnOnce() + Send + 'static) {
+        if self.published.view().is_none() || self.is_listed {
+            return ready();
+        }
+        let (cores, published, is_front) = (self.cores.clone(), self.published.clone(), self.is_front);
+        let run = move || {
+            let ends = || cores.shared.leaving.load(Ordering::Acquire);
+            for look in 0u32.. {
+                if ends() {
+                    return;
+                }
+                if ring::is_whole(&published, &cores, is_front) && !ends() {
+                    return ready();
+                }
+                if look % (STILL_PAUSE.as_millis() / READY_LOOK.as_millis()) as u32 == 0 {
+                    still();
+                }
+                std::thread::sleep(READY_LOOK);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("pbcache-ready".into()).spawn(run) {
+            log::error!("nobody is told when this node is ready: a thread cannot be started: {error}");
+        }
     }
 
     /// Tells whoever asks that this node is about to end. It serves on.
@@ -170,9 +204,27 @@ impl Node {
         self.cores.shared.leaving.store(true, Ordering::Release);
     }
 
+    /// Gives other nodes what is kept for them here, as far as they are there, for a bounded time; and says that this one goes. It stays in
+    /// the ring: a stop is no leave.
+    fn hand_out(&self) {
+        if self.published.view().is_none() {
+            return;
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_millis(limits::LEAVE_DRAIN_MS_MAX);
+        while !ring::has_handed_out(&self.cores) {
+            if std::time::Instant::now() >= end {
+                log::warn!("other nodes lack something that only this one has, and it ends");
+                break;
+            }
+            std::thread::sleep(HAND_OUT_LOOK);
+        }
+        self.published.gossip().iter().for_each(|gossip| gossip.leave());
+    }
+
     /// Drains every core and waits for them: what is in flight is answered, within a bounded time.
     pub fn stop(mut self) {
         self.leave();
+        self.hand_out();
         for core in 0..self.threads.len() {
             self.cores.send(core, ToCore::Drain);
         }
@@ -202,6 +254,12 @@ fn shared(options: &Options, peers: usize, is_ring: bool) -> Arc<Shared> {
         leaving: AtomicBool::new(false),
     })
 }
+
+/// How often it is looked whether the node is ready, and how often it is said that it is not.
+const READY_LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+const STILL_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often it is looked whether the others have what is kept for them, before the node ends.
+const HAND_OUT_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// The ring of a node, how its memory is divided, and how that would be in a ring.
 fn plan_ring(options: &Options, io: IoBackend) -> Result<(Option<RingPlan>, Budget, Budget), StartError> {

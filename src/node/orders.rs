@@ -16,6 +16,7 @@ use super::members::Members;
 use super::ring;
 use crate::membership::changes::{self, Layouts};
 use crate::membership::driver::{self, Order, Reports};
+use crate::membership::gossip::Reach;
 use crate::membership::table::{Record, State, Table};
 use crate::placement::{Member, NodeId, REDUNDANCY_MAX, WEIGHT_MAX};
 
@@ -168,7 +169,7 @@ fn status(members: &Members) -> String {
         line(format_args!("change {} {} {step}", change.kind.name(), change.node));
     }
     for record in table.records() {
-        let reach = reach(record, me, reports.as_ref());
+        let reach = reach(record, members, reports.as_ref());
         let next = target.as_ref().map_or(share(&serving, &record.id), |target| share(&target.members, &record.id));
         let state = record.state_name();
         let now = share(&serving, &record.id);
@@ -189,15 +190,18 @@ fn pause() -> bool {
     false
 }
 
-fn reach(record: &Record, me: &NodeId, reports: Option<&Reports>) -> &'static str {
-    if record.id == *me {
+/// Whether a node can be reached: by the links where they know, and by gossip where no link was needed.
+fn reach(record: &Record, members: &Members, reports: Option<&Reports>) -> &'static str {
+    if record.id == members.begin.me {
         return "here";
     }
     let of = |reports: &Reports| reports.others.iter().find(|(id, _)| *id == record.id).map(|(_, report)| report.is_there);
-    match reports.and_then(of) {
-        Some(true) => "up",
-        Some(false) => "away",
-        None => "unknown",
+    match (reports.and_then(of), members.heard(&record.id)) {
+        (Some(false), _) => "away",
+        (_, Reach::Down) => "down",
+        (_, Reach::Suspect) => "suspect",
+        (Some(true), _) | (None, Reach::Up) => "up",
+        (None, Reach::Unknown) => "unknown",
     }
 }
 

@@ -16,7 +16,7 @@ use super::StartError;
 use super::control::{Cores, patiently};
 use super::exchange::Caller;
 use super::joining::{self, Begun};
-use super::members;
+use super::members::{self, Published};
 use super::options::{self, Options};
 use super::secret;
 use super::stats::Lines;
@@ -78,7 +78,9 @@ impl RingPlan {
         let setup = self.setup.clone();
         let caller = self.caller(&arena.0);
         let (replication, data_dir) = (self.replication(options), options.data_dir.clone());
-        Some(members::Begin { me, table, caller, setup, options: self.options.clone(), replication, arena, data_dir, seeds })
+        let (bind, removal_after_ms) = (*options.addresses.first()?, u64::from(options.removal_after_s) * 1000);
+        let options = self.options.clone();
+        Some(members::Begin { me, table, caller, setup, options, replication, arena, data_dir, seeds, bind, removal_after_ms })
     }
 }
 
@@ -88,7 +90,8 @@ impl RingPlan {
 /// It cannot be told which of the nodes this is, the nodes contradict each other, or the secret cannot be read.
 pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
     let key = secret::read(options)?.map(|secret| key_of(&secret));
-    if options.ringnodes.is_empty() {
+    // With a seed, the list is what the table begins with.
+    if options.ringnodes.is_empty() || !options.joins.is_empty() {
         return if options.addresses.is_empty() && options.joins.is_empty() {
             Ok(None)
         } else {
@@ -123,14 +126,12 @@ pub fn plan(options: &Options) -> Result<Option<RingPlan>, StartError> {
 
 /// The plan of a node whose ring may change: by its member table.
 fn changing(options: &Options, key: Option<[u8; 32]>) -> Result<RingPlan, StartError> {
-    let address = joining::own_address(options)?;
-    let id = options.node_id.as_deref().unwrap_or(&address);
-    let me = NodeId::new(id).map_err(|error| StartError(format!("{id} cannot be the id of a node: {error}.")))?;
+    let (listed, me, address) = own_of(options)?;
     let identity = identity(options, &me, 0, 0)?;
     let arena = Arena::new(CALLER_BYTES, CALLER_BYTES, 1)
         .map_err(|error| StartError(format!("memory for the member table cannot be had: {error}.")))?;
     let caller = Caller { identity: identity.clone(), key, source: source(options), arena };
-    let begun = joining::begin(options, &me, &address, &caller)?;
+    let begun = joining::begin(options, &me, (&address, &listed), &caller)?;
     let plan = view::Plan::of_table(&begun.table, &me);
     let refused = |error| StartError(format!("the ring cannot be formed: {error}."));
     let view = (plan.entries.len() > 1).then(|| View::planned(&plan, &me)).transpose().map_err(refused)?;
@@ -145,6 +146,19 @@ fn changing(options: &Options, key: Option<[u8; 32]>) -> Result<RingPlan, StartE
     };
     let (view, setup) = (view.map(Arc::new), Arc::new(setup));
     Ok(RingPlan { view, begun: Some(begun), setup, options: cluster_options(options) })
+}
+
+/// The nodes of the list, if there is one; who this node is, and its address.
+fn own_of(options: &Options) -> Result<(Vec<Entry>, NodeId, String), StartError> {
+    if options.ringnodes.is_empty() {
+        let address = joining::own_address(options)?;
+        let id = options.node_id.as_deref().unwrap_or(&address);
+        let me = NodeId::new(id).map_err(|error| StartError(format!("{id} cannot be the id of a node: {error}.")))?;
+        return Ok((Vec::new(), me, address));
+    }
+    let (entries, me) = entries(options)?;
+    let own = entries.iter().find(|entry| entry.id == me).map(|own| own.address.clone());
+    Ok((entries, me, own.unwrap_or_default()))
 }
 
 /// Memory for the answers of other nodes' control planes, in bytes; resident while one is read.
@@ -464,6 +478,26 @@ pub fn is_settled(cores: &Cores) -> bool {
         clean && cluster.leases.has_all(at) && cluster.leases.missing_count() == 0
     });
     settled.iter().all(|settled| *settled)
+}
+
+/// Whether nodes that are there have all that is kept for them here.
+pub fn has_handed_out(cores: &Cores) -> bool {
+    let clean = cores.ask(|core| {
+        let Some(Turn { cluster, at, .. }) = core.context.turn() else { return true };
+        let is_clean = cluster.links.others().all(|node| cluster.hints.is_clean(node) || cluster.links.is_lost(node));
+        if !is_clean {
+            // Links that nobody needs do not find out who is there.
+            cluster.active_now(at);
+        }
+        is_clean
+    });
+    clean.iter().all(|clean| *clean)
+}
+
+/// Whether this node has all that it is to own, and serves; a front node has nothing to own.
+pub fn is_whole(published: &Published, cores: &Cores, is_front: bool) -> bool {
+    let Some(view) = published.view() else { return true };
+    (is_front || view.me_index.is_some()) && is_settled(cores)
 }
 
 /// Where a key lives, and who would answer for it now.

@@ -226,6 +226,8 @@ fn own_settings(options: &Options) -> Lines {
             "ringnode" => list(options.ringnodes.iter().map(|node| node.address.clone()).collect()),
             "join" => list(options.joins.clone()),
             "data_dir" => options.data_dir.as_ref().map_or("none".into(), |folder| folder.display().to_string()),
+            "removal_after" => options.removal_after_s.to_string(),
+            "front" => if options.weight == Some(0) { "yes" } else { "no" }.into(),
             "advertise" => options.advertise.clone().unwrap_or_else(|| "none".into()),
             "node_id" => options.node_id.clone().unwrap_or_else(|| "the advertised address".into()),
             "weight" => options.weight.unwrap_or(1).to_string(),

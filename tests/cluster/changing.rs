@@ -130,11 +130,12 @@ fn refused(address: &str, options: &[&str]) -> String {
 fn what_does_not_belong_together_is_one_sentence() {
     let ring = Ring::found(&["--cores", "1"]);
     let (seed, own) = (ring.id(0), super::ring::addresses(1)[0].clone());
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["--join", &seed, "--buckets", "1000"], "--buckets"),
         (&["--join", &seed, "--cluster_name", "other"], "belongs to the cluster"),
         (&["--join", &format!("{own}:{}", super::ring::PORT)], "names only this node itself"),
-        (&["--join", &seed, "--ringnode", &seed], "give one of them"),
+        (&["--data_dir", "/x", "--ringnode", &seed], "add --join"),
+        (&["--join", &format!("[::ffff:{own}]:{}", super::ring::PORT)], "names only this node itself"),
         (&["--weight", "0"], "needs a ring to join"),
     ];
     for (options, sentence) in cases {

@@ -8,6 +8,7 @@
 
 mod changing;
 mod http;
+mod membership;
 mod partition;
 #[path = "../random/mod.rs"]
 mod random;

@@ -298,7 +298,19 @@ fn a_node_that_is_away_and_one_that_is_back_are_logged() {
     let options: Vec<String> =
         addresses.iter().flat_map(|address| ["--ringnode".into(), format!("{address}:{PORT}")]).collect();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pbcache"));
-    command.args(["--ip", &addresses[0], "--port", &PORT.to_string(), "--cores", "1", "--disable_tuning_hint"]).args(&options);
+    command
+        .args([
+            "--ip",
+            &addresses[0],
+            "--port",
+            &PORT.to_string(),
+            "--cores",
+            "1",
+            "--disable_tuning_hint",
+            "--admin_port",
+            "0",
+        ])
+        .args(&options);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut node = Process(child);
     let (said, log) = (lines_of(node.0.stdout.take().unwrap()), lines_of(node.0.stderr.take().unwrap()));

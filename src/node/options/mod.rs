@@ -49,6 +49,8 @@ pub struct Options {
     pub joins: Vec<String>,
     /// `--data_dir`.
     pub data_dir: Option<PathBuf>,
+    /// `--removal_after`, in seconds; 0 for never.
+    pub removal_after_s: u32,
     /// Where others reach this node.
     pub advertise: Option<String>,
     /// Who this node is.
@@ -226,10 +228,10 @@ impl Options {
     }
 
     fn check_ring(&self) -> Result<(), Refusal> {
-        let may_change = !self.joins.is_empty() || self.data_dir.is_some();
-        if may_change && !self.ringnodes.is_empty() {
+        if self.data_dir.is_some() && !self.ringnodes.is_empty() && self.joins.is_empty() {
             return refuse(
-                "option --ringnode makes a ring that is an explicit list for good, --join and --data_dir one that changes; give one of them."
+                "option --ringnode makes a ring that is an explicit list for good, --data_dir belongs to one that changes; add --join, or \
+                 leave one of them out."
                     .into(),
             );
         }
@@ -302,9 +304,10 @@ impl Values<'_> {
             ringnodes: self.ringnodes()?,
             joins: self.joins()?,
             data_dir: self.text("data_dir").map(PathBuf::from),
+            removal_after_s: self.number("removal_after") as u32,
             advertise: self.advertise()?,
             node_id: self.name("node_id", 1)?,
-            weight: self.text("weight").map(|_| self.number("weight") as u32),
+            weight: self.weight()?,
             zone: self.name("zone", 0)?,
             ack: [Ack::Live, Ack::One][self.number("ack") as usize],
             handoff_percent: self.number("handoff_memory") as u8,
@@ -464,6 +467,15 @@ impl Values<'_> {
     fn joins(&self) -> Result<Vec<String>, Refusal> {
         let seed = |word: &str| is_address(word).then(|| with_port(word, PORT_DEFAULT)).ok_or_else(|| wrong("join", word));
         self.list("join").into_iter().map(seed).collect()
+    }
+
+    fn weight(&self) -> Result<Option<u32>, Refusal> {
+        let given = self.text("weight").map(|_| self.number("weight") as u32);
+        match (self.is_set("front"), given) {
+            (true, Some(1..)) => refuse("option --front holds nothing, --weight asks for a share; give one of them.".into()),
+            (true, _) => Ok(Some(0)),
+            (false, given) => Ok(given),
+        }
     }
 
     fn advertise(&self) -> Result<Option<String>, Refusal> {

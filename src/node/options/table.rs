@@ -260,12 +260,17 @@ pub const ROWS: &[Row] = &[
         .doc("Copies of every item, on as many nodes; the same on all nodes."),
     row(RING, "ringnode", Many("HOST[:PORT]"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets, then /weight=, /zone= or /id= where that node has them"))
-        .doc("A node of the ring, this one too if you like: the same list on all nodes."),
+        .doc("A node of the ring, this one too if you like: the same list on all nodes. With --join, the ring that others may join later."),
     row(RING, "join", Many("HOST[:PORT]"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets"))
         .doc("A node of a running ring that this one joins; several are asked in turn."),
     row(RING, "data_dir", One("DIR"), "")
         .doc("Folder for what this node must know after a restart: who is in its ring."),
+    row(RING, "removal_after", One("SECONDS"), "900")
+        .bounds(Number(0, 30 * 24 * 3600))
+        .note(", 0 for never")
+        .doc("A node that nobody has heard of for so long is removed by the others, if more than half of at least three are there and --redundancy is at least 2."),
+    row(RING, "front", Nothing, "").doc("Route requests and hold nothing: no share of the ring, as --weight 0; needs --join."),
     row(RING, "advertise", One("HOST:PORT"), "")
         .bounds(Form("HOST or HOST:PORT, an IPv6 address with a port in brackets"))
         .doc("Where other nodes reach this one; needed where --ip does not tell."),
