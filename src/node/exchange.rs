@@ -11,7 +11,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -21,6 +21,7 @@ use crate::command::Value;
 use crate::peer::frame::{self, Frame, Horizon, Kind, MemberVerb, Stamp, ToldCode};
 use crate::peer::handshake::{Identity, Local, NONCE_BYTES};
 use crate::peer::stream::Stream;
+use crate::runtime::clock::unix_ms;
 use crate::time::Timestamp;
 
 /// Longest wait for a connection, and for each piece of an answer.
@@ -163,9 +164,4 @@ fn answer_of(frame: &Frame<'_>) -> Option<Answer> {
         (Kind::Refused, _) => Some(Answer::Refused("it is busy; ask again".into())),
         _ => None,
     }
-}
-
-/// The wall clock, in Unix milliseconds.
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

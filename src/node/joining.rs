@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::StartError;
-use super::exchange::{Answer, Caller, NO_NODE, unix_ms};
+use super::exchange::{Answer, Caller, NO_NODE};
 use super::members;
 use super::options::{self, Options};
 use crate::cluster::view::Entry;
@@ -27,6 +27,7 @@ use crate::membership::file::Saved;
 use crate::membership::table::{Record, RingRecord, State, Table, Written};
 use crate::peer::frame::MemberVerb;
 use crate::placement::NodeId;
+use crate::runtime::clock::unix_ms;
 
 /// How often seeds are asked that do not answer, and how often it is said.
 const ASK_PAUSE: Duration = Duration::from_millis(500);

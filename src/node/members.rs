@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::StartError;
 use super::control::Cores;
-use super::exchange::{Answer, Caller, unix_ms};
+use super::exchange::{Answer, Caller};
 use super::gossip::{self, Handle, Notice};
 use super::orders;
 use super::signals;
@@ -40,9 +40,11 @@ use crate::membership::{changes, codec};
 use crate::peer::frame::{MemberVerb, ToldCode};
 use crate::placement::NodeId;
 use crate::routing::ShardId;
+use crate::runtime::clock::unix_ms;
 use crate::runtime::context::MembersRequest;
 use crate::runtime::core::Core;
 use crate::runtime::peer_socket::PeerSetup;
+use crate::time::Monotonic;
 
 /// How often the cores are asked how far they are, while a change of this node is under way.
 const LOOK: Duration = Duration::from_millis(50);
@@ -131,16 +133,16 @@ pub struct Members {
     /// Nodes that are being asked, and whether they are to be asked again behind that.
     asking: BTreeMap<String, bool>,
     answers: (Sender<Compared>, Receiver<Compared>),
-    compared_ms: u64,
+    compared_at: Monotonic,
     /// Gossip, once this node is not alone.
     gossip: Option<Arc<Handle>>,
-    gone_looked_ms: u64,
+    gone_looked_at: Monotonic,
     /// Since when nodes cannot be reached over any link of any core.
-    away_since: BTreeMap<NodeId, u64>,
+    away_since: BTreeMap<NodeId, Monotonic>,
     /// Since when the node is away whose change is the first.
-    head_away_ms: Option<u64>,
-    /// When this node had left, if it has.
-    left_ms: Option<u64>,
+    head_away_since: Option<Monotonic>,
+    /// When this node had left, if it has; `NEVER` once it has said so.
+    left_at: Option<Monotonic>,
     pub(super) log: Vec<String>,
     /// Why nodes could not be asked, each told once.
     troubles: BTreeMap<String, String>,
@@ -157,12 +159,12 @@ impl Members {
             view,
             asking: BTreeMap::new(),
             answers: crossbeam_channel::unbounded(),
-            compared_ms: 0,
+            compared_at: Monotonic::LONG_AGO,
             gossip: None,
-            gone_looked_ms: 0,
+            gone_looked_at: Monotonic::LONG_AGO,
             away_since: BTreeMap::new(),
-            head_away_ms: None,
-            left_ms: None,
+            head_away_since: None,
+            left_at: None,
             log: Vec::new(),
             troubles: BTreeMap::new(),
         }
@@ -340,7 +342,7 @@ impl Members {
                 log::error!("the others have removed this node while it could not be reached; start it again to let it join");
                 signals::raise();
             }
-            Some(State::Left) if self.left_ms.is_none() => self.left_ms = Some(self.cores.shared.clock.at().ms()),
+            Some(State::Left) if self.left_at.is_none() => self.left_at = Some(self.cores.shared.clock.at()),
             _ => {}
         }
     }
@@ -411,9 +413,7 @@ impl Members {
 
     /// Every node that is in the ring hears of the table.
     fn tell_all(&mut self) {
-        let me = self.begin.me.clone();
-        let others = self.begin.table.records().filter(|record| record.id != me && !record.state.is_terminal());
-        let addresses: Vec<String> = others.map(|record| record.address.clone()).collect();
+        let addresses: Vec<String> = self.others().map(|record| record.address.clone()).collect();
         addresses.into_iter().for_each(|address| self.compare(address));
     }
 
@@ -458,19 +458,19 @@ impl Members {
 
     /// What is to be done now and then.
     fn look(&mut self) {
-        let now_ms = self.cores.shared.clock.at().ms();
-        if self.left_ms.is_some_and(|left_ms| now_ms >= left_ms + LINGER_MS) {
+        let at = self.cores.shared.clock.at();
+        if self.left_at.is_some_and(|left_at| at >= left_at + LINGER_MS) {
             log::info!("this node has left the ring");
-            self.left_ms = Some(u64::MAX - LINGER_MS);
+            self.left_at = Some(Monotonic::NEVER);
             signals::raise();
         }
         let has_company = self.gossip.as_ref().is_some_and(|gossip| gossip.has_company());
         let pause_ms = if has_company { COMPARE_MS } else { COMPARE_ALONE_MS };
-        if now_ms >= self.compared_ms + pause_ms {
-            self.compared_ms = now_ms;
+        if at >= self.compared_at + pause_ms {
+            self.compared_at = at;
             let others: Vec<String> = self.others().map(|record| record.address.clone()).collect();
             if !others.is_empty() {
-                self.compare(others[(now_ms / COMPARE_ALONE_MS) as usize % others.len()].clone());
+                self.compare(others[(at.ms() / COMPARE_ALONE_MS) as usize % others.len()].clone());
             }
             if !has_company {
                 // Their names resolve anew, and may lead elsewhere by now.
@@ -478,10 +478,10 @@ impl Members {
                 self.tell_gossip();
             }
         }
-        self.look_for_gone(now_ms);
+        self.look_for_gone(at);
         let own = self.begin.table.get(self.begin.me.as_str());
         let Some(head) = changes::queue(&self.begin.table).into_iter().next() else {
-            self.head_away_ms = None;
+            self.head_away_since = None;
             if own.is_none_or(|own| own.state != State::Joining) {
                 return;
             }
@@ -490,10 +490,10 @@ impl Members {
         let Some(reports) = self.reports() else { return };
         let is_there = reports.others.iter().any(|(id, report)| *id == head.node && report.is_there);
         if is_there || head.node == self.begin.me {
-            self.head_away_ms = None;
+            self.head_away_since = None;
             return self.go_on(&reports);
         }
-        let away_ms = now_ms - *self.head_away_ms.get_or_insert(now_ms);
+        let away_ms = at - *self.head_away_since.get_or_insert(at);
         if let Some(record) = driver::give_up(&self.begin.table, &self.begin.me, &reports, away_ms, unix_ms()) {
             log::warn!("the {} of {} is given up: it is away for {} s", head.kind.name(), head.node, away_ms / 1000);
             self.write_or_say(record);
@@ -501,12 +501,12 @@ impl Members {
     }
 
     /// Removes a node that is gone for good, if it is for this one to do so.
-    fn look_for_gone(&mut self, now_ms: u64) {
+    fn look_for_gone(&mut self, at: Monotonic) {
         let Some(gossip) = self.gossip.clone().filter(|_| self.begin.removal_after_ms > 0) else { return };
-        if now_ms < self.gone_looked_ms + GONE_LOOK_MS {
+        if at < self.gone_looked_at + GONE_LOOK_MS {
             return;
         }
-        self.gone_looked_ms = now_ms;
+        self.gone_looked_at = at;
         if self.others().all(|record| gossip.gone_ms(&record.id).is_none()) {
             return self.away_since.clear();
         }
@@ -519,8 +519,8 @@ impl Members {
         let Some(reports) = self.reports() else { return };
         let away = reports.others.iter().filter(|(_, report)| !report.is_there).map(|(id, _)| id.clone());
         let before = std::mem::take(&mut self.away_since);
-        self.away_since = away.map(|id| (id.clone(), before.get(&id).copied().unwrap_or(now_ms))).collect();
-        let gone_ms = |id: &NodeId| Some(gossip.gone_ms(id)?.min(now_ms - self.away_since.get(id)?));
+        self.away_since = away.map(|id| (id.clone(), before.get(&id).copied().unwrap_or(at))).collect();
+        let gone_ms = |id: &NodeId| Some(gossip.gone_ms(id)?.min(at - *self.away_since.get(id)?));
         let (table, me, after_ms) = (&self.begin.table, &self.begin.me, self.begin.removal_after_ms);
         if let Some(record) = driver::write_off(table, me, &reports, gone_ms, after_ms, unix_ms()) {
             log::warn!("{} is removed: nobody has heard of it for {} s", record.id, after_ms / 1000);

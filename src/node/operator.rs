@@ -96,7 +96,11 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Words, String> {
 
 fn order(words: &Words, node: &str, order: &str) -> Done {
     let order = if words.force { format!("{order} force") } else { order.to_string() };
-    match words.caller.ask(node, MemberVerb::Order, order.as_bytes()) {
+    ask(&words.caller, node, &order)
+}
+
+fn ask(caller: &Caller, node: &str, order: &str) -> Done {
+    match caller.ask(node, MemberVerb::Order, order.as_bytes()) {
         Ok(Answer::Text(text)) => (text, 0),
         Ok(Answer::Refused(why)) => (format!("refused: {why}"), 1),
         Ok(Answer::Table(_)) => ("it answers something else".into(), 2),
@@ -123,11 +127,7 @@ fn order_at(words: &Words, id: &str, verb: &str) -> Done {
 fn wait(words: &Words, what: &str, seconds: u64) -> Done {
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {
-        let (text, code) = order(
-            &Words { force: false, words: Vec::new(), node: words.node.clone(), caller: words.caller.clone() },
-            &words.node,
-            "status",
-        );
+        let (text, code) = ask(&words.caller, &words.node, "status");
         let is_so = text.lines().any(|line| line == format!("{what} yes"));
         if code == 0 && is_so {
             return (what.to_string(), 0);

@@ -11,7 +11,6 @@
 
 use std::fmt::Write;
 
-use super::exchange::unix_ms;
 use super::members::Members;
 use super::ring;
 use crate::membership::changes::{self, Layouts};
@@ -19,6 +18,7 @@ use crate::membership::driver::{self, Order, Reports};
 use crate::membership::gossip::Reach;
 use crate::membership::table::{Record, State, Table};
 use crate::placement::{Member, NodeId, REDUNDANCY_MAX, WEIGHT_MAX};
+use crate::runtime::clock::unix_ms;
 
 /// Does what the words say. What there is to tell.
 ///

@@ -96,7 +96,7 @@ impl Clock {
 
     #[cold]
     fn compare(&self, ms: u64) {
-        self.ahead_ms.store(system_ms() - ms as i64, Ordering::Relaxed);
+        self.ahead_ms.store(unix_ms() as i64 - ms as i64, Ordering::Relaxed);
         self.compared_ms.store(ms, Ordering::Relaxed);
     }
 
@@ -107,7 +107,7 @@ impl Clock {
 
     /// Stops the wall clock.
     pub fn pause(&self) {
-        self.paused_ms.store(system_ms(), Ordering::Relaxed);
+        self.paused_ms.store(unix_ms() as i64, Ordering::Relaxed);
     }
 
     /// Lets the wall clock run again, from the system's time.
@@ -116,8 +116,9 @@ impl Clock {
     }
 }
 
-fn system_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+/// The system's wall clock, in Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]
@@ -137,6 +138,6 @@ mod tests {
         assert!(later - at < 60_000, "{at:?} {later:?}");
         // Compared again, it is the system's.
         clock.compared_ms.store(0, Ordering::Relaxed);
-        assert!(clock.now().unix_ms.abs_diff(system_ms() as u64) < 60_000);
+        assert!(clock.now().unix_ms.abs_diff(unix_ms()) < 60_000);
     }
 }
