@@ -292,7 +292,7 @@ pub const ROWS: &[Row] = &[
     row(RING, "handoff_window", One("SECONDS"), "3600")
         .bounds(Number(1, 7 * 24 * 3600))
         .doc("How long such a key is remembered; then its part of the ring is sent whole."),
-    row(RING, "handoff_rate", One("ITEMS"), "10000")
+    row(RING, "handoff_rate", One("ITEMS"), "5000")
         .bounds(Number(0, 10_000_000))
         .note("; 0 for no bound")
         .doc("Items that a core sends to a returning node in a second."),
